@@ -1,0 +1,67 @@
+"""The command line's front door: quick answers first, heavy imports only for real work."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from peftlit import __version__
+from peftlit.errors import PeftlitError
+
+HELP = """\
+usage: peftlit COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]
+
+Fine-tune language models with adapters, on a quantized backbone if need be.
+
+commands:
+  fit        train, keep the best weights, export them to RUN/adapter, score the test split
+  validate   score the validation split with RUN/adapter      (--run_dir RUN)
+  test       score the test split with RUN/adapter            (--run_dir RUN)
+  predict    write predictions.csv for the test split         (--run_dir RUN)
+
+first steps:
+  peftlit fit --config configs/quickstart.yaml     the whole way, on a laptop, in minutes
+  peftlit fit --config my.yaml --print_config      every setting with its value
+  peftlit fit --help                               every setting with its meaning
+  peftlit fit --model.help SequenceClassification  one class's settings
+
+options:
+  -h, --help   this text
+  --version    the version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The command line without the program's name; None = the process's own.
+
+    Returns:
+        The exit code: 0, 1 for what went wrong in a run, 2 for a wrong setting, 130 for Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP, end="")  # noqa: T201
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"peftlit {__version__}")  # noqa: T201
+        return 0
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
+    try:
+        from peftlit.cli import run
+
+        run(arguments)
+    except PeftlitError as error:
+        print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("peftlit: interrupted", file=sys.stderr)  # noqa: T201
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

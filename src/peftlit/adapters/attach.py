@@ -1,0 +1,109 @@
+"""Attach an adapter to a loaded backbone, and decide what trains."""
+
+from __future__ import annotations
+
+import copy
+from typing import Union
+
+import torch
+from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from peftlit.adapters.full import FullFineTuning
+from peftlit.adapters.targets import check_targets, linear_layers
+from peftlit.errors import AdapterError
+
+Adapter = Union[PeftConfig, FullFineTuning, None]
+
+
+def attach(
+    model: PreTrainedModel, adapter: Adapter, *, heads: list[str], task_type: TaskType, quantized: bool
+) -> PreTrainedModel | PeftModel:
+    """Attach the adapter; afterwards adapter and head train in float32, and nothing else does.
+
+    Args:
+        model: The frozen backbone with its head.
+        adapter: A peft config, :class:`FullFineTuning`, or None to train the head alone.
+        heads: Names of the modules that are new and have to train.
+        task_type: peft's name of the task.
+        quantized: Whether the backbone is quantized.
+
+    Returns:
+        The model itself, or the peft model around it.
+
+    Raises:
+        AdapterError: The adapter does not fit this model.
+    """
+    if isinstance(adapter, FullFineTuning):
+        if quantized:
+            raise AdapterError(
+                "adapter: FullFineTuning cannot train quantized weights; set backbone.quantization: null, or use a "
+                "peft adapter such as peft.LoraConfig"
+            )
+        model.requires_grad_(True)
+    elif adapter is None:
+        for name in heads:
+            model.get_submodule(name).requires_grad_(True)
+    else:
+        model = _attach_peft(model, adapter, heads, task_type)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _attach_peft(model: PreTrainedModel, adapter: PeftConfig, heads: list[str], task_type: TaskType) -> PeftModel:
+    name = type(model).__name__
+    check_targets(adapter, model, name)
+    config = copy.deepcopy(adapter)
+    if config.task_type not in (None, task_type):
+        raise AdapterError(
+            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out, or set {task_type.value}"
+        )
+    config.task_type = task_type
+    if hasattr(config, "modules_to_save"):
+        saved = dict.fromkeys([*(config.modules_to_save or []), *(head.rsplit(".", 1)[-1] for head in heads)])
+        config.modules_to_save = list(saved)
+    try:
+        wrapped = get_peft_model(model, config)
+    except (ValueError, TypeError, NotImplementedError) as error:
+        raise AdapterError(
+            f"adapter: {type(config).__name__} does not fit {name}: {str(error).splitlines()[0]} "
+            f"(its linear layers are {', '.join(linear_layers(model))})"
+        ) from error
+    _assert_heads_train(wrapped, heads)
+    return wrapped
+
+
+def _assert_heads_train(model: PeftModel, heads: list[str]) -> None:
+    """Hold peft to the promise: heads in float, trainable, saved, and not adapted."""
+    base = model.get_base_model()
+    for name in heads:
+        head = base.get_submodule(name)
+        adapted = [n for n, m in head.named_modules() if isinstance(m, BaseTunerLayer)]
+        if adapted:
+            raise AdapterError(f"adapter: it would adapt the head ({name}.{adapted[0]}); name other target_modules")
+        if not any(p.requires_grad for p in head.parameters()):
+            raise AdapterError(f"adapter: {type(model.active_peft_config).__name__} leaves the head {name!r} frozen")
+
+
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Count trainable and all parameters, 4-bit weights as the numbers they stand for.
+
+    A head that peft trains counts twice, once as the copy that trains and once as the frozen
+    original: both take memory, and it is how peft itself counts.
+
+    Args:
+        model: Any model, with or without an adapter.
+    """
+    trainable = total = 0
+    for parameter in model.parameters():
+        count = parameter.numel()
+        state = getattr(parameter, "quant_state", None)
+        if type(parameter).__name__ == "Params4bit":
+            count = int(torch.Size(state.shape).numel()) if state is not None else count * 2
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total

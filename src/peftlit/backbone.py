@@ -1,0 +1,357 @@
+"""Which weights, how quantized, in which dtype: a name, a folder or a config -> a frozen HF model."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import logging as transformers_logging
+
+from peftlit import location
+from peftlit.digest import sha256_of_file
+from peftlit.errors import BackboneError, ConfigError
+from peftlit.hardware import current_device_type, low_precision_dtype
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+log = logging.getLogger(__name__)
+
+QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+POOLER = "pooler"
+"""Name of the layer that BERT and its kin put between the last hidden state and the head."""
+
+RANDOM_WEIGHTS_SEED = 0
+"""Seed of the weights that a ``config`` backbone gets, so that any process can build them again."""
+
+
+class Backbone:
+    """The frozen base model: a recipe for loading it, without any weights in it.
+
+    Args:
+        name_or_path: Hub id, local folder, or ``package:NAME`` for weights inside an installed Python package.
+        config: Random weights of a true shape, for speed and memory work: a folder or file with a
+            ``config.json``, or its content with ``model_type``. Give this or ``name_or_path``.
+        config_overrides: Entries of the model's config to replace.
+        revision: Branch, tag or commit of a hub id.
+        trust_remote_code: Run Python code that comes with the weights. A hub id then needs a ``revision``.
+        attn_implementation: ``eager``, ``sdpa``, ``flash_attention_2`` ...; unset = transformers' choice.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, more time.
+        quantization: How linear layers are stored: a short name, or a ``transformers.BitsAndBytesConfig``.
+        dtype: How the remaining frozen weights are stored; ``auto`` = as saved, float32 where the Trainer
+            computes in float32 or all weights train.
+        compute_dtype: What quantized layers compute in; ``auto`` = bfloat16 where the hardware has it.
+        sha256: Expected digest of ``model.safetensors``, checked before loading.
+    """
+
+    def __init__(
+        self,
+        name_or_path: str | None = None,
+        *,
+        config: str | dict[str, Any] | None = None,
+        config_overrides: dict[str, Any] | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
+        attn_implementation: str | None = None,
+        gradient_checkpointing: bool = False,
+        quantization: QuantizationName | BitsAndBytesConfig | None = None,
+        dtype: DtypeName = "auto",
+        compute_dtype: DtypeName = "auto",
+        sha256: str | None = None,
+    ) -> None:
+        if (name_or_path is None) == (config is None):
+            raise ConfigError("backbone: give name_or_path (trained weights) or config (random weights), one of the two")
+        local = name_or_path is None or name_or_path.startswith(location.PACKAGE_PREFIX) or Path(name_or_path).is_dir()
+        if trust_remote_code and not local and revision is None:
+            raise ConfigError(
+                f"backbone.trust_remote_code: running code of {name_or_path!r} needs a pinned backbone.revision (a commit)"
+            )
+        if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
+            raise BackboneError(
+                f"backbone.quantization: {_quantization_label(quantization)} needs bitsandbytes, which is not "
+                "installed; run: pip install bitsandbytes, or set quantization: null"
+            )
+        self.name_or_path = name_or_path
+        self.config = config
+        self.config_overrides = config_overrides or {}
+        self.revision = revision
+        self.trust_remote_code = trust_remote_code
+        self.attn_implementation = attn_implementation
+        self.gradient_checkpointing = gradient_checkpointing
+        self.quantization = quantization
+        self.dtype = dtype
+        self.compute_dtype = compute_dtype
+        self.sha256 = sha256
+
+    @property
+    def location(self) -> str | None:
+        """Where the weights are: hub id or absolute folder; None for random weights."""
+        return None if self.name_or_path is None else location.resolve(self.name_or_path)
+
+    def read_config(self, **updates: Any) -> PretrainedConfig:
+        """Read the model's config, apply the overrides, then ``updates``.
+
+        Args:
+            **updates: Entries that the task sets, such as ``num_labels``.
+
+        Raises:
+            BackboneError: The model id cannot be reached or is no model.
+            ConfigError: An override names an entry that the config does not have.
+        """
+        config = self._source_config()
+        unknown = [key for key in self.config_overrides if not hasattr(config, key)]
+        if unknown:
+            raise ConfigError(
+                f"backbone.config_overrides: {unknown[0]!r} is no entry of {type(config).__name__}"
+            )
+        for key, value in {**self.config_overrides, **updates}.items():
+            setattr(config, key, value)
+        if self.attn_implementation is not None:
+            config._attn_implementation = self.attn_implementation
+        return config
+
+    def _source_config(self) -> PretrainedConfig:
+        if isinstance(self.config, dict):
+            if "model_type" not in self.config:
+                raise ConfigError("backbone.config: needs a model_type, such as distilbert")
+            entries = dict(self.config)
+            try:
+                return AutoConfig.for_model(entries.pop("model_type"), **entries)
+            except ValueError as error:
+                raise ConfigError(f"backbone.config: {_first_line(error)}") from error
+        source = self.location or str(self.config)
+        try:
+            return AutoConfig.from_pretrained(
+                source, revision=self.revision, trust_remote_code=self.trust_remote_code
+            )
+        except (OSError, ValueError) as error:
+            if "trust_remote_code" in str(error):
+                raise BackboneError(
+                    f"backbone: {source} brings its own code; read it, then set trust_remote_code: true"
+                ) from error
+            raise BackboneError(
+                f"backbone: cannot read a model from {source!r} (neither a folder with a config.json nor a "
+                "model id that can be reached); give a local folder: backbone.name_or_path: /path/to/model"
+            ) from error
+
+    def skeleton(self, auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
+        """Build the model without memory on the meta device: names and shapes only.
+
+        Args:
+            auto_class: The transformers Auto class of the task.
+            config: What :meth:`read_config` returned.
+
+        Raises:
+            BackboneError: The architecture has no class for this task.
+        """
+        try:
+            with torch.device("meta"):
+                return auto_class.from_config(copy.deepcopy(config), **self._code_arguments(config))
+        except ValueError as error:
+            raise BackboneError(
+                f"backbone: {config.model_type!r} models have no {auto_class.__name__}: {_first_line(error)}"
+            ) from error
+
+    def load(
+        self, auto_class: Any, config: PretrainedConfig, *, mixed_precision: bool, full: bool, device: torch.device
+    ) -> tuple[PreTrainedModel, list[str]]:
+        """Load the weights, quantized as asked, all frozen, head modules in float and never quantized.
+
+        Args:
+            auto_class: The transformers Auto class of the task.
+            config: What :meth:`read_config` returned.
+            mixed_precision: Whether the Trainer computes under autocast.
+            full: Whether all weights will train; they are then loaded in float32.
+            device: Where quantized layers are made; anything else is loaded to the CPU and moved by Lightning.
+
+        Returns:
+            The model, and the names of the modules that are new and have to train: the task head, and the
+            pooler where the weights bring none.
+
+        Raises:
+            BackboneError: The weights cannot be loaded, or are not the ones named by ``sha256``.
+        """
+        heads = head_modules(self.skeleton(auto_class, config))
+        quantization = self.quantization_config([*heads, POOLER])
+        arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
+        if quantization is not None:
+            arguments["device_map"] = {"": device}
+        if self.dtype != "auto":
+            arguments["dtype"] = getattr(torch, self.dtype)
+        else:
+            arguments["dtype"] = "auto" if mixed_precision and not full else torch.float32
+        self._verify_digest()
+        try:
+            with _without_load_report():
+                model, missing = self._from_pretrained(auto_class, config, arguments)
+        except OSError as error:
+            raise BackboneError(f"backbone: cannot load {self.location!r}: {_first_line(error)}") from error
+        model.requires_grad_(False)
+        keep_4bit_trainable_on_cpu(model)
+        heads += _new_poolers(missing, heads, self.location)
+        if quantization is not None:
+            _assert_float_heads(model, heads)
+        if self.gradient_checkpointing:
+            model.config.use_cache = False
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return model, heads
+
+    def _from_pretrained(
+        self, auto_class: Any, config: PretrainedConfig, arguments: dict[str, Any]
+    ) -> tuple[PreTrainedModel, set[str]]:
+        if self.location is not None:
+            model, info = auto_class.from_pretrained(
+                self.location,
+                revision=self.revision,
+                trust_remote_code=self.trust_remote_code,
+                output_loading_info=True,
+                **arguments,
+            )
+            return model, set(info["missing_keys"])
+        model = random_model(auto_class, config, self.trust_remote_code)
+        if arguments["quantization_config"] is None:
+            return (model if arguments["dtype"] == "auto" else model.to(arguments["dtype"])), set()
+        if arguments["dtype"] == "auto":
+            arguments["dtype"] = torch.float32
+        return type(model).from_pretrained(None, state_dict=model.state_dict(), **arguments), set()
+
+    def quantization_config(self, skip_modules: list[str]) -> BitsAndBytesConfig | None:
+        """Spell out the quantization, with the modules that stay in float.
+
+        Args:
+            skip_modules: Names of modules that must not be quantized. transformers replaces its own
+                list by this one, so it has to be whole.
+        """
+        if self.quantization is None:
+            return None
+        if isinstance(self.quantization, BitsAndBytesConfig):
+            config = copy.deepcopy(self.quantization)
+        elif self.quantization == "int8":
+            config = BitsAndBytesConfig(load_in_8bit=True)
+        else:
+            kind, _, double = self.quantization.partition("-")
+            config = BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type=kind,
+                bnb_4bit_use_double_quant=bool(double),
+                bnb_4bit_compute_dtype=self._compute_dtype(),
+            )
+        config.llm_int8_skip_modules = sorted({*(config.llm_int8_skip_modules or []), *skip_modules})
+        return config
+
+    def _compute_dtype(self) -> torch.dtype:
+        if self.compute_dtype != "auto":
+            dtype: torch.dtype = getattr(torch, self.compute_dtype)
+            return dtype
+        dtype = low_precision_dtype(current_device_type())
+        log.info("quantized layers compute in %s (compute_dtype: auto)", str(dtype).removeprefix("torch."))
+        return dtype
+
+    def _code_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
+        return {"trust_remote_code": self.trust_remote_code} if hasattr(config, "auto_map") else {}
+
+    def _verify_digest(self) -> None:
+        if self.sha256 is None or self.location is None:
+            return
+        weights = Path(self.location, "model.safetensors")
+        if not weights.is_file():
+            raise BackboneError(f"backbone.sha256: no {weights} to check; leave sha256 out for this model")
+        digest = sha256_of_file(weights)
+        if digest != self.sha256:
+            raise BackboneError(f"backbone.sha256: {weights} has {digest}, expected {self.sha256}; do not use this file")
+
+
+def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Build a model with random weights that depend on nothing but the config.
+
+    Args:
+        auto_class: The transformers Auto class of the task.
+        config: The model's config.
+        trust_remote_code: Whether the config's own code may run.
+    """
+    extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
+    with _fixed_seed():
+        return auto_class.from_config(copy.deepcopy(config), **extra)
+
+
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        yield
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Silence transformers' table of missing weights: which are missing is checked here, and the head is meant to be."""
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Name the task head: the model's own children that hold weights and are not the backbone.
+
+    Args:
+        model: A model of an Auto class with a head; the meta device will do.
+    """
+    backbone = model.base_model
+    return [name for name, child in model.named_children() if child is not backbone and any(True for _ in child.parameters())]
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Tell whether any weight of the module is stored by bitsandbytes."""
+    return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
+
+
+def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation forward on a CPU.
+
+    On CPUs with AVX512-BF16, ``Linear4bit`` swaps its weights for an inference layout whose kernel
+    has no gradient: training after a validation would silently learn nothing.
+
+    Args:
+        model: The model, changed in place.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:
+    for name in heads:
+        if is_quantized(model.get_submodule(name)):
+            raise BackboneError(f"backbone.quantization: the head {name!r} came out quantized and could not train")
+
+
+def _new_poolers(missing: set[str], heads: list[str], source: str | None) -> list[str]:
+    """Name the poolers that the weights lack; refuse weights that lack anything else of the backbone."""
+    poolers = {key.split(POOLER)[0] + POOLER for key in missing if POOLER in key.split(".")}
+    absent = sorted(k for k in missing if k.split(".")[0] not in heads and POOLER not in k.split("."))
+    if absent:
+        raise BackboneError(
+            f"backbone: {source} lacks {len(absent)} weights that the model needs, such as {absent[0]!r}: "
+            "another architecture, or a damaged download"
+        )
+    return sorted(poolers)
+
+
+def _quantization_label(quantization: QuantizationName | BitsAndBytesConfig) -> str:
+    return quantization if isinstance(quantization, str) else type(quantization).__name__
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

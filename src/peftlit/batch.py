@@ -1,0 +1,31 @@
+"""The batch: what a collator hands to a task, and what a task may rely on.
+
+Letters: ``B`` rows in the batch, ``T`` tokens after padding.
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+IGNORE_INDEX = -100
+"""Label value that no loss and no metric counts."""
+
+
+class Batch(TypedDict, total=False):
+    """One padded batch.
+
+    Attributes:
+        input_ids: Token ids, (B, T) int64.
+        attention_mask: 1 for tokens and 0 for padding, (B, T) int64.
+        token_type_ids: Segment ids of a text pair where the model has them, (B, T) int64.
+        labels: Class ids, (B,) int64.
+        row: Row number in the source, counted from 1, (B,) int64.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    token_type_ids: Tensor
+    labels: Tensor
+    row: Tensor

@@ -1,0 +1,361 @@
+"""LightningCLI for peftlit: links, defaults, plugins, and the life of a run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+import torch
+from jsonargparse import Namespace
+from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins import CheckpointIO, Precision
+
+import peftlit.data
+import peftlit.modules
+import peftlit.optim  # noqa: F401  imported, so that its classes go by their short names
+from peftlit import config_errors, console, location
+from peftlit.data import TextDataModule
+from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
+from peftlit.hardware import current_device_type
+from peftlit.modules import PeftModule
+from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, LineProgress, RichProgress, TrainabilityGuard
+from peftlit.plugins.monitors import check_monitors
+from peftlit.run.begin import BeginRun
+from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
+from peftlit.run.folder import CONFIG_FILE, RunFolder, next_run_folder
+from peftlit.run.history import History
+from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
+from peftlit.run.predictions import Predictions
+
+COMMANDS = ("fit", "validate", "test", "predict")
+RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
+_NOT_SAVED = ("run_dir", "ckpt_path", "weights_only", "config", "verbose", "return_predictions")
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line each."""
+
+    command_line: ClassVar[Sequence[str]] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as one line.
+
+        Args:
+            message: jsonargparse's report.
+            ex: What caused it.
+
+        Raises:
+            ConfigError: Always.
+        """
+        options = [action.dest for action in self._actions]
+        classes = [c.__name__ for base in (LightningModule, LightningDataModule) for c in _subclasses(base)]
+        raise ConfigError(config_errors.one_line(str(message), self.command_line, options, classes)) from ex
+
+
+def _subclasses(base: type) -> list[type]:
+    own = [c for c in base.__subclasses__() if c.__module__.startswith("peftlit") or "." not in c.__module__]
+    return own + [c for child in base.__subclasses__() for c in _subclasses(child)]
+
+
+class PeftlitCLI(LightningCLI):
+    """``fit``, ``validate``, ``test`` and ``predict`` around a run folder."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        exact = {"allow_abbrev": False}
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            trainer_defaults={
+                "use_distributed_sampler": False,
+                "enable_model_summary": False,
+                "log_every_n_steps": 10,
+            },
+            seed_everything_default=42,
+            parser_class=Parser,
+            parser_kwargs={**exact, **{command: dict(exact) for command in COMMANDS}},
+            args=list(arguments),
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add ``--run_dir``.
+
+        Args:
+            parser: The parser of one command.
+        """
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Folder of the run. fit: a new one (default: the next number under runs/). Others: a finished one.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, without Lightning's remark that a list was given.
+
+        Args:
+            parser: The parser.
+            args: The command line.
+        """
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Leave checkpoints alone: Lightning's version unpickles the file and lays its settings over the config."""
+
+    @property
+    def _settings(self) -> Namespace:
+        return self.config[self.subcommand]
+
+    def before_instantiate_classes(self) -> None:
+        """Settle the run folder and the checkpoint before anything is built."""
+        settings = self._settings
+        chosen = settings.pop("run_dir", None) or os.environ.get(RUN_DIR_VARIABLE)
+        self.folder = RunFolder(Path(chosen) if chosen else next_run_folder(Path("runs")))
+        if self.subcommand != "fit":
+            if chosen is None:
+                raise RunFolderError(f"{self.subcommand} needs --run_dir RUN, the folder of a finished run")
+            self.folder.require_adapter()
+            return
+        if settings.get("ckpt_path") == "last":
+            settings["ckpt_path"] = str(self.folder.last_checkpoint())
+        launched = RUN_DIR_VARIABLE in os.environ
+        if self.folder.is_used and not settings.get("ckpt_path") and not launched:
+            raise RunFolderError(
+                f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
+                "--ckpt_path last"
+            )
+        os.environ[RUN_DIR_VARIABLE] = str(self.folder.path)
+
+    def instantiate_classes(self) -> None:
+        """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
+        parser, settings = self._parser(self.subcommand), self._settings
+        try:
+            self._link_to_data(settings)
+            self.datamodule = parser.instantiate_classes(Namespace(data=settings["data"]))["data"]
+            if isinstance(self.datamodule, TextDataModule):
+                self.datamodule.read()
+            self._link_to_model(settings)
+            self.config_init = Namespace({self.subcommand: parser.instantiate_classes(_without(settings, "data"))})
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+        self.model = self._get(self.config_init, "model")
+        self.trainer = self.instantiate_trainer()
+        if isinstance(self.model, PeftModule):
+            check_monitors(self.trainer.callbacks, self.model.monitors())
+            self.model.check()
+
+    def _link_to_data(self, settings: Namespace) -> None:
+        """The data's tokenizer is the backbone's, and its order follows the seed."""
+        data = settings["data"].get("init_args", Namespace())
+        backbone = settings["model"].get("init_args", Namespace()).get("backbone")
+        backbone = backbone.get("init_args", backbone) if isinstance(backbone, Namespace) else Namespace()
+        name = backbone.get("name_or_path")
+        typed = data.get("tokenizer")
+        if name and typed and location.resolve(name) != location.resolve(typed):
+            raise ConfigError(
+                f"data.tokenizer: {typed!r} contradicts backbone.name_or_path {name!r}; leave data.tokenizer out"
+            )
+        if name and "tokenizer" in data:
+            data["tokenizer"] = name
+            data["tokenizer_revision"] = backbone.get("revision")
+            data["trust_remote_code"] = bool(backbone.get("trust_remote_code"))
+        if "seed" in data and data["seed"] is None:
+            data["seed"] = settings["seed_everything"]
+
+    def _link_to_model(self, settings: Namespace) -> None:
+        """The model learns labels, padding and length from the data."""
+        model = settings["model"].get("init_args", Namespace())
+        names = getattr(self.datamodule, "label_names", None)
+        links = {
+            "label_names": names,
+            "num_labels": len(names) if names else None,
+            "pad_token_id": getattr(self.datamodule, "pad_token_id", None),
+            "max_length": getattr(self.datamodule, "max_length", None),
+        }
+        for key, value in links.items():
+            if key not in model or value is None:
+                continue
+            if model[key] is not None and model[key] != value:
+                raise ConfigError(f"model.{key}: {model[key]!r} contradicts the data, which gives {value!r}; leave it out")
+            model[key] = value
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the Trainer with our plugins, callbacks and logger, each unless the config brings its own.
+
+        Args:
+            **kwargs: Trainer arguments that override the config's.
+        """
+        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        config["callbacks"] = self._callbacks(config)
+        config["plugins"] = _plugins(config)
+        if config.get("logger") in (None, True):
+            fitting = self.subcommand == "fit" and not config.get("fast_dev_run")
+            config["logger"] = CSVLogger(self.folder.path, name="", version="") if fitting else False
+        config["default_root_dir"] = config.get("default_root_dir") or str(self.folder.path)
+        try:
+            return self.trainer_class(**config)
+        except (MisconfigurationException, ValueError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
+    def _callbacks(self, config: dict[str, Any]) -> list[Any]:
+        given = config.get("callbacks") or []
+        callbacks = list(given) if isinstance(given, list) else [given]
+        self.history = History()
+        if self.subcommand == "fit":
+            text = self._parser("fit").dump(_without(self._settings, *_NOT_SAVED), skip_none=False)
+            callbacks += [BeginRun(self.folder, text), TrainabilityGuard(), self.history]
+            if config.get("enable_checkpointing") is not False:
+                if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
+                    callbacks.append(ModelCheckpoint())
+                for callback in callbacks:
+                    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                        callback.dirpath = str(self.folder.checkpoints)
+        else:
+            callbacks.append(UseExport(self.folder))
+        names = getattr(self.datamodule, "label_names", None)
+        if names:
+            callbacks.append(Predictions(self.folder.path / "predictions.csv", names))
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(RichProgress() if _on_terminal() else LineProgress())
+        return callbacks
+
+    def fit(self, **arguments: Any) -> None:
+        """Train, then export, prove and score.
+
+        Args:
+            **arguments: Arguments of ``Trainer.fit``.
+        """
+        started = time.perf_counter()
+        self._run(self.trainer.fit, arguments)
+        if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):
+            return
+        if self.trainer.fast_dev_run or self.trainer.interrupted:
+            return
+        seconds = time.perf_counter() - started
+        conclude_fit(self.trainer, self.model, self.datamodule, self.folder, self.history, seconds)
+
+    def validate(self, **arguments: Any) -> None:
+        """Score the validation split.
+
+        Args:
+            **arguments: Arguments of ``Trainer.validate``.
+        """
+        self._evaluate(self.trainer.validate, arguments, "validation")
+
+    def test(self, **arguments: Any) -> None:
+        """Score the test split.
+
+        Args:
+            **arguments: Arguments of ``Trainer.test``.
+        """
+        self._evaluate(self.trainer.test, arguments, "test")
+
+    def predict(self, **arguments: Any) -> None:
+        """Write ``predictions.csv`` for the test split.
+
+        Args:
+            **arguments: Arguments of ``Trainer.predict``.
+        """
+        arguments["return_predictions"] = False
+        self._run(self.trainer.predict, arguments)
+
+    def _evaluate(self, method: Any, arguments: dict[str, Any], split: str) -> None:
+        arguments["verbose"] = not isinstance(self.model, PeftModule)
+        if isinstance(self.datamodule, TextDataModule) and split not in self.datamodule.read():
+            raise ConfigError(f"{self.subcommand}: the data has no {split} split; set data.init_args.{split}_share or a file")
+        self._run(method, arguments)
+        if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
+            conclude_evaluation(self.trainer, self.model, self.datamodule, self.folder, split)
+
+    def _run(self, method: Any, arguments: dict[str, Any]) -> None:
+        try:
+            method(**arguments)
+        except PeftlitError:
+            raise
+        except MisconfigurationException as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+        except (RuntimeError, MemoryError, OSError) as error:
+            if not is_out_of_memory(error):
+                raise
+            message = explain_out_of_memory(error, self.model, self.datamodule, self.trainer)
+            raise OutOfMemoryError(message) from error
+
+
+def _plugins(config: dict[str, Any]) -> list[Any]:
+    """Add our precision and checkpoint format; ``trainer.precision`` becomes the former."""
+    given = config.get("plugins") or []
+    plugins = list(given) if isinstance(given, list) else [given]
+    asked = config.pop("precision", None)
+    if any(isinstance(p, Precision) for p in plugins):
+        if asked is not None:
+            raise ConfigError(f"trainer.precision: {asked!r} beside a precision plugin says it twice; keep one")
+    else:
+        accelerator = str(config.get("accelerator", "auto"))
+        device = {"auto": current_device_type(), "gpu": "cuda"}.get(accelerator, accelerator)
+        plugins.append(AdapterPrecision("auto" if asked is None else asked, device))
+    if not any(isinstance(p, CheckpointIO) for p in plugins):
+        plugins.append(AdapterCheckpointIO())
+    return plugins
+
+
+def _without(settings: Namespace, *keys: str) -> Namespace:
+    return Namespace(**{k: v for k, v in vars(settings).items() if k not in keys})
+
+
+def _on_terminal() -> bool:
+    import sys
+
+    return sys.stdout.isatty()
+
+
+def _config_of_run(arguments: list[str]) -> list[str]:
+    """Take a finished run's own config where ``validate``, ``test`` or ``predict`` name none."""
+    if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
+        return arguments
+    for i, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option == "--run_dir" and (value or i + 1 < len(arguments)):
+            folder = RunFolder(Path(value or arguments[i + 1]))
+            folder.require_adapter()
+            return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
+    return arguments
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Parse a command line and run it.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Raises:
+        PeftlitError: Anything that the user can mend.
+    """
+    console.set_up()
+    arguments = list(arguments)
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+        near = config_errors.nearest(arguments[0], COMMANDS)
+        raise ConfigError(f"no command {arguments[0]!r}{near}; commands are {', '.join(COMMANDS)}")
+    arguments = _config_of_run(arguments)
+    for file in config_errors.config_files(arguments):
+        if not file.is_file():
+            raise ConfigError(f"--config {file}: no such file")
+        if problem := config_errors.yaml_problem(file):
+            raise ConfigError(problem)
+    Parser.command_line = arguments
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    torch.set_float32_matmul_precision("high")
+    PeftlitCLI(arguments)
+
+
+

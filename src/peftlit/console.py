@@ -1,0 +1,60 @@
+"""What a person reads on the terminal: our own log lines, and no noise that is not meant for them."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+
+_NOISE = {
+    # advice that does not hold: rows are tokenized and memory-mapped, so extra workers seldom help
+    r".*does not have many workers.*",
+    # Lightning calls what torch has deprecated
+    r".*isinstance\(treespec, LeafSpec\).*",
+    # peft calls what transformers has renamed
+    r".*`is_gradient_checkpointing` is deprecated.*",
+    # jsonargparse fills LoraConfig's empty loftq_config with its defaults
+    r".*`loftq_config` specified but will be ignored.*",
+    # said by our own line about precision
+    r".*is not supported by the model summary.*",
+    # our run folder is ours to fill
+    r".*Checkpoint directory .* exists and is not empty.*",
+    # short runs log at their end anyway
+    r".*smaller than the logging interval.*",
+}
+_NOISY_RECORDS = {"bitsandbytes": "Failed to load CPU gemm_4bit_forward"}  # an optional speed-up package is absent
+
+
+def set_up(level: int = logging.INFO) -> None:
+    """Log peftlit's lines plainly to stderr, keep other libraries' warnings, drop the known noise.
+
+    Args:
+        level: Lowest level of our own lines.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("peftlit: %(message)s"))
+    logger = logging.getLogger("peftlit")
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # its INFO lines repeat what ours say
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message=message)
+    for prefix, text in _NOISY_RECORDS.items():
+        _drop(prefix, text)
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+
+
+def _drop(prefix: str, text: str) -> None:
+    """Filter one message out of a library's loggers, existing ones and the root handler's later ones."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return text not in record.getMessage()
+
+    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == prefix]
+    for name in {prefix, *names}:
+        logging.getLogger(name).addFilter(keep)

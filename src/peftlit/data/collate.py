@@ -1,0 +1,40 @@
+"""Pad rows to the longest of their batch.
+
+Letters: ``B`` rows in the batch, ``T`` tokens after padding.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import Batch
+
+
+class PadCollator:
+    """Turn the columns of some rows into one padded batch.
+
+    Args:
+        tokenizer: Pads on its own side with its own token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._inputs = [name for name in tokenizer.model_input_names if name != "labels"]
+
+    def __call__(self, columns: dict[str, list[Any]]) -> Batch:
+        """Pad.
+
+        Args:
+            columns: Lists by column, as a sliced ``datasets.Dataset`` gives them.
+
+        Returns:
+            Token columns (B, T), ``labels`` and ``row`` (B,).
+        """
+        tokens = {name: columns[name] for name in self._inputs if name in columns}
+        batch: Batch = dict(self.tokenizer.pad(tokens, return_tensors="pt"))  # type: ignore[assignment]
+        batch["labels"] = torch.tensor(columns["label"])
+        batch["row"] = torch.tensor(columns["row"])
+        return batch

@@ -1,0 +1,134 @@
+"""Read rows from CSV, TSV, JSONL, Parquet, an Arrow folder or the hub, with errors that name file and row."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import json
+from pathlib import Path
+
+import datasets
+
+from peftlit.errors import DataError
+
+FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
+
+
+def read_rows(path: str | Path) -> datasets.Dataset:
+    """Read one file, or one folder written by ``Dataset.save_to_disk``; memory-mapped either way.
+
+    CSV and TSV values stay text, exactly as written; nothing is taken for a missing value.
+
+    Args:
+        path: A ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` file, or an Arrow folder.
+
+    Raises:
+        DataError: The file is missing, empty, of an unknown kind, or not UTF-8.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
+    if path.is_dir():
+        return _read_arrow(path)
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; known are {', '.join(FORMATS)}")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path}: the file is empty")
+    if kind == "parquet":
+        return _load("parquet", path)
+    check_encoding(path)
+    return _read_csv(path) if kind == "csv" else _read_json(path)
+
+
+def read_hub(path: str, name: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
+    """Load all splits of a data set from the hub, or from its cache.
+
+    Args:
+        path: The data set's id.
+        name: Its configuration, where it has several.
+        revision: Branch, tag or commit.
+
+    Raises:
+        DataError: The data set cannot be reached.
+    """
+    try:
+        return dict(datasets.load_dataset(path, name, revision=revision))
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"data: cannot load {path!r} from the hub ({type(error).__name__}); without network give local files "
+            "by data_dir or train_file"
+        ) from error
+
+
+def check_encoding(path: Path) -> None:
+    """Read a text file through once and refuse bytes that are not UTF-8.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: Naming the line and the byte.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                decoder.decode(line)
+            except UnicodeDecodeError as error:
+                raise DataError(
+                    f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
+                    f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
+                ) from error
+
+
+def _read_csv(path: Path) -> datasets.Dataset:
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        header = next(reader, [])
+        if len(set(header)) != len(header):
+            raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
+        rows = 0
+        for rows, record in enumerate(filter(None, reader), 1):  # noqa: B007
+            if len(record) != len(header):
+                raise DataError(
+                    f"{path}, row {rows} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
+                    "quote texts that hold the delimiter"
+                )
+    if rows == 0:
+        raise DataError(f"{path}: a header but no rows")
+    features = datasets.Features({name: datasets.Value("string") for name in header})
+    return _load("csv", path, features=features, delimiter=delimiter, keep_default_na=False, na_filter=False,
+                 encoding="utf-8-sig", engine="python" if "\r" in header else "c")
+
+
+def _read_json(path: Path) -> datasets.Dataset:
+    with path.open(encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                raise DataError(f"{path}, line {number}: blank; a JSONL file has one object per line")
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{path}, line {number}: not JSON ({error.msg}); one object per line") from error
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {number}: got {type(record).__name__}, needs one object per line")
+    return _load("json", path)
+
+
+def _read_arrow(path: Path) -> datasets.Dataset:
+    try:
+        loaded = datasets.load_from_disk(str(path))
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no Arrow folder; one is written by Dataset.save_to_disk") from error
+    if isinstance(loaded, datasets.DatasetDict):
+        raise DataError(f"{path}: holds several splits ({', '.join(loaded)}); name one: {path / next(iter(loaded))}")
+    return loaded
+
+
+def _load(kind: str, path: Path, **options: object) -> datasets.Dataset:
+    try:
+        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+    except datasets.exceptions.DatasetGenerationError as error:
+        raise DataError(f"{path}: {str(error.__cause__ or error).splitlines()[0]}") from error

@@ -1,0 +1,118 @@
+"""Which rows go together in which batch, as a function of seed, epoch and row lengths alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+_POOL_BATCHES = 50
+"""Shuffled rows are sorted by length within pools of so many batches."""
+
+_LENGTH_STEP = 8
+"""Under a token budget, lengths are rounded up to a multiple of this before sorting."""
+
+
+class LengthGroupedSampler(Sampler[list[int]]):
+    """Yield batches of rows of similar length; every rank gets its part of one global list.
+
+    Lightning calls :meth:`set_epoch` on a loader's ``sampler``, so this is handed over as ``sampler`` with
+    ``batch_size=None``. No state advances while iterating: the order of an epoch can be computed again.
+
+    Args:
+        lengths: Tokens in each row.
+        batch_size: Rows per batch and rank; the upper bound under a token budget.
+        shuffle: Another order in every epoch; else longest rows first.
+        seed: Which sequence of orders.
+        group_by_length: Batch rows of similar length together; False = plain shuffling.
+        tokens_per_batch: Padded tokens per batch and rank at most; batches then vary in rows.
+        rank: This process among ``world_size``.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        shuffle: bool,
+        seed: int = 0,
+        group_by_length: bool = True,
+        tokens_per_batch: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.group_by_length = group_by_length
+        self.tokens_per_batch = tokens_per_batch
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._num_batches = len(self._global_batches())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order is yielded next.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_batches
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for rows in self._global_batches():
+            share = [chunk.tolist() for chunk in rows.tensor_split(self.world_size)]
+            yield share[self.rank]
+
+    def _global_batches(self) -> list[torch.Tensor]:
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        if self.tokens_per_batch is not None:
+            batches = self._by_token_budget(self.tokens_per_batch, generator)
+        else:
+            batches = self._by_rows(generator)
+        batches = self._fill_ranks(batches)
+        if self.shuffle and (self.group_by_length or self.tokens_per_batch is not None):
+            order = torch.randperm(len(batches), generator=generator).tolist()
+            batches = [batches[i] for i in order]
+        return batches
+
+    def _by_rows(self, generator: torch.Generator) -> list[torch.Tensor]:
+        size = self.batch_size * self.world_size
+        if not self.shuffle:
+            order = self.lengths.argsort(descending=True, stable=True) if self.group_by_length else torch.arange(len(self.lengths))
+            return list(order.split(size))
+        order = torch.randperm(len(self.lengths), generator=generator)
+        if self.group_by_length:
+            pools = order.split(size * _POOL_BATCHES)
+            order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
+        return list(order.split(size))
+
+    def _by_token_budget(self, budget: int, generator: torch.Generator) -> list[torch.Tensor]:
+        """Cut rows in order of length; only rows of equal rounded length change places between epochs.
+
+        The sequence of lengths is then the same in every epoch, and so is the number of batches.
+        """
+        rounded = (self.lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
+        order = torch.randperm(len(rounded), generator=generator) if self.shuffle else torch.arange(len(rounded))
+        order = order[rounded[order].argsort(descending=True, stable=True)]
+        batches, start = [], 0
+        while start < len(order):
+            longest = int(rounded[order[start]])
+            rows = max(1, min(self.batch_size, budget // longest)) * self.world_size
+            batches.append(order[start : start + rows])
+            start += rows
+        return batches
+
+    def _fill_ranks(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Join a last batch that has fewer rows than there are ranks to the one before it."""
+        short = [b for b in batches if len(b) < self.world_size]
+        whole = [b for b in batches if len(b) >= self.world_size]
+        if short and whole:
+            whole[-1] = torch.cat([whole[-1], *short])
+        return whole or short

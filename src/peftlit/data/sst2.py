@@ -1,0 +1,56 @@
+"""Stanford Sentiment Treebank, two classes (Socher et al., EMNLP 2013; GLUE: Wang et al., ICLR 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import datasets
+
+from peftlit.data.base import TextDataModule
+from peftlit.data.files import read_hub, read_rows
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SST2(TextDataModule):
+    """SST-2 from the hub (``stanfordnlp/sst2``), or from local files.
+
+    The hub's test labels are all -1, so its validation split becomes the test split and validation is cut,
+    stratified, from train. Local files are taken as they are.
+
+    Args:
+        data_dir: Folder with ``train``, ``validation`` and ``test`` as ``.jsonl``, ``.csv``, ``.tsv`` or
+            ``.parquet``, columns ``text`` and ``label``; unset = the hub.
+        revision: Branch, tag or commit of the hub set.
+        label_names: The classes' names in the order of their ids.
+        validation_share: Fraction of the hub's training rows to cut for validation.
+    """
+
+    data_dir: str | None = None
+    revision: str | None = None
+    label_names: list[str] | None = field(default_factory=lambda: ["negative", "positive"])
+    validation_share: float = 0.02
+    test_share: float = 0.0
+
+    def load(self) -> dict[str, datasets.Dataset]:
+        """Return local files, or the hub's splits by the policy above."""
+        if self.data_dir is not None:
+            return self._load_folder(Path(self.data_dir))
+        hub = read_hub("stanfordnlp/sst2", None, self.revision)
+        self.sources = {"train": "stanfordnlp/sst2 train", "test": "stanfordnlp/sst2 validation"}
+        return {
+            "train": hub["train"].rename_column("sentence", self.text_column),
+            "test": hub["validation"].rename_column("sentence", self.text_column),
+        }
+
+    def _load_folder(self, folder: Path) -> dict[str, datasets.Dataset]:
+        found = {}
+        for split in ("train", "validation", "test"):
+            for ending in (".jsonl", ".csv", ".tsv", ".parquet"):
+                if (folder / f"{split}{ending}").is_file():
+                    found[split] = folder / f"{split}{ending}"
+                    break
+        if "train" not in found:
+            read_rows(folder / "train.jsonl")  # raises, naming the file that is missing
+        self.sources = {split: str(path) for split, path in found.items()}
+        return {split: read_rows(path) for split, path in found.items()}

@@ -1,0 +1,36 @@
+"""What the machine can compute in: the one place that asks the hardware."""
+
+from __future__ import annotations
+
+import torch
+
+
+def has_bfloat16(device_type: str) -> bool:
+    """Tell whether the device computes in bfloat16 natively, not by emulation.
+
+    Args:
+        device_type: ``"cpu"``, ``"cuda"``, ``"mps"`` or another torch device type.
+    """
+    if device_type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device_type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def low_precision_dtype(device_type: str) -> torch.dtype:
+    """Choose the dtype for 16-bit compute: bfloat16 where native, else float16, float32 on plain CPUs.
+
+    Args:
+        device_type: A torch device type.
+    """
+    if has_bfloat16(device_type):
+        return torch.bfloat16
+    return torch.float32 if device_type == "cpu" else torch.float16
+
+
+def current_device_type() -> str:
+    """Return the device type the Trainer's ``accelerator: auto`` would choose."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"

@@ -1,0 +1,36 @@
+"""Where a model's files are: a hub id, a folder, or inside an installed Python package."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from peftlit.errors import BackboneError
+
+PACKAGE_PREFIX = "package:"
+
+
+def resolve(name_or_path: str) -> str:
+    """Turn ``package:NAME`` and local folders into absolute folders; leave hub ids alone.
+
+    The package is located but not imported.
+
+    Args:
+        name_or_path: A hub id, a folder, or ``package:`` and an importable package's name.
+
+    Raises:
+        BackboneError: The package is not installed or holds no ``config.json``.
+    """
+    if not name_or_path.startswith(PACKAGE_PREFIX):
+        return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
+    package = name_or_path.removeprefix(PACKAGE_PREFIX)
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise BackboneError(
+            f"name_or_path: {name_or_path!r}: no package {package!r} is installed here; "
+            f"install it with: pip install {package.replace('_', '-')}"
+        )
+    configs = sorted(Path(spec.submodule_search_locations[0]).rglob("config.json"), key=lambda p: len(p.parts))
+    if not configs:
+        raise BackboneError(f"name_or_path: {name_or_path!r}: the package {package!r} holds no config.json")
+    return str(configs[0].parent)

@@ -1,0 +1,225 @@
+"""What every task shares: backbone + adapter + head + optimizer, and when they are built."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from peft import PeftConfig, PeftModel, TaskType
+from torch import Tensor
+from torchmetrics import MeanMetric
+from transformers import PretrainedConfig, PreTrainedModel
+
+from peftlit.adapters import Adapter, FullFineTuning, attach
+from peftlit.adapters.attach import count_parameters
+from peftlit.adapters.targets import check_targets
+from peftlit.backbone import Backbone, is_quantized
+from peftlit.batch import Batch
+from peftlit.errors import BackboneError, ConfigError
+from peftlit.hardware import current_device_type
+from peftlit.metrics import Direction
+from peftlit.optim import Schedule, parameter_groups
+
+log = logging.getLogger(__name__)
+
+
+class PeftModule(LightningModule):
+    """A backbone with an adapter and a head. A task says its Auto class, its loss and its metrics.
+
+    Nothing is loaded in the constructor: :meth:`check` looks at names and shapes, and Lightning calls
+    :meth:`configure_model` when the weights are wanted.
+
+    Args:
+        backbone: The base model.
+        adapter: A ``peft`` config, :class:`~peftlit.adapters.FullFineTuning`, or None for the head alone.
+        optimizer: Builds the optimizer from parameter groups.
+        scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
+        pad_token_id: Id of the tokenizer's padding token; linked from the data.
+        max_length: Tokens of the longest row; linked from the data.
+    """
+
+    auto_class: ClassVar[Any]
+    task_type: ClassVar[TaskType]
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter,
+        *,
+        optimizer: OptimizerCallable,
+        scheduler: Schedule | LRSchedulerCallable | None,
+        pad_token_id: int | None,
+        max_length: int | None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.adapter = adapter
+        self.optimizer = optimizer
+        self.scheduler = scheduler
+        self.pad_token_id = pad_token_id
+        self.max_length = max_length
+        self.model: PreTrainedModel | PeftModel | None = None
+        self.heads: list[str] = []
+        self.batch_shape: tuple[int, ...] = ()
+        self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
+        self.val_loss = MeanMetric()
+        self.test_loss = MeanMetric()
+
+    @abstractmethod
+    def config_updates(self) -> dict[str, Any]:
+        """Return the entries of the model's config that the task sets."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the model on a batch.
+
+        Args:
+            batch: The batch.
+
+        Returns:
+            The sum of the losses (scalar), their weight (scalar: rows or tokens), and the logits. What a
+            gradient is divided by is the weight summed over all that one optimizer step sees.
+        """
+
+    @abstractmethod
+    def metric_directions(self) -> dict[str, Direction]:
+        """Name what the task logs in an evaluation, without the ``val/`` or ``test/`` prefix."""
+
+    def monitors(self) -> dict[str, Direction]:
+        """Name every value that a callback may monitor, and say whether lower or higher is better."""
+        evaluated = {"loss": "min", **self.metric_directions()}
+        return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}  # type: ignore[dict-item]
+
+    def read_config(self) -> PretrainedConfig:
+        """Read the model's config with the entries that the task and the tokenizer set."""
+        updates = self.config_updates()
+        if self.pad_token_id is not None:
+            updates["pad_token_id"] = self.pad_token_id
+        return self.backbone.read_config(**updates)
+
+    def check(self) -> None:
+        """Find what can be known to be wrong before weights load: architecture, targets, lengths.
+
+        Raises:
+            PeftlitError: Saying what does not fit.
+        """
+        config = self.read_config()
+        skeleton = self.backbone.skeleton(self.auto_class, config)
+        if isinstance(self.adapter, PeftConfig):
+            check_targets(self.adapter, skeleton, type(skeleton).__name__)
+        positions = getattr(config, "max_position_embeddings", None)
+        if self.max_length is not None and positions and self.max_length > positions:
+            raise ConfigError(
+                f"data.max_length: got {self.max_length}, but {config.model_type} has {positions} positions; "
+                f"set max_length to {positions} or less"
+            )
+        vocabulary = getattr(config, "vocab_size", None)
+        if self.pad_token_id is not None and vocabulary and self.pad_token_id >= vocabulary:
+            raise ConfigError(
+                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} tokens; "
+                "tokenizer and backbone do not belong together"
+            )
+
+    def configure_model(self) -> None:
+        """Load the weights, attach the adapter, turn on training mode; the second call does nothing."""
+        if self.model is not None:
+            return
+        trainer = self._trainer
+        mixed = trainer is not None and "mixed" in str(trainer.precision)
+        model, self.heads = self.backbone.load(
+            self.auto_class,
+            self.read_config(),
+            mixed_precision=mixed,
+            full=isinstance(self.adapter, FullFineTuning),
+            device=trainer.strategy.root_device if trainer is not None else torch.device(current_device_type()),
+        )
+        quantized = self.backbone.quantization is not None
+        if quantized and not is_quantized(model):
+            raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
+        self.model = attach(
+            model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized
+        )
+        self.train()
+        self._report_parameters()
+
+    def _report_parameters(self) -> None:
+        """Log once what trains, by part."""
+        assert self.model is not None
+        trainable, total = count_parameters(self.model)
+        in_heads = sum(p.numel() for n, p in self.model.named_parameters() if p.requires_grad and self._in_head(n))
+        log.info(
+            "trainable %s of %s parameters (%.2f %%): adapter %s, head %s",
+            f"{trainable:,}", f"{total:,}", 100 * trainable / total, f"{trainable - in_heads:,}", f"{in_heads:,}",
+        )
+
+    def _in_head(self, parameter_name: str) -> bool:
+        return any(f".{head}." in f".{parameter_name}" for head in self.heads)
+
+    def on_validation_model_train(self) -> None:
+        """Go back to training mode after a validation: all of it, dropout in the frozen layers included."""
+        self.train()
+
+    def on_fit_start(self) -> None:
+        """Start in training mode: transformers hands models over in evaluation mode."""
+        self.train()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep only what trains, and buffers that belong to no frozen module.
+
+        Args:
+            checkpoint: What Lightning is about to save.
+        """
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer over trainables only, and the schedule over optimizer steps."""
+        assert self.model is not None
+        optimizer = self.optimizer(parameter_groups(self.model))
+        if hasattr(optimizer, "keep_embeddings_in_32_bits"):
+            optimizer.keep_embeddings_in_32_bits(self.model)
+        if self.scheduler is None:
+            return optimizer
+        if isinstance(self.scheduler, Schedule):
+            scheduler = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        scheduler = self.scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the mean loss of the batch.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        self.batch_shape = tuple(batch["input_ids"].shape)
+        total, weight, _ = self.loss(batch)
+        mean = total / weight
+        self.log("train/loss", mean, batch_size=int(weight))
+        return mean
+
+    def _update_loss(self, metric: MeanMetric, total: Tensor, weight: Tensor) -> None:
+        metric.update(total.detach().float() / weight, weight)
+
+    @torch.inference_mode()
+    def evaluate_batch(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch in evaluation mode and without autocast, and leave the mode as it was.
+
+        Args:
+            batch: The batch, anywhere.
+        """
+        assert self.model is not None
+        training = self.training
+        self.eval()
+        device = next(self.model.parameters()).device
+        moved: Any = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
+        _, _, logits = self.loss(moved)
+        self.train(training)
+        return logits.float().cpu()

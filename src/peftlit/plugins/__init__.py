@@ -1,0 +1,29 @@
+"""What is handed to the Trainer: precision, checkpoint format, optimizer, guards and progress."""
+
+from typing import TYPE_CHECKING, Any
+
+from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.plugins.precision import AdapterPrecision
+from peftlit.plugins.progress import LineProgress, RichProgress
+from peftlit.plugins.trainability import TrainabilityGuard
+
+if TYPE_CHECKING:
+    from peftlit.plugins.paged_adamw import PagedAdamW8bit
+
+__all__ = [
+    "AdapterCheckpointIO",
+    "AdapterPrecision",
+    "LineProgress",
+    "PagedAdamW8bit",
+    "RichProgress",
+    "TrainabilityGuard",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the bitsandbytes optimizer when it is asked for, so that all else works without bitsandbytes."""
+    if name == "PagedAdamW8bit":
+        from peftlit.plugins.paged_adamw import PagedAdamW8bit
+
+        return PagedAdamW8bit
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,113 @@
+"""Which precision the Trainer computes in: chosen once, by the hardware, and logged."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+from lightning import LightningModule
+from lightning.pytorch.plugins import MixedPrecision, Precision
+
+from peftlit.errors import ConfigError
+from peftlit.hardware import current_device_type, has_bfloat16
+
+log = logging.getLogger(__name__)
+
+PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+_ALIASES = {
+    "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": "auto",
+    "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed",
+}  # fmt: skip
+
+
+def choose_precision(asked: str | int | None, device: str) -> str:
+    """Turn what was asked for into ``32-true``, ``bf16-mixed`` or ``16-mixed``.
+
+    Args:
+        asked: A ``trainer.precision`` value, or None or ``auto`` for the best the device has.
+        device: A torch device type.
+
+    Raises:
+        ConfigError: The device has no bfloat16, or the precision would leave trainables in 16 bits.
+    """
+    name = _ALIASES.get(str(asked if asked is not None else "auto"))
+    if name is None:
+        raise ConfigError(
+            f"trainer.precision: got {asked!r}; what trains stays in float32, so choose bf16-mixed, 16-mixed, 32-true "
+            "or auto (backbone.dtype sets how frozen weights are stored)"
+        )
+    if name == "bf16-mixed" and not has_bfloat16(device):
+        raise ConfigError(
+            f"trainer.precision: bf16-mixed asked for, but this {device} has no bfloat16; "
+            f"use {'32-true' if device == 'cpu' else '16-mixed'}, or leave precision out"
+        )
+    if name == "auto":
+        if has_bfloat16(device):
+            return "bf16-mixed"
+        return "32-true" if device == "cpu" else "16-mixed"
+    return name
+
+
+class AdapterPrecision(MixedPrecision):
+    """Autocast in bfloat16 or float16 around float32 trainables, with a loss scaler for float16.
+
+    Args:
+        precision: ``auto`` = bf16-mixed where the device has bfloat16, else 16-mixed, else (plain CPUs) 32-true.
+        device: A torch device type; unset = the one the Trainer would choose.
+    """
+
+    def __init__(self, precision: PrecisionName = "auto", device: str | None = None) -> None:
+        device = device or current_device_type()
+        chosen = choose_precision(precision, device)
+        log.info("precision: %s on %s%s", chosen, device, " (chosen by the hardware)" if precision == "auto" else "")
+        if chosen == "32-true":
+            Precision.__init__(self)
+            self.precision, self.device, self.scaler = chosen, device, None
+        else:
+            super().__init__(chosen, device)
+        self.skipped_steps = 0
+
+    @contextmanager
+    def forward_context(self) -> Generator[None, None, None]:
+        """Autocast, or nothing in float32."""
+        if self.precision == "32-true":
+            yield
+        else:
+            with super().forward_context():
+                yield
+
+    def optimizer_step(  # type: ignore[override]
+        self, optimizer: Any, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
+    ) -> Any:
+        """Step, and count the steps that the scaler skips because a gradient overflowed.
+
+        Args:
+            optimizer: The optimizer.
+            model: The module.
+            closure: Runs forward and backward.
+            **kwargs: What the optimizer's own step takes.
+        """
+        before = self.scaler.get_scale() if self.scaler is not None else 0.0
+        result = super().optimizer_step(optimizer, model, closure, **kwargs)
+        if self.scaler is not None and self.scaler.get_scale() < before:
+            self.skipped_steps += 1
+            log.info("float16 overflow: optimizer step %d in all skipped, loss scale now %g",
+                     self.skipped_steps, self.scaler.get_scale())
+        return result
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the scaler's state and the count of skipped steps."""
+        return {**super().state_dict(), "skipped_steps": self.skipped_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the state back.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        state = dict(state_dict)
+        self.skipped_steps = state.pop("skipped_steps", 0)
+        super().load_state_dict(state)

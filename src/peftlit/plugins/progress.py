@@ -1,0 +1,144 @@
+"""Progress on a terminal (rich bars) and without one (plain lines): loss, learning rate, samples per second."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+_LINES_PER_EPOCH = 10
+
+
+class _Throughput:
+    """Rows per second since the last reset, over all ranks, time spent in validation left out."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def start(self) -> None:
+        self._started = time.perf_counter()
+
+    def stop(self, batch: Any, world_size: int) -> None:
+        self.seconds += time.perf_counter() - self._started
+        self.rows += len(batch["input_ids"]) * world_size if "input_ids" in batch else 0
+
+    def rate(self) -> float:
+        return self.rows / self.seconds if self.seconds else 0.0
+
+
+def _training_numbers(trainer: Trainer, throughput: _Throughput) -> dict[str, str]:
+    numbers = {}
+    if "train/loss" in trainer.callback_metrics:
+        numbers["loss"] = f"{float(trainer.callback_metrics['train/loss']):.4f}"
+    if trainer.optimizers:
+        numbers["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}"
+    if throughput.rows:
+        numbers["samples/s"] = f"{throughput.rate():.0f}"
+    return numbers
+
+
+class RichProgress(RichProgressBar):
+    """Rich bars with loss, learning rate and samples per second."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=1)
+        self._throughput = _Throughput()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        self._throughput.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop the clock and redraw.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            outputs: What the step returned.
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        self._throughput.stop(batch, trainer.world_size)
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what stands at the end of the bar.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        return dict(_training_numbers(trainer, self._throughput))
+
+
+class LineProgress(ProgressBar):
+    """One plain line now and then, for logs and pipes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._throughput = _Throughput()
+
+    def disable(self) -> None:
+        """Lightning turns bars off on all ranks but the first; lines are printed there only anyway."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        self._throughput.start()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print a line a few times per epoch.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            outputs: What the step returned.
+            batch: The batch.
+            batch_idx: Its number in the epoch.
+        """
+        self._throughput.stop(batch, trainer.world_size)
+        total = int(self.total_train_batches) if self.total_train_batches != float("inf") else 0
+        every = max(1, total // _LINES_PER_EPOCH) if total else 100
+        if (batch_idx + 1) % every == 0 or batch_idx + 1 == total:
+            numbers = "  ".join(f"{k} {v}" for k, v in _training_numbers(trainer, self._throughput).items())
+            _say(f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  step {trainer.global_step}  {numbers}")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the validation's main numbers.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        if trainer.sanity_checking:
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("val/loss", "val/accuracy", "val/f1")}
+        _say(f"epoch {trainer.current_epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201  the one place whose purpose is to print

@@ -1,0 +1,96 @@
+"""Stop a run in which something that should learn does not, or something frozen moves."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from typing import Any
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from peftlit.errors import TrainabilityError
+
+log = logging.getLogger(__name__)
+
+
+class TrainabilityGuard(Callback):
+    """Judge every tensor after a few optimizer steps with a learning rate over zero.
+
+    Every trainable one must have had a finite gradient other than zero and must have moved; every frozen one
+    must be what it was. A few steps are needed: LoRA's A has a gradient of exactly zero while B is zero.
+
+    Args:
+        num_steps: Optimizer steps with a learning rate over zero before the judgement.
+    """
+
+    def __init__(self, num_steps: int = 4) -> None:
+        self.num_steps = num_steps
+        self._steps = 0
+        self._before: dict[str, int] = {}
+        self._learned: set[str] = set()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the fingerprints that are compared later.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        self._steps, self._learned = 0, set()
+        self._before = {name: _fingerprint(p) for name, p in pl_module.named_parameters()}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Note which tensors have a gradient to learn from.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            optimizer: The optimizer about to step.
+        """
+        if not self._before or all(float(group["lr"]) == 0 for group in optimizer.param_groups):
+            return
+        self._steps += 1
+        for name, parameter in pl_module.named_parameters():
+            gradient = parameter.grad
+            if gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any()):
+                self._learned.add(name)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Judge, once.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            outputs: Not used.
+            batch: Not used.
+            batch_idx: Not used.
+
+        Raises:
+            TrainabilityError: Naming the first tensor that broke the rule.
+        """
+        if not self._before or self._steps < self.num_steps:
+            return
+        for name, parameter in pl_module.named_parameters():
+            moved = _fingerprint(parameter) != self._before.get(name)
+            if parameter.requires_grad and name not in self._learned:
+                raise TrainabilityError(
+                    f"{name} trains but had no finite gradient other than zero in {self.num_steps} optimizer steps: "
+                    "it is not on the way from the input to the loss, or the loss is not finite"
+                )
+            if parameter.requires_grad and not moved:
+                raise TrainabilityError(f"{name} trains but did not move in {self.num_steps} optimizer steps")
+            if not parameter.requires_grad and moved:
+                raise TrainabilityError(f"{name} is frozen but changed within {self.num_steps} optimizer steps")
+        log.info("every trainable tensor learns and every frozen one is unchanged (%d steps)", self.num_steps)
+        self._before = {}
+
+
+def _fingerprint(tensor: Tensor) -> int:
+    """CRC-32 of the tensor's bytes."""
+    raw = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return zlib.crc32(raw.numpy().data)

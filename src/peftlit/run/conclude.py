@@ -1,0 +1,173 @@
+"""What happens after training: best weights, export, the proof, the test split, numbers and pictures."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from peftlit.data import TextDataModule
+from peftlit.modules.base import PeftModule
+from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.run import figures
+from peftlit.run.export import export, load_export, restore_trainables, weights_sha256
+from peftlit.run.files import write_json
+from peftlit.run.folder import RunFolder
+from peftlit.run.history import History, monitored_checkpoint
+from peftlit.run.memory import peak_mib
+from peftlit.run.reload import prove_reload
+
+log = logging.getLogger(__name__)
+
+_PROBE_ROWS = 8
+
+
+def conclude_fit(
+    trainer: Trainer, module: PeftModule, data: TextDataModule, folder: RunFolder, history: History, seconds: float
+) -> None:
+    """Restore the best weights, export and prove them, draw the curves, score the test split.
+
+    Args:
+        trainer: The trainer, after ``fit``.
+        module: The module.
+        data: The data module.
+        folder: The run folder.
+        history: What was logged during training.
+        seconds: Duration of the fit.
+    """
+    best_step = _restore_best(trainer, module)
+    if trainer.is_global_zero:
+        state = history.trainer_state(trainer, best_step, data.batch_size)
+        export(module, data.get_tokenizer(), folder.adapter, state)
+        write_json(folder.path / "split_manifest.json", data.manifest())
+        difference = prove_reload(module, _probe(data), folder.adapter)
+        figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
+        trained_rows = data.reports["train"].rows * trainer.current_epoch
+        write_json(
+            folder.path / "metrics.json",
+            {
+                "step": best_step,
+                "adapter_sha256": weights_sha256(folder.adapter),
+                "reload_logit_difference": difference,
+                "fit": {
+                    "seconds": round(seconds, 2),
+                    "samples_per_second": round(trained_rows / seconds, 2),
+                    "peak_memory_mib": round(peak_mib(), 1),
+                    "precision": str(trainer.precision),
+                    "skipped_steps": getattr(trainer.precision_plugin, "skipped_steps", 0),
+                },
+                "validation": history.evaluation_at(best_step),
+                "test": None,
+            },
+        )
+    trainer.strategy.barrier()
+    if "test" in data.read():
+        trainer.test(module, datamodule=data, verbose=False)
+        conclude_evaluation(trainer, module, data, folder, "test")
+    if trainer.is_global_zero:
+        log.info("run folder: %s (adapter/, metrics.json, predictions.csv, pictures)", folder.path)
+
+
+def conclude_evaluation(
+    trainer: Trainer, module: PeftModule, data: TextDataModule, folder: RunFolder, split: str
+) -> None:
+    """Write an evaluation's numbers into ``metrics.json`` and its confusion matrix as a picture.
+
+    Args:
+        trainer: The trainer, after ``validate`` or ``test``.
+        module: The module.
+        data: The data module.
+        folder: The run folder.
+        split: ``validation`` or ``test``.
+    """
+    if not trainer.is_global_zero:
+        return
+    prefix = "val/" if split == "validation" else "test/"
+    scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+    numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars}
+    counts = getattr(module, "confusion_matrix", None)
+    names = data.label_names or []
+    if counts is not None:
+        numbers["confusion_matrix"] = counts
+    recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
+    write_json(folder.path / "metrics.json", {**recorded, split: numbers})
+    if counts is not None and split == "test":
+        title = f"{split}: {numbers['rows']:,} rows, macro-F1 {scalars['f1']:.3f}"
+        figures.confusion_matrix(counts, names, folder.path / "confusion_matrix.png", title)
+    shown = "  ".join(f"{name} {scalars[name]:.4f}" for name in ("loss", "accuracy", "f1", "mcc") if name in scalars)
+    log.info("%s (%d rows): %s", split, numbers["rows"], shown)
+
+
+def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
+    """Return what ``metrics.json`` holds, None where there is none.
+
+    Args:
+        folder: The run folder.
+    """
+    import json
+
+    path: Path = folder.path / "metrics.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+class UseExport(Callback):
+    """Put the weights of ``RUN/adapter`` into the module before an evaluation.
+
+    Args:
+        folder: The run folder.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def _load(self, module: LightningModule) -> None:
+        if isinstance(module, PeftModule):
+            load_export(module, self.folder.adapter)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        self._load(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        self._load(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Load.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        self._load(pl_module)
+
+
+def _restore_best(trainer: Trainer, module: PeftModule) -> int:
+    """Put the monitored checkpoint's weights back; return the optimizer step of the weights in the module."""
+    callback = monitored_checkpoint(trainer)
+    if callback is None or not callback.best_model_path:
+        return trainer.global_step
+    checkpoint = AdapterCheckpointIO().load_checkpoint(callback.best_model_path)
+    restore_trainables(module, checkpoint["state_dict"])
+    log.info("best %s %.4f at step %d", callback.monitor, float(callback.best_model_score or 0), checkpoint["global_step"])
+    return int(checkpoint["global_step"])
+
+
+def _probe(data: TextDataModule) -> Any:
+    """Collate a few rows that the model was not trained on, or training rows where there are no others."""
+    data.setup("test")
+    loader = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
+    batch = next(iter(loader))
+    return {name: value[:_PROBE_ROWS] for name, value in batch.items()}

@@ -1,0 +1,67 @@
+"""Where a run lives: a fresh numbered folder, or the one that was named."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from peftlit.errors import RunFolderError
+
+CONFIG_FILE = "config.yaml"
+ADAPTER_FOLDER = "adapter"
+CHECKPOINT_FOLDER = "checkpoints"
+
+
+class RunFolder:
+    """The paths inside one run.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG_FILE
+        self.adapter = path / ADAPTER_FOLDER
+        self.checkpoints = path / CHECKPOINT_FOLDER
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a run has written into the folder."""
+        return self.config.exists() or self.adapter.exists() or self.checkpoints.exists()
+
+    def last_checkpoint(self) -> Path:
+        """Return the checkpoint written last.
+
+        Raises:
+            RunFolderError: There is none.
+        """
+        found = sorted(self.checkpoints.glob("[!.]*.ckpt"), key=lambda p: p.stat().st_mtime)
+        if not found:
+            raise RunFolderError(f"--ckpt_path last: {self.checkpoints} holds no checkpoint to continue from")
+        return found[-1]
+
+    def require_adapter(self) -> None:
+        """Make sure that a finished run is here.
+
+        Raises:
+            RunFolderError: There is no exported adapter; near names are listed.
+        """
+        if self.adapter.is_dir():
+            return
+        if not self.path.is_dir():
+            siblings = [p.name for p in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
+            near = difflib.get_close_matches(self.path.name, siblings, n=3, cutoff=0.4)
+            hint = f"; there are {', '.join(near)}" if near else ""
+            raise RunFolderError(f"--run_dir {self.path}: no such folder{hint}")
+        raise RunFolderError(f"--run_dir {self.path}: holds no {ADAPTER_FOLDER}/, so its fit did not finish")
+
+
+def next_run_folder(parent: Path) -> Path:
+    """Name the next free numbered folder, such as ``runs/007``; it is not created.
+
+    Args:
+        parent: The folder of all runs.
+    """
+    numbers = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()] if parent.is_dir() else []
+    return parent / f"{max(numbers, default=0) + 1:03d}"

@@ -1,0 +1,114 @@
+"""The whole history of a run, in the shape of Hugging Face's ``trainer_state.json``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+
+class History(Callback):
+    """Collect loss, learning rate and every evaluation with the optimizer step they belong to."""
+
+    def __init__(self) -> None:
+        self.log_history: list[dict[str, Any]] = []
+        self._logged_step = -1
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note loss and learning rate every ``log_every_n_steps`` optimizer steps.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            outputs: Not used.
+            batch: Not used.
+            batch_idx: Number of the batch in the epoch.
+        """
+        step, loss = trainer.global_step, trainer.callback_metrics.get("train/loss")
+        if step == self._logged_step or step % trainer.log_every_n_steps or loss is None:
+            return
+        self._logged_step = step
+        self.log_history.append(
+            {
+                "epoch": round(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches, 4),
+                "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+                "loss": float(loss),
+                "step": step,
+            }
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the metrics of a validation as ``eval_<name>``.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
+            return
+        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        if values:
+            entry = {f"eval_{k.removeprefix('val/')}": v for k, v in values.items()}
+            self.log_history.append({"epoch": float(trainer.current_epoch + 1), **entry, "step": trainer.global_step})
+
+    def evaluation_at(self, step: int) -> dict[str, float] | None:
+        """Return the metrics of the validation at an optimizer step, None if there was none.
+
+        Args:
+            step: The optimizer step.
+        """
+        for entry in reversed(self.log_history):
+            if entry["step"] == step and "eval_loss" in entry:
+                return {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_")}
+        return None
+
+    def trainer_state(self, trainer: Trainer, best_step: int, batch_size: int | None) -> dict[str, Any]:
+        """Return the state in Hugging Face's shape.
+
+        Args:
+            trainer: The trainer, after ``fit``.
+            best_step: Optimizer step of the exported weights.
+            batch_size: Rows per batch and device.
+        """
+        checkpoint = monitored_checkpoint(trainer)
+        score = checkpoint.best_model_score if checkpoint else None
+        return {
+            "best_global_step": best_step,
+            "best_metric": float(score) if score is not None else None,
+            "best_model_checkpoint": checkpoint.best_model_path if checkpoint else None,
+            "epoch": float(trainer.current_epoch),
+            "global_step": trainer.global_step,
+            "is_world_process_zero": trainer.is_global_zero,
+            "log_history": self.log_history,
+            "logging_steps": trainer.log_every_n_steps,
+            "max_steps": int(trainer.estimated_stepping_batches),
+            "num_train_epochs": trainer.max_epochs,
+            "train_batch_size": batch_size,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the history so far, for checkpoints."""
+        return {"log_history": self.log_history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the history back.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        self.log_history = state_dict["log_history"]
+
+
+def monitored_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:
+    """Return the checkpoint callback that keeps the best weights, None where nothing is monitored.
+
+    Args:
+        trainer: The trainer.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+            return callback
+    return None

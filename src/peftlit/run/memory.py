@@ -1,0 +1,65 @@
+"""Peak memory, and what to say when memory ran out."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from typing import Any
+
+import torch
+from lightning import LightningDataModule, Trainer
+
+from peftlit.modules.base import PeftModule
+
+_HOST_SIGNS = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "can't allocate memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that host or device memory ran out.
+
+    Args:
+        error: The exception.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in _HOST_SIGNS)
+
+
+def peak_mib() -> float:
+    """Return the peak memory of this process in MiB: on the device where there is one, else on the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def explain_out_of_memory(error: BaseException, module: Any, data: LightningDataModule | None, trainer: Trainer) -> str:
+    """Say in one line what ran out, at which batch shape and peak, and the change most likely to fit.
+
+    Args:
+        error: What was raised.
+        module: The module.
+        data: The data module.
+        trainer: The trainer.
+    """
+    where = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
+    shape = getattr(module, "batch_shape", ())
+    at = f"at batch shape {shape[0]} x {shape[1]} (rows x tokens)" if shape else "before the first batch"
+    return f"out of {where} memory {at}, peak {peak_mib():,.0f} MiB; most likely to fit: {_advice(module, data, trainer, bool(shape))}"
+
+
+def _advice(module: Any, data: LightningDataModule | None, trainer: Trainer, reached_a_batch: bool) -> str:
+    backbone = getattr(module, "backbone", None)
+    if isinstance(module, PeftModule) and backbone is not None:
+        if not reached_a_batch and backbone.quantization is None:
+            return "model.init_args.backbone.quantization: nf4-double"
+        if not backbone.gradient_checkpointing:
+            return "model.init_args.backbone.gradient_checkpointing: true"
+    rows = getattr(data, "batch_size", 1)
+    if rows > 1:
+        accumulation = trainer.accumulate_grad_batches * 2
+        return f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation} (same result)"
+    length = getattr(data, "max_length", None)
+    if length and length > 32:
+        return f"data.init_args.max_length: {length // 2}"
+    return "a smaller backbone"

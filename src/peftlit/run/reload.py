@@ -1,0 +1,76 @@
+"""Prove that the exported folder works: a fresh process with plain transformers + peft must answer the same."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+
+from peftlit.backbone import RANDOM_WEIGHTS_SEED
+from peftlit.batch import Batch
+from peftlit.errors import ReloadError
+from peftlit.modules.base import PeftModule
+
+log = logging.getLogger(__name__)
+
+TOLERANCE = {"float": 1e-4, "quantized": 2e-2, "half": 5e-2}
+"""Largest difference of a logit, relative to the largest logit (at least 1), by how the backbone is stored.
+
+Quantized: training keeps bitsandbytes' plain kernel, a plain reload on some CPUs takes another one. Half: the plain
+reload keeps its head in the checkpoint's 16 bits.
+"""
+
+
+def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
+    """Compare the logits of a probe batch between this process and a fresh one.
+
+    Args:
+        module: The trained module with the exported weights in it.
+        probe: A batch of rows, on the CPU.
+        folder: The exported folder.
+
+    Returns:
+        The largest absolute difference of a logit.
+
+    Raises:
+        ReloadError: The folder cannot be loaded, or answers otherwise.
+    """
+    assert module.model is not None
+    expected = module.evaluate_batch(probe)
+    inputs = {f"input.{k}": v for k, v in probe.items() if k not in ("labels", "row")}
+    script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "probe.safetensors")
+        save_file(inputs, file)  # type: ignore[arg-type]
+        arguments = [
+            str(folder.resolve()), str(file), str(RANDOM_WEIGHTS_SEED), str(module.backbone.trust_remote_code),
+            str(next(module.model.parameters()).device), module.auto_class.__name__,
+        ]  # fmt: skip
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=scratch)
+        if done.returncode != 0:
+            lines = done.stderr.strip().splitlines() or ["no message"]
+            raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {lines[-1]}")
+        answered = load_file(file)["logits"]
+    if answered.shape != expected.shape:
+        raise ReloadError(f"{folder}: reloaded, it answers with shape {tuple(answered.shape)}, not {tuple(expected.shape)}")
+    difference = float((answered - expected).abs().max())
+    scale = max(1.0, float(expected.abs().max()))
+    tolerance = TOLERANCE[_storage(module)]
+    if not difference <= tolerance * scale:
+        raise ReloadError(
+            f"{folder}: reloaded in a fresh process, its logits differ by {difference:.2g} "
+            f"(allowed {tolerance * scale:.2g}); the export is kept for inspection, do not publish it"
+        )
+    log.info("a fresh process with plain transformers + peft answers the same (logits within %.1e)", difference)
+    return difference
+
+
+def _storage(module: PeftModule) -> str:
+    if module.backbone.quantization is not None:
+        return "quantized"
+    assert module.model is not None
+    return "float" if all(p.dtype.itemsize >= 4 for p in module.model.parameters() if p.is_floating_point()) else "half"

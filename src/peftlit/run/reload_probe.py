@@ -1,0 +1,65 @@
+"""Load an exported folder with plain transformers + peft and answer a probe batch. Imports nothing of peftlit.
+
+Run as ``python -c <this text> FOLDER PROBE RANDOM_WEIGHTS_SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; the probe file
+gets the logits added. This is also what a user without peftlit would write.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import transformers
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, BitsAndBytesConfig
+
+folder, probe, seed, trust_remote_code, device, auto_class_name = (
+    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5], sys.argv[6],
+)  # fmt: skip
+transformers.logging.set_verbosity_error()
+auto_class = getattr(transformers, auto_class_name)
+labels = json.loads((folder / "label_map.json").read_text())
+labels = {"id2label": {int(k): v for k, v in labels["id2label"].items()}, "label2id": labels["label2id"]}
+record = next((folder / n for n in ("adapter_config.json", "head.json") if (folder / n).is_file()), None)
+base = json.loads(record.read_text()) if record else {"base_model_name_or_path": str(folder), "revision": None}
+arguments = {}
+quantized = (folder / "quantization_config.json").is_file()
+if quantized:
+    arguments["quantization_config"] = BitsAndBytesConfig.from_dict(
+        json.loads((folder / "quantization_config.json").read_text())
+    )
+    arguments["device_map"] = {"": device}
+if base["base_model_name_or_path"] is None:
+    # weights from a config: anyone can build them again from the seed
+    config = AutoConfig.from_pretrained(folder / "random_base", trust_remote_code=trust_remote_code)
+    torch.manual_seed(seed)
+    model = auto_class.from_config(config, **({"trust_remote_code": True} if trust_remote_code else {}))
+    if quantized:
+        model = type(model).from_pretrained(
+            None, config=config, state_dict=model.state_dict(), dtype=torch.float32, **arguments
+        )
+else:
+    model = auto_class.from_pretrained(
+        base["base_model_name_or_path"],
+        revision=base["revision"],
+        trust_remote_code=trust_remote_code,
+        **labels,
+        **arguments,
+    )
+if (folder / "adapter_config.json").is_file():
+    model = PeftModel.from_pretrained(model, folder)
+elif (folder / "head.safetensors").is_file():
+    result = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
+    assert not result.unexpected_keys, result.unexpected_keys
+if not quantized:
+    model = model.to(device)
+model.eval()
+assert model.config.id2label == labels["id2label"], "label names are lost"
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+batch = load_file(probe)
+with torch.inference_mode():
+    inputs = {k.removeprefix("input."): v.to(device) for k, v in batch.items() if k.startswith("input.")}
+    assert int(inputs["input_ids"].max()) < len(tokenizer), "the tokenizer is another one"
+    batch["logits"] = model(**inputs).logits.float().cpu()
+save_file(batch, probe)
