@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from peftlit import __version__
+from peftlit import __version__, console
 from peftlit.errors import PeftlitError
 
 HELP = """\
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
+    console.set_up()
     try:
         from peftlit.cli import run
 

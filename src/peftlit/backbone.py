@@ -185,6 +185,8 @@ class Backbone:
         arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
         if quantization is not None:
             arguments["device_map"] = {"": device}
+            compute = getattr(quantization, "bnb_4bit_compute_dtype", torch.float16)
+            log.info("quantized layers compute in %s", str(compute).removeprefix("torch."))
         if self.dtype != "auto":
             arguments["dtype"] = getattr(torch, self.dtype)
         else:
@@ -252,9 +254,7 @@ class Backbone:
         if self.compute_dtype != "auto":
             dtype: torch.dtype = getattr(torch, self.compute_dtype)
             return dtype
-        dtype = low_precision_dtype(current_device_type())
-        log.info("quantized layers compute in %s (compute_dtype: auto)", str(dtype).removeprefix("torch."))
-        return dtype
+        return low_precision_dtype(current_device_type())
 
     def _code_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code} if hasattr(config, "auto_map") else {}

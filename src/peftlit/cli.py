@@ -20,7 +20,7 @@ from lightning.pytorch.plugins import CheckpointIO, Precision
 import peftlit.data
 import peftlit.modules
 import peftlit.optim  # noqa: F401  imported, so that its classes go by their short names
-from peftlit import config_errors, console, location
+from peftlit import config_errors, location
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.hardware import current_device_type
@@ -341,7 +341,6 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         PeftlitError: Anything that the user can mend.
     """
-    console.set_up()
     arguments = list(arguments)
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         near = config_errors.nearest(arguments[0], COMMANDS)

@@ -1,8 +1,12 @@
-"""What a person reads on the terminal: our own log lines, and no noise that is not meant for them."""
+"""What a person reads on the terminal: our own log lines, and no noise that is not meant for them.
+
+Set up before the heavy imports, some of which already talk.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 
@@ -22,7 +26,7 @@ _NOISE = {
     # short runs log at their end anyway
     r".*smaller than the logging interval.*",
 }
-_NOISY_RECORDS = {"bitsandbytes": "Failed to load CPU gemm_4bit_forward"}  # an optional speed-up package is absent
+_NOISY_RECORDS = {"bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward"}  # an optional speed-up package is absent
 
 
 def set_up(level: int = logging.INFO) -> None:
@@ -41,20 +45,12 @@ def set_up(level: int = logging.INFO) -> None:
         logging.getLogger(name).setLevel(logging.WARNING)  # its INFO lines repeat what ours say
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
-    for prefix, text in _NOISY_RECORDS.items():
-        _drop(prefix, text)
+    for name, text in _NOISY_RECORDS.items():
+        _drop(name, text)
     if not sys.stderr.isatty():
-        import datasets
-
-        datasets.disable_progress_bars()
+        os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
 
-def _drop(prefix: str, text: str) -> None:
-    """Filter one message out of a library's loggers, existing ones and the root handler's later ones."""
-
-    def keep(record: logging.LogRecord) -> bool:
-        return text not in record.getMessage()
-
-    names = [name for name in logging.root.manager.loggerDict if name.split(".")[0] == prefix]
-    for name in {prefix, *names}:
-        logging.getLogger(name).addFilter(keep)
+def _drop(logger_name: str, text: str) -> None:
+    """Filter one message out of a logger, whether or not its library is imported yet."""
+    logging.getLogger(logger_name).addFilter(lambda record: text not in record.getMessage())

@@ -121,8 +121,9 @@ class LineProgress(ProgressBar):
         """
         self._throughput.stop(batch, trainer.world_size)
         total = int(self.total_train_batches) if self.total_train_batches != float("inf") else 0
-        every = max(1, total // _LINES_PER_EPOCH) if total else 100
-        if (batch_idx + 1) % every == 0 or batch_idx + 1 == total:
+        lines = min(total, _LINES_PER_EPOCH) or 1
+        due = (batch_idx + 1) * lines // total > batch_idx * lines // total if total else (batch_idx + 1) % 100 == 0
+        if due:
             numbers = "  ".join(f"{k} {v}" for k, v in _training_numbers(trainer, self._throughput).items())
             _say(f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  step {trainer.global_step}  {numbers}")
 

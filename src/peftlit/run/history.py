@@ -13,12 +13,13 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.log_history: list[dict[str, Any]] = []
-        self._logged_step = -1
+        self._logged_step = 0
+        self._losses: list[float] = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note loss and learning rate every ``log_every_n_steps`` optimizer steps.
+        """Note the mean loss since the last note, and the learning rate, every ``log_every_n_steps`` steps.
 
         Args:
             trainer: The trainer.
@@ -27,15 +28,18 @@ class History(Callback):
             batch: Not used.
             batch_idx: Number of the batch in the epoch.
         """
-        step, loss = trainer.global_step, trainer.callback_metrics.get("train/loss")
-        if step == self._logged_step or step % trainer.log_every_n_steps or loss is None:
+        step = trainer.global_step
+        if "train/loss" in trainer.callback_metrics:
+            self._losses.append(float(trainer.callback_metrics["train/loss"]))
+        if step == self._logged_step or step % trainer.log_every_n_steps or not self._losses:
             return
         self._logged_step = step
+        loss, self._losses = sum(self._losses) / len(self._losses), []
         self.log_history.append(
             {
                 "epoch": round(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches, 4),
                 "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
-                "loss": float(loss),
+                "loss": loss,
                 "step": step,
             }
         )

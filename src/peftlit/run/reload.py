@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from peftlit.backbone import RANDOM_WEIGHTS_SEED
 from peftlit.batch import Batch
@@ -17,11 +18,15 @@ from peftlit.modules.base import PeftModule
 
 log = logging.getLogger(__name__)
 
-TOLERANCE = {"float": 1e-4, "quantized": 2e-2, "half": 5e-2}
+SAME_KERNEL_TOLERANCE = {"float": 1e-4, "quantized": 1e-4, "half": 5e-2}
 """Largest difference of a logit, relative to the largest logit (at least 1), by how the backbone is stored.
 
-Quantized: training keeps bitsandbytes' plain kernel, a plain reload on some CPUs takes another one. Half: the plain
-reload keeps its head in the checkpoint's 16 bits.
+Half: a plain reload keeps the head in the checkpoint's 16 bits.
+"""
+
+ANY_KERNEL_TOLERANCE = {"float": 1e-4, "quantized": 5e-2, "half": 5e-2}
+"""The same without a say in kernels: on some CPUs a plain reload of 4-bit weights takes another one than training,
+whose bfloat16 arithmetic differs in the third digit.
 """
 
 
@@ -54,18 +59,24 @@ def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no message"]
             raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {lines[-1]}")
-        answered = load_file(file)["logits"]
+        answers = load_file(file)
+    storage = _storage(module)
+    _compare(expected, answers["logits_same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder)
+    difference = _compare(expected, answers["logits"], ANY_KERNEL_TOLERANCE[storage], folder)
+    log.info("a fresh process with plain transformers + peft answers the same (logits within %.1e)", difference)
+    return difference
+
+
+def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path) -> float:
     if answered.shape != expected.shape:
         raise ReloadError(f"{folder}: reloaded, it answers with shape {tuple(answered.shape)}, not {tuple(expected.shape)}")
     difference = float((answered - expected).abs().max())
-    scale = max(1.0, float(expected.abs().max()))
-    tolerance = TOLERANCE[_storage(module)]
-    if not difference <= tolerance * scale:
+    allowed = tolerance * max(1.0, float(expected.abs().max()))
+    if not difference <= allowed:
         raise ReloadError(
-            f"{folder}: reloaded in a fresh process, its logits differ by {difference:.2g} "
-            f"(allowed {tolerance * scale:.2g}); the export is kept for inspection, do not publish it"
+            f"{folder}: reloaded in a fresh process, its logits differ by {difference:.2g} (allowed {allowed:.2g}); "
+            "the export is kept for inspection, do not publish it"
         )
-    log.info("a fresh process with plain transformers + peft answers the same (logits within %.1e)", difference)
     return difference
 
 

@@ -61,5 +61,11 @@ batch = load_file(probe)
 with torch.inference_mode():
     inputs = {k.removeprefix("input."): v.to(device) for k, v in batch.items() if k.startswith("input.")}
     assert int(inputs["input_ids"].max()) < len(tokenizer), "the tokenizer is another one"
-    batch["logits"] = model(**inputs).logits.float().cpu()
+    repacking = [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
+    for module in repacking:
+        module.support_avx512bf16_for_cpu = False  # first with the kernel that training used ...
+    batch["logits_same_kernel"] = model(**inputs).logits.float().cpu()
+    for module in repacking:
+        module.support_avx512bf16_for_cpu = True
+    batch["logits"] = model(**inputs).logits.float().cpu()  # ... then as anyone would get them
 save_file(batch, probe)

@@ -1,0 +1,86 @@
+"""Tiny random models with real tokenizers, written to folders, one per backbone family."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+WORDS = [
+    *"the a an it is was this that and but not never very film movie book good great superb fine bad poor awful dull".split(),
+    *"i we they he she loved liked hated enjoyed story plot acting cast ending slow fast funny sad long short".split(),
+    *"works broke cheap sturdy nice happy angry money time again would buy return , . ! ?".split(),
+]
+HIDDEN = 32
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "bert": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    },
+    "distilbert": {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64},
+    "roberta": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 66, "type_vocab_size": 1,
+    },
+    "modernbert": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "max_position_embeddings": 64,
+    },
+    "gpt2": {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 64},
+    "llama": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "intermediate_size": 64, "max_position_embeddings": 64,
+    },
+}  # fmt: skip
+DECODERS = {"gpt2", "llama"}
+
+TARGETS = {
+    "bert": ["query", "key", "value"],
+    "distilbert": ["q_lin", "v_lin"],
+    "roberta": ["query", "value"],
+    "modernbert": ["Wqkv"],
+    "gpt2": ["c_attn"],
+    "llama": ["q_proj", "v_proj"],
+}
+
+
+def write_tokenizer(folder: Path, *, decoder: bool = False) -> PreTrainedTokenizerFast:
+    """Write a word-level tokenizer; a decoder's has no padding token and puts nothing around a text."""
+    special = ["[UNK]", "</s>"] if decoder else ["[UNK]", "[PAD]", "[CLS]", "[SEP]", "[MASK]"]
+    vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*special, *WORDS]))}
+    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizers.Lowercase()
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    if decoder:
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]", eos_token="</s>")
+    else:
+        backend.post_processor = processors.TemplateProcessing(
+            single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+            special_tokens=[("[CLS]", vocabulary["[CLS]"]), ("[SEP]", vocabulary["[SEP]"])],
+        )  # fmt: skip
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, unk_token="[UNK]", pad_token="[PAD]", cls_token="[CLS]", sep_token="[SEP]",
+            mask_token="[MASK]", model_input_names=["input_ids", "attention_mask"],
+        )  # fmt: skip
+    tokenizer.save_pretrained(folder)
+    return tokenizer
+
+
+def write_model(folder: Path, family: str, **overrides: Any) -> Path:
+    """Write a tiny random model of a family, with its tokenizer, and return the folder."""
+    decoder = family in DECODERS
+    tokenizer = write_tokenizer(folder, decoder=decoder)
+    entries: dict[str, Any] = {"vocab_size": len(tokenizer), **CONFIGS[family], **overrides}
+    entries |= {"bos_token_id": 1, "eos_token_id": 1} if decoder else {"pad_token_id": tokenizer.pad_token_id}
+    if family == "modernbert":
+        entries |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    config = AutoConfig.for_model(family, **entries)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)
+    model.save_pretrained(folder)
+    return folder
