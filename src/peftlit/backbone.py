@@ -69,11 +69,13 @@ class Backbone:
         sha256: str | None = None,
     ) -> None:
         if (name_or_path is None) == (config is None):
-            raise ConfigError("backbone: give name_or_path (trained weights) or config (random weights), one of the two")
+            raise ConfigError(
+                "backbone: give name_or_path (trained weights) or config (random weights), one of the two"
+            )
         local = name_or_path is None or name_or_path.startswith(location.PACKAGE_PREFIX) or Path(name_or_path).is_dir()
         if trust_remote_code and not local and revision is None:
             raise ConfigError(
-                f"backbone.trust_remote_code: running code of {name_or_path!r} needs a pinned backbone.revision (a commit)"
+                f"backbone.trust_remote_code: to run code of {name_or_path!r}, pin backbone.revision to a commit"
             )
         if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
             raise BackboneError(
@@ -110,9 +112,7 @@ class Backbone:
         config = self._source_config()
         unknown = [key for key in self.config_overrides if not hasattr(config, key)]
         if unknown:
-            raise ConfigError(
-                f"backbone.config_overrides: {unknown[0]!r} is no entry of {type(config).__name__}"
-            )
+            raise ConfigError(f"backbone.config_overrides: {unknown[0]!r} is no entry of {type(config).__name__}")
         for key, value in {**self.config_overrides, **updates}.items():
             setattr(config, key, value)
         if self.attn_implementation is not None:
@@ -130,9 +130,10 @@ class Backbone:
                 raise ConfigError(f"backbone.config: {_first_line(error)}") from error
         source = self.location or str(self.config)
         try:
-            return AutoConfig.from_pretrained(
+            config: PretrainedConfig = AutoConfig.from_pretrained(
                 source, revision=self.revision, trust_remote_code=self.trust_remote_code
             )
+            return config
         except (OSError, ValueError) as error:
             if "trust_remote_code" in str(error):
                 raise BackboneError(
@@ -155,14 +156,21 @@ class Backbone:
         """
         try:
             with torch.device("meta"):
-                return auto_class.from_config(copy.deepcopy(config), **self._code_arguments(config))
+                model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **self._code_arguments(config))
+                return model
         except ValueError as error:
             raise BackboneError(
                 f"backbone: {config.model_type!r} models have no {auto_class.__name__}: {_first_line(error)}"
             ) from error
 
     def load(
-        self, auto_class: Any, config: PretrainedConfig, *, mixed_precision: bool, full: bool, device: torch.device
+        self,
+        auto_class: Any,
+        config: PretrainedConfig,
+        *,
+        mixed_precision: bool,
+        full: bool,
+        device: torch.device,
     ) -> tuple[PreTrainedModel, list[str]]:
         """Load the weights, quantized as asked, all frozen, head modules in float and never quantized.
 
@@ -267,7 +275,9 @@ class Backbone:
             raise BackboneError(f"backbone.sha256: no {weights} to check; leave sha256 out for this model")
         digest = sha256_of_file(weights)
         if digest != self.sha256:
-            raise BackboneError(f"backbone.sha256: {weights} has {digest}, expected {self.sha256}; do not use this file")
+            raise BackboneError(
+                f"backbone.sha256: {weights} has {digest}, expected {self.sha256}; do not use this file"
+            )
 
 
 def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
@@ -280,7 +290,8 @@ def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: b
     """
     extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
     with _fixed_seed():
-        return auto_class.from_config(copy.deepcopy(config), **extra)
+        model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **extra)
+    return model
 
 
 @contextmanager
@@ -292,7 +303,7 @@ def _fixed_seed() -> Iterator[None]:
 
 @contextmanager
 def _without_load_report() -> Iterator[None]:
-    """Silence transformers' table of missing weights: which are missing is checked here, and the head is meant to be."""
+    """Silence transformers' table of missing weights: they are checked here, and the head is meant to be missing."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -309,7 +320,11 @@ def head_modules(model: PreTrainedModel) -> list[str]:
         model: A model of an Auto class with a head; the meta device will do.
     """
     backbone = model.base_model
-    return [name for name, child in model.named_children() if child is not backbone and any(True for _ in child.parameters())]
+    return [
+        name
+        for name, child in model.named_children()
+        if child is not backbone and any(True for _ in child.parameters())
+    ]
 
 
 def is_quantized(module: nn.Module) -> bool:
@@ -328,7 +343,7 @@ def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  no attribute of nn.Module
 
 
 def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:

@@ -25,7 +25,13 @@ from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.hardware import current_device_type
 from peftlit.modules import PeftModule
-from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, LineProgress, RichProgress, TrainabilityGuard
+from peftlit.plugins import (
+    AdapterCheckpointIO,
+    AdapterPrecision,
+    LineProgress,
+    RichProgress,
+    TrainabilityGuard,
+)
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
@@ -60,8 +66,9 @@ class Parser(LightningArgumentParser):
 
 
 def _subclasses(base: type) -> list[type]:
-    own = [c for c in base.__subclasses__() if c.__module__.startswith("peftlit") or "." not in c.__module__]
-    return own + [c for child in base.__subclasses__() for c in _subclasses(child)]
+    children: list[type] = base.__subclasses__()
+    own = [c for c in children if c.__module__.startswith("peftlit") or "." not in c.__module__]
+    return own + [c for child in children for c in _subclasses(child)]
 
 
 class PeftlitCLI(LightningCLI):
@@ -115,7 +122,8 @@ class PeftlitCLI(LightningCLI):
 
     @property
     def _settings(self) -> Namespace:
-        return self.config[self.subcommand]
+        settings: Namespace = self.config[self.subcommand]
+        return settings
 
     def before_instantiate_classes(self) -> None:
         """Settle the run folder and the checkpoint before anything is built."""
@@ -152,7 +160,7 @@ class PeftlitCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, PeftModule):
-            check_monitors(self.trainer.callbacks, self.model.monitors())
+            check_monitors(self.trainer.callbacks, self.model.monitors())  # type: ignore[attr-defined]
             self.model.check()
 
     def _link_to_data(self, settings: Namespace) -> None:
@@ -183,11 +191,15 @@ class PeftlitCLI(LightningCLI):
             "pad_token_id": getattr(self.datamodule, "pad_token_id", None),
             "max_length": getattr(self.datamodule, "max_length", None),
         }
+        if "padding_side" in model:
+            model["padding_side"] = getattr(self.datamodule, "side_padded", model["padding_side"])
         for key, value in links.items():
             if key not in model or value is None:
                 continue
             if model[key] is not None and model[key] != value:
-                raise ConfigError(f"model.{key}: {model[key]!r} contradicts the data, which gives {value!r}; leave it out")
+                raise ConfigError(
+                    f"model.{key}: {model[key]!r} contradicts the data, which gives {value!r}; leave it out"
+                )
             model[key] = value
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -240,7 +252,7 @@ class PeftlitCLI(LightningCLI):
         self._run(self.trainer.fit, arguments)
         if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):
             return
-        if self.trainer.fast_dev_run or self.trainer.interrupted:
+        if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]
             return
         seconds = time.perf_counter() - started
         conclude_fit(self.trainer, self.model, self.datamodule, self.folder, self.history, seconds)
@@ -273,7 +285,9 @@ class PeftlitCLI(LightningCLI):
     def _evaluate(self, method: Any, arguments: dict[str, Any], split: str) -> None:
         arguments["verbose"] = not isinstance(self.model, PeftModule)
         if isinstance(self.datamodule, TextDataModule) and split not in self.datamodule.read():
-            raise ConfigError(f"{self.subcommand}: the data has no {split} split; set data.init_args.{split}_share or a file")
+            raise ConfigError(
+                f"{self.subcommand}: the data has no {split} split; set data.init_args.{split}_share or a file"
+            )
         self._run(method, arguments)
         if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
             conclude_evaluation(self.trainer, self.model, self.datamodule, self.folder, split)
@@ -355,6 +369,3 @@ def run(arguments: Sequence[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     torch.set_float32_matmul_precision("high")
     PeftlitCLI(arguments)
-
-
-

@@ -113,6 +113,13 @@ def _parameters(class_path: str) -> list[str]:
 
 
 def nearest(key: str, valid: Iterable[str], prefix: str = "") -> str:
+    """Return ``; did you mean 'X'?`` for the nearest valid name, nothing where none is near.
+
+    Args:
+        key: What came.
+        valid: The valid names.
+        prefix: What to put before the name.
+    """
     found = difflib.get_close_matches(key, list(valid), n=1, cutoff=0.5)
     return f"; did you mean {prefix + found[0]!r}?" if found else ""
 

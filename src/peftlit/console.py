@@ -26,7 +26,9 @@ _NOISE = {
     # short runs log at their end anyway
     r".*smaller than the logging interval.*",
 }
-_NOISY_RECORDS = {"bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward"}  # an optional speed-up package is absent
+_NOISY_RECORDS = {
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward"
+}  # an optional speed-up package is absent
 
 
 def set_up(level: int = logging.INFO) -> None:

@@ -12,7 +12,7 @@ def has_bfloat16(device_type: str) -> bool:
         device_type: ``"cpu"``, ``"cuda"``, ``"mps"`` or another torch device type.
     """
     if device_type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

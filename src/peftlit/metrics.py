@@ -60,7 +60,7 @@ class SingleLabelMetrics(MetricCollection):
         Args:
             computed: The result of ``compute()``.
         """
-        flat = {}
+        flat: dict[str, float] = {}
         for name, value in computed.items():
             if name.endswith("_per_class"):
                 stem = name.removesuffix("_per_class")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Union
+from typing import TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -15,7 +15,8 @@ from peftlit.adapters.full import FullFineTuning
 from peftlit.adapters.targets import check_targets, linear_layers
 from peftlit.errors import AdapterError
 
-Adapter = Union[PeftConfig, FullFineTuning, None]
+_Model = TypeVar("_Model", bound=nn.Module)
+Adapter = PeftConfig | FullFineTuning | None
 
 
 def attach(
@@ -47,7 +48,12 @@ def attach(
         for name in heads:
             model.get_submodule(name).requires_grad_(True)
     else:
-        model = _attach_peft(model, adapter, heads, task_type)
+        return _in_float32(_attach_peft(model, adapter, heads, task_type))
+    return _in_float32(model)
+
+
+def _in_float32(model: _Model) -> _Model:
+    """Store what trains in float32, whatever the backbone is stored in."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
@@ -60,7 +66,7 @@ def _attach_peft(model: PreTrainedModel, adapter: PeftConfig, heads: list[str], 
     config = copy.deepcopy(adapter)
     if config.task_type not in (None, task_type):
         raise AdapterError(
-            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out, or set {task_type.value}"
+            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out or set {task_type.value}"
         )
     config.task_type = task_type
     if hasattr(config, "modules_to_save"):

@@ -87,7 +87,7 @@ class TextDataModule(LightningDataModule):
                 raise ConfigError(f"data.{name}: got {getattr(self, name)}, needs a fraction from 0 to below 1")
         if self.validation_share + self.test_share >= 1:
             raise ConfigError(
-                f"data: validation_share {self.validation_share} and test_share {self.test_share} leave nothing to train on"
+                f"data: validation_share {self.validation_share} and test_share {self.test_share} leave no train rows"
             )
         self.sources: dict[str, str] = {}
         self.reports: dict[str, checks.RowReport] = {}
@@ -202,8 +202,17 @@ class TextDataModule(LightningDataModule):
             }
             for split in self.reports
         }
-        cut = {"shares": {"train": 1 - sum(self._cut.values()), **self._cut}, "seed": self.split_seed} if self._cut else None
-        content = {"label_names": self.label_names, "cut_from_train": cut, "cleaning": self.cleaning(), "splits": splits}
+        cut = (
+            {"shares": {"train": 1 - sum(self._cut.values()), **self._cut}, "seed": self.split_seed}
+            if self._cut
+            else None
+        )
+        content = {
+            "label_names": self.label_names,
+            "cut_from_train": cut,
+            "cleaning": self.cleaning(),
+            "splits": splits,
+        }
         return {"sha256": sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), **content}
 
     def cleaning(self) -> dict[str, int]:
@@ -234,6 +243,11 @@ class TextDataModule(LightningDataModule):
     def pad_token_id(self) -> int:
         """Id of the padding token, which the model has to know too."""
         return int(self.get_tokenizer().pad_token_id)
+
+    @property
+    def side_padded(self) -> Literal["left", "right"]:
+        """Side that the tokenizer pads on."""
+        return "left" if self.get_tokenizer().padding_side == "left" else "right"
 
     def prepare_data(self) -> None:
         """Read, check and tokenize once per machine; other processes find the rows in the cache."""
@@ -310,8 +324,8 @@ class TextDataModule(LightningDataModule):
             rows,
             sampler=sampler,
             batch_size=None,
-            collate_fn=PadCollator(self.get_tokenizer()),
+            collate_fn=PadCollator(self.get_tokenizer()),  # type: ignore[arg-type]  # takes columns: batch_size is None
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=bool(self.trainer) and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         )

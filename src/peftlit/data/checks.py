@@ -169,10 +169,12 @@ def refuse_if_strict(reports: dict[str, RowReport], sources: dict[str, str]) -> 
     for split, report in reports.items():
         where = sources[split]
         if report.empty_texts:
-            raise DataError(f"{where}, row {report.empty_text_rows[0]}: empty text ({report.empty_texts} in {split}; strict)")
+            raise DataError(
+                f"{where}, row {report.empty_text_rows[0]}: empty text ({report.empty_texts} in {split}; strict)"
+            )
         if report.duplicates:
             raise DataError(
-                f"{where}, row {report.duplicate_rows[0]}: repeats an earlier row ({report.duplicates} in {split}; strict)"
+                f"{where}, row {report.duplicate_rows[0]}: repeats an earlier text ({report.duplicates} do; strict)"
             )
         for other, count in report.duplicates_of.items():
             raise DataError(f"{where}: {count} texts of {split} also stand in {other} (strict)")

@@ -32,7 +32,9 @@ def read_rows(path: str | Path) -> datasets.Dataset:
         return _read_arrow(path)
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
-        raise DataError(f"{path}: cannot read {path.suffix or 'a file without an ending'}; known are {', '.join(FORMATS)}")
+        raise DataError(
+            f"{path}: cannot read {path.suffix or 'a file without an ending'}; known are {', '.join(FORMATS)}"
+        )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
     if kind == "parquet":
@@ -90,7 +92,7 @@ def _read_csv(path: Path) -> datasets.Dataset:
         if len(set(header)) != len(header):
             raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
         rows = 0
-        for rows, record in enumerate(filter(None, reader), 1):  # noqa: B007
+        for rows, record in enumerate(filter(None, reader), 1):
             if len(record) != len(header):
                 raise DataError(
                     f"{path}, row {rows} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
@@ -99,8 +101,16 @@ def _read_csv(path: Path) -> datasets.Dataset:
     if rows == 0:
         raise DataError(f"{path}: a header but no rows")
     features = datasets.Features({name: datasets.Value("string") for name in header})
-    return _load("csv", path, features=features, delimiter=delimiter, keep_default_na=False, na_filter=False,
-                 encoding="utf-8-sig", engine="python" if "\r" in header else "c")
+    return _load(
+        "csv",
+        path,
+        features=features,
+        delimiter=delimiter,
+        keep_default_na=False,
+        na_filter=False,
+        encoding="utf-8-sig",
+        engine="python" if "\r" in header else "c",
+    )
 
 
 def _read_json(path: Path) -> datasets.Dataset:

@@ -85,7 +85,11 @@ class LengthGroupedSampler(Sampler[list[int]]):
     def _by_rows(self, generator: torch.Generator) -> list[torch.Tensor]:
         size = self.batch_size * self.world_size
         if not self.shuffle:
-            order = self.lengths.argsort(descending=True, stable=True) if self.group_by_length else torch.arange(len(self.lengths))
+            order = (
+                self.lengths.argsort(descending=True, stable=True)
+                if self.group_by_length
+                else torch.arange(len(self.lengths))
+            )
             return list(order.split(size))
         order = torch.randperm(len(self.lengths), generator=generator)
         if self.group_by_length:

@@ -34,14 +34,18 @@ def load_tokenizer(
         DataError: There is no tokenizer, or nothing to pad with.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(location.resolve(name_or_path), revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(
+            location.resolve(name_or_path), revision=revision, trust_remote_code=trust_remote_code
+        )
     except (OSError, ValueError) as error:
         raise DataError(
             f"data.tokenizer: cannot load a tokenizer from {name_or_path!r}; give a folder that has tokenizer.json"
         ) from error
     if tokenizer.pad_token is None:
         if tokenizer.eos_token is None:
-            raise DataError(f"data.tokenizer: {name_or_path!r} has neither a padding nor an end token; set pad_token in it")
+            raise DataError(
+                f"data.tokenizer: {name_or_path!r} has neither a padding nor an end token; set pad_token in it"
+            )
         tokenizer.pad_token = tokenizer.eos_token
         log.info("tokenizer has no padding token; pads with its end token %r", tokenizer.eos_token)
     if padding_side is not None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from typing import Any, ClassVar
+from inspect import signature
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from peft import PeftConfig, PeftModel, TaskType
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PretrainedConfig, PreTrainedModel
 
@@ -40,6 +41,7 @@ class PeftModule(LightningModule):
         scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
         pad_token_id: Id of the tokenizer's padding token; linked from the data.
         max_length: Tokens of the longest row; linked from the data.
+        padding_side: Side the tokenizer pads on; linked from the data.
     """
 
     auto_class: ClassVar[Any]
@@ -54,6 +56,7 @@ class PeftModule(LightningModule):
         scheduler: Schedule | LRSchedulerCallable | None,
         pad_token_id: int | None,
         max_length: int | None,
+        padding_side: Literal["left", "right"],
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -62,6 +65,7 @@ class PeftModule(LightningModule):
         self.scheduler = scheduler
         self.pad_token_id = pad_token_id
         self.max_length = max_length
+        self.padding_side = padding_side
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.batch_shape: tuple[int, ...] = ()
@@ -92,7 +96,7 @@ class PeftModule(LightningModule):
     def monitors(self) -> dict[str, Direction]:
         """Name every value that a callback may monitor, and say whether lower or higher is better."""
         evaluated = {"loss": "min", **self.metric_directions()}
-        return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}  # type: ignore[dict-item]
+        return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}
 
     def read_config(self) -> PretrainedConfig:
         """Read the model's config with the entries that the task and the tokenizer set."""
@@ -111,6 +115,11 @@ class PeftModule(LightningModule):
         skeleton = self.backbone.skeleton(self.auto_class, config)
         if isinstance(self.adapter, PeftConfig):
             check_targets(self.adapter, skeleton, type(skeleton).__name__)
+        if self.padding_side == "left" and not is_causal(skeleton):
+            raise ConfigError(
+                f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
+                "leave padding_side out, or set it to right"
+            )
         positions = getattr(config, "max_position_embeddings", None)
         if self.max_length is not None and positions and self.max_length > positions:
             raise ConfigError(
@@ -120,8 +129,8 @@ class PeftModule(LightningModule):
         vocabulary = getattr(config, "vocab_size", None)
         if self.pad_token_id is not None and vocabulary and self.pad_token_id >= vocabulary:
             raise ConfigError(
-                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} tokens; "
-                "tokenizer and backbone do not belong together"
+                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} "
+                "tokens; tokenizer and backbone do not belong together"
             )
 
     def configure_model(self) -> None:
@@ -140,9 +149,7 @@ class PeftModule(LightningModule):
         quantized = self.backbone.quantization is not None
         if quantized and not is_quantized(model):
             raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
-        self.model = attach(
-            model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized
-        )
+        self.model = attach(model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized)
         self.train()
         self._report_parameters()
 
@@ -153,7 +160,11 @@ class PeftModule(LightningModule):
         in_heads = sum(p.numel() for n, p in self.model.named_parameters() if p.requires_grad and self._in_head(n))
         log.info(
             "trainable %s of %s parameters (%.2f %%): adapter %s, head %s",
-            f"{trainable:,}", f"{total:,}", 100 * trainable / total, f"{trainable - in_heads:,}", f"{in_heads:,}",
+            f"{trainable:,}",
+            f"{total:,}",
+            100 * trainable / total,
+            f"{trainable - in_heads:,}",
+            f"{in_heads:,}",
         )
 
     def _in_head(self, parameter_name: str) -> bool:
@@ -185,12 +196,24 @@ class PeftModule(LightningModule):
         if self.scheduler is None:
             return optimizer
         if isinstance(self.scheduler, Schedule):
-            scheduler = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-        scheduler = self.scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            bound = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": bound, "interval": "step"}}
+        built: Any = self.scheduler(optimizer)
+        if isinstance(built, ReduceLROnPlateau):
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}
+
+    def model_inputs(self, batch: Batch) -> dict[str, Tensor]:
+        """Return what the model's forward takes; under left padding, positions count from the first token.
+
+        Args:
+            batch: The batch.
+        """
+        assert self.model is not None
+        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k not in ("labels", "row")}
+        if self.padding_side == "left" and "position_ids" in signature(_base_model(self.model).forward).parameters:
+            inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+        return inputs
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the mean loss of the batch.
@@ -223,3 +246,16 @@ class PeftModule(LightningModule):
         _, _, logits = self.loss(moved)
         self.train(training)
         return logits.float().cpu()
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Tell whether a model's attention looks back only, so that padding may stand on either side.
+
+    Args:
+        model: A transformers model, on the meta device or loaded.
+    """
+    return any(getattr(module, "is_causal", False) is True for module in model.modules())
+
+
+def _base_model(model: PreTrainedModel | PeftModel) -> nn.Module:
+    return model.get_base_model() if isinstance(model, PeftModel) else model

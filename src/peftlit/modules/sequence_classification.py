@@ -36,6 +36,7 @@ class SequenceClassification(PeftModule):
         num_labels: Number of classes; linked from the data.
         pad_token_id: Id of the padding token; linked from the data.
         max_length: Tokens of the longest row; linked from the data.
+        padding_side: Side the tokenizer pads on; linked from the data.
     """
 
     auto_class = AutoModelForSequenceClassification
@@ -52,6 +53,7 @@ class SequenceClassification(PeftModule):
         num_labels: int | None = None,
         pad_token_id: int | None = None,
         max_length: int | None = None,
+        padding_side: Literal["left", "right"] = "right",
     ) -> None:
         super().__init__(
             backbone,
@@ -60,6 +62,7 @@ class SequenceClassification(PeftModule):
             scheduler=scheduler,
             pad_token_id=pad_token_id,
             max_length=max_length,
+            padding_side=padding_side,
         )
         if label_names is None:
             raise ConfigError("model.label_names: the data gives no label names, so name them here")
@@ -89,10 +92,13 @@ class SequenceClassification(PeftModule):
             batch: ``labels`` are class ids, (B,).
         """
         assert self.model is not None
-        inputs = {name: value for name, value in batch.items() if name not in ("labels", "row")}
-        logits = self.model(**inputs).logits.float()
+        logits = self.model(**self.model_inputs(batch)).logits.float()
         labels = batch["labels"]
-        return cross_entropy(logits, labels, reduction="sum"), torch.tensor(float(len(labels)), device=logits.device), logits
+        return (
+            cross_entropy(logits, labels, reduction="sum"),
+            torch.tensor(float(len(labels)), device=logits.device),
+            logits,
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed a validation batch to the metrics.
@@ -119,7 +125,11 @@ class SequenceClassification(PeftModule):
         self._update_loss(self.test_loss, total, weight)
         probabilities = logits.softmax(-1)
         self.test_metrics.update(probabilities, batch["labels"])
-        return {"row": batch["row"].cpu(), "label": batch["labels"].cpu(), "probabilities": probabilities.cpu()}
+        return {
+            "row": batch["row"].cpu(),
+            "label": batch["labels"].cpu(),
+            "probabilities": probabilities.cpu(),
+        }
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return ``row`` (B,), ``label`` (B,) and ``probabilities`` (B, C), on the CPU.
@@ -129,7 +139,11 @@ class SequenceClassification(PeftModule):
             batch_idx: Its number.
         """
         _, _, logits = self.loss(batch)
-        return {"row": batch["row"].cpu(), "label": batch["labels"].cpu(), "probabilities": logits.softmax(-1).cpu()}
+        return {
+            "row": batch["row"].cpu(),
+            "label": batch["labels"].cpu(),
+            "probabilities": logits.softmax(-1).cpu(),
+        }
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split."""

@@ -41,7 +41,11 @@ class AdapterCheckpointIO(CheckpointIO):
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         save_file(tensors, aside / TENSORS_FILE)
-        header = {"format_version": FORMAT_VERSION, "tensors_sha256": sha256_of_file(aside / TENSORS_FILE), "tree": tree}
+        header = {
+            "format_version": FORMAT_VERSION,
+            "tensors_sha256": sha256_of_file(aside / TENSORS_FILE),
+            "tree": tree,
+        }
         (aside / TREE_FILE).write_text(json.dumps(header), encoding="utf-8")
         for name in (TENSORS_FILE, TREE_FILE):
             _sync(aside / name)

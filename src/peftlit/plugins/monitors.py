@@ -29,6 +29,4 @@ def check_monitors(callbacks: Iterable[Callback], monitors: Mapping[str, str]) -
             near = difflib.get_close_matches(monitor, monitors, n=3, cutoff=0.5) or sorted(monitors)[:6]
             raise ConfigError(f"{name}.monitor: {monitor!r} is not logged; did you mean {' or '.join(near)}?")
         if mode in ("min", "max") and mode != monitors[monitor]:
-            raise ConfigError(
-                f"{name}.mode: {mode!r} would keep the worst {monitor}; set mode: {monitors[monitor]}"
-            )
+            raise ConfigError(f"{name}.mode: {mode!r} would keep the worst {monitor}; set mode: {monitors[monitor]}")

@@ -13,12 +13,14 @@ from torch.optim.optimizer import ParamsT
 try:
     import bitsandbytes
 except ImportError as error:
-    raise ImportError("PagedAdamW8bit needs bitsandbytes, which is not installed; run: pip install bitsandbytes") from error
+    raise ImportError(
+        "PagedAdamW8bit needs bitsandbytes, which is not installed; run: pip install bitsandbytes"
+    ) from error
 
 log = logging.getLogger(__name__)
 
 
-class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[misc]
+class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[name-defined,misc]
     """bitsandbytes' paged 8-bit AdamW.
 
     Tensors under 4,096 elements keep 32-bit state, as bitsandbytes decides; embeddings do too, because their
@@ -53,7 +55,7 @@ class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[misc]
         Args:
             model: The model whose parameters this optimizer holds.
         """
-        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()  # type: ignore[attr-defined]
         for module in model.modules():
             if isinstance(module, nn.Embedding) and module.weight.requires_grad:
                 manager.register_module_override(module, "weight", {"optim_bits": 32})

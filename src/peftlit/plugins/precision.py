@@ -17,13 +17,15 @@ log = logging.getLogger(__name__)
 
 PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
-_ALIASES = {
+ChosenPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
+
+_ALIASES: dict[str, PrecisionName] = {
     "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": "auto",
     "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed",
 }  # fmt: skip
 
 
-def choose_precision(asked: str | int | None, device: str) -> str:
+def choose_precision(asked: str | int | None, device: str) -> ChosenPrecision:
     """Turn what was asked for into ``32-true``, ``bf16-mixed`` or ``16-mixed``.
 
     Args:
@@ -62,7 +64,12 @@ class AdapterPrecision(MixedPrecision):
     def __init__(self, precision: PrecisionName = "auto", device: str | None = None) -> None:
         device = device or current_device_type()
         chosen = choose_precision(precision, device)
-        log.info("precision: %s on %s%s", chosen, device, " (chosen by the hardware)" if precision == "auto" else "")
+        log.info(
+            "precision: %s on %s%s",
+            chosen,
+            device,
+            " (chosen by the hardware)" if precision == "auto" else "",
+        )
         if chosen == "32-true":
             Precision.__init__(self)
             self.precision, self.device, self.scaler = chosen, device, None
@@ -94,8 +101,11 @@ class AdapterPrecision(MixedPrecision):
         result = super().optimizer_step(optimizer, model, closure, **kwargs)
         if self.scaler is not None and self.scaler.get_scale() < before:
             self.skipped_steps += 1
-            log.info("float16 overflow: optimizer step %d in all skipped, loss scale now %g",
-                     self.skipped_steps, self.scaler.get_scale())
+            log.info(
+                "float16 overflow: optimizer step %d in all skipped, loss scale now %g",
+                self.skipped_steps,
+                self.scaler.get_scale(),
+            )
         return result
 
     def state_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_only
 
 _LINES_PER_EPOCH = 10
 
@@ -125,7 +125,10 @@ class LineProgress(ProgressBar):
         due = (batch_idx + 1) * lines // total > batch_idx * lines // total if total else (batch_idx + 1) % 100 == 0
         if due:
             numbers = "  ".join(f"{k} {v}" for k, v in _training_numbers(trainer, self._throughput).items())
-            _say(f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  step {trainer.global_step}  {numbers}")
+            _say(
+                f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  "
+                f"step {trainer.global_step}  {numbers}"
+            )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print the validation's main numbers.
@@ -136,7 +139,9 @@ class LineProgress(ProgressBar):
         """
         if trainer.sanity_checking:
             return
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k in ("val/loss", "val/accuracy", "val/f1")}
+        values = {
+            k: float(v) for k, v in trainer.callback_metrics.items() if k in ("val/loss", "val/accuracy", "val/f1")
+        }
         _say(f"epoch {trainer.current_epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
 

@@ -78,6 +78,8 @@ def _encode(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         return {"set": [_encode(v, path, tensors) for v in sorted(value)]}
     if isinstance(value, torch.dtype):
         return {"dtype": str(value).removeprefix("torch.")}
-    if isinstance(value, str | int):  # enums and the like: their value
-        return value.value if hasattr(value, "value") else type(value).__base__(value)
+    if isinstance(value, str):  # enums and other kinds of text: what they are equal to
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int(value)
     raise CheckpointError(f"checkpoint: cannot store {type(value).__name__} at {path or '/'} without pickle")

@@ -27,5 +27,5 @@ class BeginRun(Callback):
             trainer: The trainer.
             pl_module: The module.
         """
-        if trainer.is_global_zero and not trainer.fast_dev_run:
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             write_text(self.folder.config, self.config)

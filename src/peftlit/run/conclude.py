@@ -25,7 +25,12 @@ _PROBE_ROWS = 8
 
 
 def conclude_fit(
-    trainer: Trainer, module: PeftModule, data: TextDataModule, folder: RunFolder, history: History, seconds: float
+    trainer: Trainer,
+    module: PeftModule,
+    data: TextDataModule,
+    folder: RunFolder,
+    history: History,
+    seconds: float,
 ) -> None:
     """Restore the best weights, export and prove them, draw the curves, score the test split.
 
@@ -161,7 +166,12 @@ def _restore_best(trainer: Trainer, module: PeftModule) -> int:
         return trainer.global_step
     checkpoint = AdapterCheckpointIO().load_checkpoint(callback.best_model_path)
     restore_trainables(module, checkpoint["state_dict"])
-    log.info("best %s %.4f at step %d", callback.monitor, float(callback.best_model_score or 0), checkpoint["global_step"])
+    log.info(
+        "best %s %.4f at step %d",
+        callback.monitor,
+        float(callback.best_model_score or 0),
+        checkpoint["global_step"],
+    )
     return int(checkpoint["global_step"])
 
 

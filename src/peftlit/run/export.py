@@ -64,7 +64,7 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
         for config in model.peft_config.values():
             config.base_model_name_or_path = backbone.location
             config.revision = backbone.revision
-        model.save_pretrained(folder, save_embedding_layers=False)
+        model.save_pretrained(str(folder), save_embedding_layers=False)
         # peft writes a card of empty headings; no card is better than that one
         (folder / "README.md").unlink(missing_ok=True)
         for config in model.peft_config.values():
@@ -108,7 +108,7 @@ def load_export(module: PeftModule, folder: Path) -> None:
     if isinstance(module.model, PeftModel):
         if not (folder / "adapter_config.json").is_file():
             raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
-        result = set_peft_model_state_dict(module.model, load_peft_weights(str(folder), device="cpu"))
+        result: Any = set_peft_model_state_dict(module.model, load_peft_weights(str(folder), device="cpu"))
         unexpected = list(result.unexpected_keys)
     else:
         name = HEAD_FILE if module.adapter is None else "model.safetensors"

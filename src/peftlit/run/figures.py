@@ -25,7 +25,9 @@ def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str]
     rates = [[c / sum(row) if sum(row) else 0.0 for c in row] for row in counts]
     cell = 1.3 if n <= 4 else 0.9 if n <= 8 else 0.62
     margin = 0.09 * max(map(len, names))
-    figure = Figure(figsize=(max(4.6, n * cell + margin + 2.0), max(3.9, n * cell + margin + 1.3)), layout="constrained")
+    figure = Figure(
+        figsize=(max(4.6, n * cell + margin + 2.0), max(3.9, n * cell + margin + 1.3)), layout="constrained"
+    )
     axes = figure.add_subplot()
     image = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
     size = 12 if n <= 4 else 9 if n <= 8 else 6.5
@@ -58,13 +60,31 @@ def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step
     evaluated = [entry for entry in log_history if "eval_loss" in entry]
     figure = Figure(figsize=(7.5, 6.0), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])
-    top.plot([e["step"] for e in trained], [e["loss"] for e in trained], color="#9ecae1", linewidth=1.2, label="train")
-    top.plot([e["step"] for e in evaluated], [e["eval_loss"] for e in evaluated], "o-", color="#08519c", label="validation")
+    top.plot(
+        [e["step"] for e in trained],
+        [e["loss"] for e in trained],
+        color="#9ecae1",
+        linewidth=1.2,
+        label="train",
+    )
+    top.plot(
+        [e["step"] for e in evaluated],
+        [e["eval_loss"] for e in evaluated],
+        "o-",
+        color="#08519c",
+        label="validation",
+    )
     top.set_ylabel("loss")
     top.set_ylim(bottom=0)
     if evaluated and f"eval_{metric}" in evaluated[0]:
         steps = [e["step"] for e in evaluated]
-        middle.plot(steps, [e[f"eval_{metric}"] for e in evaluated], "o-", color="#006d2c", label=f"validation {metric}")
+        middle.plot(
+            steps,
+            [e[f"eval_{metric}"] for e in evaluated],
+            "o-",
+            color="#006d2c",
+            label=f"validation {metric}",
+        )
         middle.set_ylabel(metric)
     bottom.plot([e["step"] for e in trained], [e["learning_rate"] for e in trained], color="#636363")
     bottom.set_ylabel("learning rate")

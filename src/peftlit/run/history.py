@@ -31,7 +31,8 @@ class History(Callback):
         step = trainer.global_step
         if "train/loss" in trainer.callback_metrics:
             self._losses.append(float(trainer.callback_metrics["train/loss"]))
-        if step == self._logged_step or step % trainer.log_every_n_steps or not self._losses:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if step == self._logged_step or step % every or not self._losses:
             return
         self._logged_step = step
         loss, self._losses = sum(self._losses) / len(self._losses), []
@@ -87,7 +88,7 @@ class History(Callback):
             "global_step": trainer.global_step,
             "is_world_process_zero": trainer.is_global_zero,
             "log_history": self.log_history,
-            "logging_steps": trainer.log_every_n_steps,
+            "logging_steps": trainer.log_every_n_steps,  # type: ignore[attr-defined]
             "max_steps": int(trainer.estimated_stepping_batches),
             "num_train_epochs": trainer.max_epochs,
             "train_batch_size": batch_size,

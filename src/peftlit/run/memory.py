@@ -45,7 +45,8 @@ def explain_out_of_memory(error: BaseException, module: Any, data: LightningData
     where = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
     shape = getattr(module, "batch_shape", ())
     at = f"at batch shape {shape[0]} x {shape[1]} (rows x tokens)" if shape else "before the first batch"
-    return f"out of {where} memory {at}, peak {peak_mib():,.0f} MiB; most likely to fit: {_advice(module, data, trainer, bool(shape))}"
+    advice = _advice(module, data, trainer, bool(shape))
+    return f"out of {where} memory {at}, peak {peak_mib():,.0f} MiB; most likely to fit: {advice}"
 
 
 def _advice(module: Any, data: LightningDataModule | None, trainer: Trainer, reached_a_batch: bool) -> str:
@@ -58,7 +59,9 @@ def _advice(module: Any, data: LightningDataModule | None, trainer: Trainer, rea
     rows = getattr(data, "batch_size", 1)
     if rows > 1:
         accumulation = trainer.accumulate_grad_batches * 2
-        return f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation} (same result)"
+        return (
+            f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation} (same result)"
+        )
     length = getattr(data, "max_length", None)
     if length and length > 32:
         return f"data.init_args.max_length: {length // 2}"

@@ -69,7 +69,9 @@ def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
 
 def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path) -> float:
     if answered.shape != expected.shape:
-        raise ReloadError(f"{folder}: reloaded, it answers with shape {tuple(answered.shape)}, not {tuple(expected.shape)}")
+        raise ReloadError(
+            f"{folder}: reloaded, it answers with shape {tuple(answered.shape)}, not {tuple(expected.shape)}"
+        )
     difference = float((answered - expected).abs().max())
     allowed = tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
