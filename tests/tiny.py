@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
 
@@ -83,4 +86,37 @@ def write_model(folder: Path, family: str, **overrides: Any) -> Path:
         torch.manual_seed(0)
         model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)
     model.save_pretrained(folder)
+    return folder
+
+
+def write_custom_code(folder: Path, **overrides: Any) -> Path:
+    """Write a model folder with code of its own: fused projections, and rotary buffers that no checkpoint holds."""
+    for file in (Path(__file__).parent / "custom_code").glob("*.py"):
+        shutil.copy(file, folder)
+    tokenizer = write_tokenizer(folder)
+    entries = {
+        "architectures": ["FusedModel"],
+        "auto_map": {
+            "AutoConfig": "configuration.FusedConfig",
+            "AutoModel": "modeling.FusedModel",
+            "AutoModelForSequenceClassification": "modeling.FusedForSequenceClassification",
+        },
+        "model_type": "fused_encoder",
+        "vocab_size": len(tokenizer),
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 64,
+        "pad_token_id": tokenizer.pad_token_id,
+        **overrides,
+    }
+    (folder / "config.json").write_text(json.dumps(entries))
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+    config.use_memory_efficient_attention = False
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = AutoModel.from_config(config, trust_remote_code=True)
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors",
+              metadata={"format": "pt"})
     return folder

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from accelerate import init_empty_weights
 from torch import nn
 from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
@@ -205,6 +206,8 @@ class Backbone:
                 model, missing = self._from_pretrained(auto_class, config, arguments)
         except OSError as error:
             raise BackboneError(f"backbone: cannot load {self.location!r}: {_first_line(error)}") from error
+        if self.trust_remote_code:
+            restore_computed_buffers(model)
         model.requires_grad_(False)
         keep_4bit_trainable_on_cpu(model)
         heads += _new_poolers(missing, heads, self.location)
@@ -330,6 +333,26 @@ def head_modules(model: PreTrainedModel) -> list[str]:
 def is_quantized(module: nn.Module) -> bool:
     """Tell whether any weight of the module is stored by bitsandbytes."""
     return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
+
+
+def restore_computed_buffers(model: PreTrainedModel) -> None:
+    """Give buffers that no checkpoint holds the values that the model's constructor computes.
+
+    transformers builds a model on the meta device and fills it from the checkpoint. Its own classes compute the
+    other buffers again; code that comes with a model need not, and would go on with whatever memory held.
+
+    Args:
+        model: The loaded model, changed in place.
+    """
+    with _fixed_seed(), init_empty_weights(include_buffers=False):
+        built = type(model)(copy.deepcopy(model.config))
+    computed = dict(built.named_buffers())
+    for name, module in model.named_modules():
+        for leaf in module._non_persistent_buffers_set:
+            full = f"{name}.{leaf}" if name else leaf
+            current = getattr(module, leaf)
+            if current is not None and computed[full].device.type != "meta":
+                setattr(module, leaf, computed[full].to(current.device, current.dtype))
 
 
 def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:

@@ -10,21 +10,19 @@ from typing import Any, ClassVar, NoReturn
 
 import torch
 from jsonargparse import Namespace
-from lightning import LightningDataModule, LightningModule, Trainer
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 
-import peftlit.data
-import peftlit.modules
-import peftlit.optim  # noqa: F401  imported, so that its classes go by their short names
 from peftlit import config_errors, location
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.hardware import current_device_type
 from peftlit.modules import PeftModule
+from peftlit.optim import Schedule
 from peftlit.plugins import (
     AdapterCheckpointIO,
     AdapterPrecision,
@@ -40,6 +38,7 @@ from peftlit.run.history import History
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 from peftlit.run.predictions import Predictions
 
+_NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
 COMMANDS = ("fit", "validate", "test", "predict")
 RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
 _NOT_SAVED = ("run_dir", "ckpt_path", "weights_only", "config", "verbose", "return_predictions")
@@ -60,15 +59,18 @@ class Parser(LightningArgumentParser):
         Raises:
             ConfigError: Always.
         """
-        options = [action.dest for action in self._actions]
-        classes = [c.__name__ for base in (LightningModule, LightningDataModule) for c in _subclasses(base)]
+        if not self.exit_on_error:
+            super().error(message, ex)  # a nested class's parser: the outermost one has the whole story
+        commands = self._subcommands_action.choices if self._subcommands_action else {}
+        options = [action.dest for action in commands.get(self.command_line[0], self)._actions]
+        bases = (LightningModule, LightningDataModule, Schedule, Callback)
+        classes = [c.__name__ for base in bases for c in _subclasses(base)]
         raise ConfigError(config_errors.one_line(str(message), self.command_line, options, classes)) from ex
 
 
 def _subclasses(base: type) -> list[type]:
     children: list[type] = base.__subclasses__()
-    own = [c for c in children if c.__module__.startswith("peftlit") or "." not in c.__module__]
-    return own + [c for child in children for c in _subclasses(child)]
+    return children + [c for child in children for c in _subclasses(child)]
 
 
 class PeftlitCLI(LightningCLI):
@@ -132,7 +134,7 @@ class PeftlitCLI(LightningCLI):
         self.folder = RunFolder(Path(chosen) if chosen else next_run_folder(Path("runs")))
         if self.subcommand != "fit":
             if chosen is None:
-                raise RunFolderError(f"{self.subcommand} needs --run_dir RUN, the folder of a finished run")
+                raise RunFolderError(_NO_RUN_DIR.format(self.subcommand))
             self.folder.require_adapter()
             return
         if settings.get("ckpt_path") == "last":
@@ -343,6 +345,8 @@ def _config_of_run(arguments: list[str]) -> list[str]:
             folder = RunFolder(Path(value or arguments[i + 1]))
             folder.require_adapter()
             return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
+    if not {"-h", "--help"} & set(arguments):
+        raise RunFolderError(_NO_RUN_DIR.format(arguments[0]))
     return arguments
 
 
@@ -358,7 +362,7 @@ def run(arguments: Sequence[str]) -> None:
     arguments = list(arguments)
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         near = config_errors.nearest(arguments[0], COMMANDS)
-        raise ConfigError(f"no command {arguments[0]!r}{near}; commands are {', '.join(COMMANDS)}")
+        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(COMMANDS)})")
     arguments = _config_of_run(arguments)
     for file in config_errors.config_files(arguments):
         if not file.is_file():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._util import import_object
 
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
-_UNKNOWN_PATH = re.compile(r"does not accept option '([^']+)'")
-_UNRECOGNIZED = re.compile(r"unrecognized arguments: (.+)", re.IGNORECASE)
+_UNKNOWN_IN_GROUP = re.compile(r"Group '([^']+)' does not accept option '([^']+)'")
+_UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS_PATH = re.compile(r"class_path '([^']+)'")
-_CALLABLE_PATH = re.compile(r"class_path='([^']+)'")
+_CALLABLE = re.compile(r"callable class: .*class_path='([^']+)'")
+_NO_ATTRIBUTE = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 _IMPORT_PATH = re.compile(r"Expected a dot import path string: (\S+)")
-_EXPECTED = re.compile(r"Expected an? (.+?)(?: but .*)?$", re.MULTILINE)
-_GIVEN = re.compile(r"Given value: (.+)")
+_LITERAL = re.compile(r"Literal\[(.+?)\]")
+_EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*|, got .*)?$", re.MULTILINE)
+_GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']*', val='(.*)'\)|(.+))")
 
 
 def one_line(message: str, arguments: Sequence[str], options: Iterable[str], class_names: Iterable[str]) -> str:
@@ -33,32 +36,49 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
         class_names: Short names of classes that can stand as ``class_path``.
     """
     options = list(options)
-    if match := _UNRECOGNIZED.search(message):
-        first = match[1].split()[0]
-        key = first.lstrip("-").partition("=")[0]
-        return f"command line: unknown option {first!r}{nearest(key, options, '--')}"
-    if match := _UNKNOWN_PATH.search(message):
-        key = _unknown_part(match[1], options)
-        return f"{_where(key, arguments)}: unknown key {key!r}{nearest(key, _parents(options, key))}"
     path = ".".join(_PARSER_KEY.findall(message))
+    if match := _UNRECOGNIZED.search(message):
+        key = match[1].lstrip("-").partition("=")[0]
+        return f"command line: unknown option {match[1]!r}{nearest(key, options, '--')}"
+    if match := _UNKNOWN_IN_GROUP.search(message):
+        return _unknown_option(f"{match[1]}.{match[2]}", arguments, options)
     if match := _UNKNOWN.search(message):
-        leaf = match[1] or match[2]
-        before = message[: match.start()]
-        owner = (_CLASS_PATH.findall(before) or _CALLABLE_PATH.findall(message) or [""])[-1]
-        keys = ".".join(_PARSER_KEY.findall(before))
-        of = f" of {owner.rsplit('.', 1)[-1]}" if owner else ""
-        return f"{_where(leaf, arguments)}: unknown key {leaf!r}{of} ({keys}){nearest(leaf, _parameters(owner))}"
-    if match := _IMPORT_PATH.search(message):
+        leaf, before = match[1] or match[2], message[: match.start()]
+        owners = _CALLABLE.findall(message) if before.endswith("callable class: ") else _CLASS_PATH.findall(before)
+        if not owners:
+            return _unknown_option(leaf, arguments, options)
+        owner, keys = owners[-1], ".".join(_PARSER_KEY.findall(before))
+        of = f"of {owner.rsplit('.', 1)[-1]} ({keys})"
+        return f"{_where(leaf, arguments)}: unknown key {leaf!r} {of}{nearest(leaf, _parameters(owner))}"
+    if match := _NO_ATTRIBUTE.search(message):
+        module = importlib.import_module(match[1])
+        names = getattr(module, "__all__", dir(module))
+        return f"{_where(match[2], arguments)}: {path}: no class {match[2]!r} in {match[1]}{nearest(match[2], names)}"
+    literals = [value for group in _LITERAL.findall(message) for value in re.findall(r"'([^']+)'", group)]
+    if (match := _IMPORT_PATH.search(message)) and not literals:
         return f"{_where(match[1], arguments)}: {path}: no class {match[1]!r}{nearest(match[1], class_names)}"
-    if _GIVEN.search(message) and path:
-        innermost = message[message.rindex("Parser key") :]
-        given = _GIVEN.search(innermost)
-        kinds = [k for k in dict.fromkeys(_EXPECTED.findall(innermost)) if "path" not in k]
-        expected = " or ".join(_plain(k) for k in kinds) or "another type"
-        value = given[1] if given else "?"
-        return f"{_where(path.rsplit('.', 1)[-1], arguments)}: {path}: got {value!r}, expected {expected}"
+    if path and _GIVEN.search(message):
+        return _wrong_type(message[message.rindex("Parser key") :], path, literals, arguments)
     flat = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    return flat.replace("the following arguments are required: ", "required and not given: ")
+    if "arguments are required" in flat:
+        return f"{flat.replace('the following arguments are required', 'not given')}; name a file: --config FILE.yaml"
+    return flat
+
+
+def _unknown_option(key: str, arguments: Sequence[str], options: Sequence[str]) -> str:
+    key = _unknown_part(key, options)
+    return f"{_where(key, arguments)}: unknown key {key!r}{nearest(key, _parents(options, key))}"
+
+
+def _wrong_type(innermost: str, path: str, literals: Sequence[str], arguments: Sequence[str]) -> str:
+    given = [nested or plain for nested, plain in _GIVEN.findall(innermost)][0]
+    kinds = [_plain(kind) for kind in _EXPECTED.findall(innermost) if " " not in _plain(kind)]
+    if literals:
+        kinds = [*literals, *(kind for kind in kinds if kind == "null")]
+    expected = ", ".join(dict.fromkeys(k for k in kinds if "Literal" not in k)) or "another type"
+    near = nearest(given, literals)
+    where = _where(path.rsplit(".", 1)[-1], arguments)
+    return f"{where}: {path}: got {given!r}, expected {'one of ' if literals else ''}{expected}{near}"
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:
@@ -84,7 +104,7 @@ def _where(key: str, arguments: Sequence[str]) -> str:
         if not file.is_file():
             continue
         for number, line in enumerate(file.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
-            if re.search(rf"(^|[\s{{,\[\"']){re.escape(leaf)}($|[\s:}},\]\"'])", line):
+            if re.search(rf"(^|[\s{{,.\[\"']){re.escape(leaf)}($|[\s:}},\]\"'])", line):
                 return f"{file}, line {number}"
     return "configuration"
 

@@ -6,7 +6,7 @@ every family with every adapter: that would be a hundred rows. Full fine-tuning 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +16,13 @@ import pytest
 import torch
 from lightning import Trainer
 from peft import HiraConfig, IA3Config, LoraConfig
+from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
+from peftlit.cli import RUN_DIR_VARIABLE, PeftlitCLI
 from peftlit.data.collate import PadCollator
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.modules import SequenceClassification
@@ -129,10 +131,39 @@ def make_trainer(steps: int, *callbacks: Any, precision: str | AdapterPrecision 
 
 
 def fit(module: SequenceClassification, folder: Path, steps: int, *callbacks: Any, **arguments: Any) -> Trainer:
-    """Validate, train ``steps`` batches, validate; then two epochs of it where ``max_epochs`` says so."""
+    """Validate, train on ``steps`` batches, validate."""
     trainer = make_trainer(steps, *callbacks, **arguments)
     trainer.fit(module, loader(folder, steps), loader(folder, 1))
     return trainer
 
 
-GetFolder = Callable[[str], Path]
+def weights_of(module: SequenceClassification) -> dict[str, torch.Tensor]:
+    """A copy of every parameter."""
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+
+
+def read(folder: Path) -> dict[str, torch.Tensor]:
+    """Every tensor in the safetensors files of a folder."""
+    return {name: value for file in folder.glob("*.safetensors") for name, value in load_file(file).items()}
+
+
+def command_line(case: Case, folder: Path, data: Path, run_dir: Path, *more: str, steps: int = 3) -> PeftlitCLI:
+    """``peftlit fit`` in this process, a few steps of it, without export."""
+    arguments = [
+        "fit", f"--run_dir={run_dir}", "--model=SequenceClassification", f"--model.backbone.name_or_path={folder}",
+        "--data=TextFiles", f"--data.train_file={data / 'train.jsonl'}",
+        f"--data.validation_file={data / 'validation.jsonl'}", "--data.test_share=0", "--data.max_length=64",
+        "--data.batch_size=4", f"--trainer.fast_dev_run={steps}", "--trainer.accelerator=cpu",
+        "--trainer.enable_progress_bar=false",
+    ]  # fmt: skip
+    if case.quantization is not None:
+        arguments.append(f"--model.backbone.quantization={case.quantization}")
+    if case.adapter != "none":
+        name = {"lora": "LoraConfig", "dora": "LoraConfig", "hira": "HiraConfig"}[case.adapter]
+        targets = ",".join(tiny.TARGETS[case.family])
+        arguments += [f"--model.adapter=peft.{name}", f"--model.adapter.target_modules=[{targets}]"]
+        arguments += ["--model.adapter.use_dora=true"] * (case.adapter == "dora")
+    try:
+        return PeftlitCLI([*arguments, *more])
+    finally:
+        os.environ.pop(RUN_DIR_VARIABLE, None)

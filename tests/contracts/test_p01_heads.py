@@ -1,0 +1,154 @@
+"""P1: newly initialised heads are float, trainable, saved, never quantized, never adapted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import AutoConfig, AutoModelForMaskedLM
+
+from peftlit import backbone
+from peftlit.adapters import attach as attach_adapter
+from peftlit.backbone import Backbone
+from peftlit.errors import AdapterError, PeftlitError
+from peftlit.modules import SequenceClassification, base
+from peftlit.run.export import export
+from tests.modules.cases import (
+    LABELS, NF4, RED, Case, fit, make_module, over_the_table, read, tokenizer,
+)  # fmt: skip
+
+HEADS = {
+    "bert": ["classifier"],
+    "distilbert": ["pre_classifier", "classifier"],
+    "roberta": ["classifier"],
+    "modernbert": ["head", "classifier"],
+    "gpt2": ["score"],
+    "llama": ["score"],
+}
+
+
+def trained_copy(module: SequenceClassification, head: str) -> torch.nn.Module:
+    """The head's weights that train: peft keeps a copy of its own."""
+    model: Any = module.model
+    found = (model.get_base_model() if hasattr(model, "peft_config") else model).get_submodule(head)
+    return found.modules_to_save["default"] if hasattr(found, "modules_to_save") else found
+
+
+def contract_heads(module: SequenceClassification, heads: list[str], folder: Path, out: Path) -> None:
+    fit(module, folder, 2)
+    kinds = [type(layer).__name__ for layer in module.model.modules()]
+    quantized = [kind for kind in kinds if kind in ("Linear4bit", "Linear8bitLt")]
+    assert bool(quantized) == (module.backbone.quantization is not None), "the backbone is not stored as asked"
+    export(module, tokenizer(folder), out, {})
+    saved = read(out)
+    for head in heads:
+        trained = trained_copy(module, head)
+        for name, layer in trained.named_modules():
+            assert not isinstance(layer, BaseTunerLayer), f"{head}.{name} is adapted"
+            assert type(layer).__name__ not in ("Linear4bit", "Linear8bitLt"), f"{head}.{name} is quantized"
+        weights = dict(trained.named_parameters())
+        assert weights, f"{head} has no weights"
+        for name, weight in weights.items():
+            assert weight.dtype == torch.float32, f"{head}.{name} is {weight.dtype}"
+            assert weight.requires_grad, f"{head}.{name} is frozen"
+            files = [value for key, value in saved.items() if key.endswith(f"{head}.{name}")]
+            assert any(torch.equal(value, weight) for value in files), f"{head}.{name} is not saved"
+
+
+@over_the_table
+def test_p01_heads_are_float_trainable_saved_and_left_alone(case, model_folder, tmp_path):
+    folder = model_folder(case.family)
+    contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
+
+
+@pytest.fixture
+def without_pooler(tmp_path, model_folder) -> Path:
+    """BERT weights as a masked language model saves them: no pooler."""
+    folder = tmp_path / "masked"
+    config = AutoConfig.from_pretrained(model_folder("bert"))
+    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+    tokenizer(model_folder("bert")).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("case", [Case("bert", "lora", NF4), Case("bert", "none", NF4), Case("bert", "hira")], ids=str)
+def test_p01_a_pooler_that_the_weights_lack_counts_as_head(case, without_pooler, tmp_path):
+    contract_heads(make_module(case, without_pooler), ["bert.pooler", "classifier"], without_pooler, tmp_path / "out")
+
+
+def test_p01_a_pooler_that_the_weights_bring_stays_frozen(model_folder):
+    module = make_module(Case("bert", "lora"), model_folder("bert"))
+    module.configure_model()
+    assert not [n for n, p in module.named_parameters() if p.requires_grad and "pooler" in n]
+
+
+def test_p01_the_pretrained_pooler_is_not_quantized(model_folder):
+    module = make_module(Case("bert", "lora", NF4), model_folder("bert"))
+    module.configure_model()
+    assert type(module.model.get_base_model().bert.pooler.dense).__name__ == "Linear"
+
+
+def test_p01_the_library_of_a_user_may_choose_its_own_quantization_and_heads_stay_float(model_folder, tmp_path):
+    from transformers import BitsAndBytesConfig
+
+    own = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", llm_int8_skip_modules=["out_lin"])
+    folder = model_folder("distilbert")
+    module = SequenceClassification(
+        Backbone(str(folder), quantization=own), LoraConfig(target_modules=["q_lin"]), label_names=LABELS, pad_token_id=1
+    )
+    contract_heads(module, HEADS["distilbert"], folder, tmp_path / "adapter")
+    assert type(module.model.get_base_model().distilbert.transformer.layer[0].attention.out_lin).__name__ == "Linear"
+    assert own.llm_int8_skip_modules == ["out_lin"], "the user's object was changed"
+
+
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [
+        ("distilbert", ["q_lin", "pre_classifier"]),
+        ("roberta", ["query", "dense"]),
+        ("modernbert", ["Wqkv", "dense"]),
+        ("llama", ["q_proj", "score"]),
+        ("distilbert", "all-linear"),
+        ("modernbert", "all-linear"),
+        ("gpt2", "all-linear"),
+        ("bert", ".*(query|classifier)"),
+    ],
+)
+def test_p01_targets_that_reach_into_a_head_are_refused_or_leave_it_alone(family, targets, model_folder, tmp_path):
+    folder = model_folder(family)
+    module = make_module(Case(family, "lora"), folder, adapter=LoraConfig(r=4, target_modules=targets))
+    try:
+        module.configure_model()
+    except AdapterError as error:
+        assert "head" in str(error)  # noqa: PT017  both outcomes keep the promise
+    else:
+        contract_heads(module, HEADS[family], folder, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("case", [Case("bert", "none", NF4), Case("distilbert", "lora", NF4)], ids=str)
+def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folder, monkeypatch, tmp_path):
+    whole = Backbone.quantization_config
+
+    def nothing_skipped(self: Backbone, skip_modules: list[str]) -> Any:
+        config = whole(self, skip_modules)
+        config.llm_int8_skip_modules = []
+        return config
+
+    monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
+    folder = model_folder(case.family)
+    with pytest.raises(PeftlitError, match="head .* quantized"):  # the second guard
+        contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
+    monkeypatch.setattr(backbone, "_assert_float_heads", lambda *_: None)
+    with pytest.raises((*RED, RuntimeError, PeftlitError)):
+        contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
+
+
+def test_p01_goes_red_when_peft_is_not_told_the_heads(model_folder, monkeypatch, tmp_path):
+    monkeypatch.setattr(base, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
+    folder = model_folder("distilbert")
+    with pytest.raises(AssertionError, match="pre_classifier.* is frozen"):
+        contract_heads(make_module(Case("distilbert", "lora"), folder), HEADS["distilbert"], folder, tmp_path / "out")

@@ -1,0 +1,158 @@
+"""P2: after a few optimizer steps every trainable tensor had a finite gradient and moved, and no frozen one did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+
+from peftlit import backbone
+from peftlit.errors import TrainabilityError
+from peftlit.modules import SequenceClassification
+from peftlit.optim import LinearWarmup
+from peftlit.plugins import AdapterPrecision, TrainabilityGuard
+from tests.modules.cases import NF4, RED, Case, fit, make_module, over_the_table, weights_of
+
+NEEDS_REPACKING_CPU = pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="bitsandbytes repacks 4-bit weights on AVX512-BF16 CPUs only"
+)
+
+
+class Watch(Callback):
+    """Write down weights before training, and who had which gradient."""
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.before = weights_of(pl_module)
+        self.finite: set[str] = set()
+        self.not_finite: set[str] = set()
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if parameter.grad is not None:
+                finite = bool(parameter.grad.isfinite().all())
+                if not finite:
+                    self.not_finite.add(name)
+                elif bool(parameter.grad.any()):
+                    self.finite.add(name)
+
+
+def contract_trainability(module: SequenceClassification, folder: Path, *callbacks: Callback) -> None:
+    """Validate, train 6 steps with a validation among them."""
+    watch = Watch()
+    fit(module, folder, 6, watch, *callbacks, val_check_interval=2)
+    assert not watch.not_finite
+    trainable = {name for name, p in module.named_parameters() if p.requires_grad}
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, watch.before[name])}
+    assert trainable, "nothing trains"
+    assert trainable - watch.finite == set(), "trains, but had no gradient"
+    assert trainable - moved == set(), "trains, but did not move"
+    assert moved - trainable == set(), "frozen, but moved"
+
+
+@over_the_table
+@pytest.mark.parametrize("gradient_checkpointing", [False, True], ids=["", "checkpointing"])
+def test_p02_what_trains_moves_and_what_is_frozen_stays(case, gradient_checkpointing, model_folder):
+    folder = model_folder(case.family)
+    module = make_module(case, folder, backbone={"gradient_checkpointing": gradient_checkpointing})
+    contract_trainability(module, folder, TrainabilityGuard())
+
+
+def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
+    results = []
+    for gradient_checkpointing in (False, True):
+        torch.manual_seed(0)
+        module = make_module(
+            Case("llama", "lora", NF4), model_folder("llama"),
+            backbone={"gradient_checkpointing": gradient_checkpointing}, adapter=Case("llama", "lora").peft(lora_dropout=0.0),
+        )  # fmt: skip
+        fit(module, model_folder("llama"), 3)
+        results.append({name: p for name, p in module.named_parameters() if p.requires_grad})
+        assert getattr(module.model, "is_gradient_checkpointing", None) == gradient_checkpointing
+    for name, weight in results[0].items():
+        torch.testing.assert_close(weight, results[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_p02_warmup_steps_at_learning_rate_zero_are_not_judged(model_folder):
+    folder, guard = model_folder("bert"), TrainabilityGuard(num_steps=2)
+    module = make_module(Case("bert", "lora"), folder, scheduler=LinearWarmup(num_warmup_steps=3))
+    contract_trainability(module, folder, guard)
+
+
+def adapter_layer(module: SequenceClassification, kind: str) -> tuple[str, torch.nn.Module]:
+    module.configure_model()
+    return next((n, m) for n, m in module.named_modules() if n.endswith(f"{kind}.default"))
+
+
+@pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
+def test_p02_a_detached_adapter_stops_the_run_by_name(case, model_folder):
+    folder = model_folder(case.family)
+    module = make_module(case, folder)
+    name, layer = adapter_layer(module, "lora_A")
+    layer.register_forward_hook(lambda _, __, output: output.detach())
+    with pytest.raises(TrainabilityError, match=rf"{name}\.weight trains but had no finite gradient"):
+        fit(module, folder, 6, TrainabilityGuard())
+
+
+def test_p02_a_loss_that_is_not_finite_stops_the_run(model_folder):
+    folder = model_folder("bert")
+    module = make_module(Case("bert", "lora"), folder)
+    _, layer = adapter_layer(module, "lora_B")
+    layer.register_forward_hook(lambda _, __, output: output * float("nan"))
+    with pytest.raises(TrainabilityError, match="the loss is not finite"):
+        fit(module, folder, 6, TrainabilityGuard())
+
+
+def test_p02_a_trainable_tensor_that_the_optimizer_does_not_hold_stops_the_run(model_folder):
+    folder = model_folder("bert")
+    module = make_module(
+        Case("bert", "lora"), folder, optimizer=lambda groups: torch.optim.AdamW(groups[0]["params"][:-1], lr=1e-2)
+    )
+    with pytest.raises(TrainabilityError, match="trains but did not move"):
+        fit(module, folder, 6, TrainabilityGuard())
+
+
+@pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
+def test_p02_a_frozen_tensor_that_moves_stops_the_run_by_name(case, model_folder):
+    class Meddle(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            next(p for n, p in pl_module.named_parameters() if "embed" in n).data += 1
+
+    folder = model_folder(case.family)
+    with pytest.raises(TrainabilityError, match=r"embed.* is frozen but changed"):
+        fit(make_module(case, folder), folder, 6, Meddle(), TrainabilityGuard())
+
+
+def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(model_folder):
+    folder, precision = model_folder("bert"), AdapterPrecision("16-mixed", "cpu")
+    precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-5)
+    fit(make_module(Case("bert", "lora"), folder), folder, 12, TrainabilityGuard(), precision=precision)
+    assert precision.skipped_steps >= 4
+
+
+@NEEDS_REPACKING_CPU
+def test_p02_goes_red_when_4bit_layers_may_repack(model_folder, monkeypatch):
+    monkeypatch.setattr(backbone, "keep_4bit_trainable_on_cpu", lambda model: None)
+    folder, case = model_folder("llama"), Case("llama", "lora", NF4)
+    with pytest.raises(AssertionError, match="had no gradient"):
+        contract_trainability(make_module(case, folder), folder)
+    with pytest.raises(TrainabilityError, match=r"lora_A.* had no finite gradient"):
+        contract_trainability(make_module(case, folder), folder, TrainabilityGuard())
+
+
+def test_p02_goes_red_without_the_guard(model_folder, monkeypatch):
+    monkeypatch.setattr(TrainabilityGuard, "on_train_batch_end", lambda *_: None)
+    with pytest.raises(RED):
+        test_p02_a_detached_adapter_stops_the_run_by_name(Case("bert", "lora"), model_folder)
+
+
+def test_p02_the_guard_judges_once_and_lets_a_second_fit_be_judged_again(model_folder):
+    folder, guard = model_folder("bert"), TrainabilityGuard(num_steps=2)
+    module = make_module(Case("bert", "lora"), folder)
+    fit(module, folder, 4, guard)
+    _, layer = adapter_layer(module, "lora_A")
+    layer.register_forward_hook(lambda _, __, output: output.detach())
+    with pytest.raises(TrainabilityError):
+        fit(module, folder, 4, guard)

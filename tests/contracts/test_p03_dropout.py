@@ -1,0 +1,70 @@
+"""P3: every dropout is in training mode at the first batch and after each validation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+
+from peftlit.modules import SequenceClassification
+from peftlit.modules.base import PeftModule
+from tests.modules.cases import NF4, Case, collate, fit, make_module, make_trainer, loader, over_the_table  # noqa: I001
+from tests.conftest import toy_rows
+
+
+class Modes(Callback):
+    """Write down at every training batch which layers are in evaluation mode, and after how many validations."""
+
+    def __init__(self) -> None:
+        self.evaluating: list[list[str]] = []
+        self.validations: list[int] = []
+        self._validations = 0
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        self._validations += 1
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.evaluating.append([name for name, layer in pl_module.model.named_modules() if not layer.training])
+        self.validations.append(self._validations)
+
+
+def contract_dropout(module: SequenceClassification, folder: Path) -> None:
+    modes = Modes()
+    make_trainer(1).validate(module, loader(folder, 1), verbose=False)
+    fit(module, folder, 6, modes, val_check_interval=2)
+    assert modes.validations == [1, 1, 2, 2, 3, 3], "the sanity check and one validation every two batches"
+    for batch, evaluating in enumerate(modes.evaluating):
+        assert not evaluating, f"in evaluation mode at batch {batch}: {evaluating[:3]}"
+
+
+@over_the_table
+def test_p03_everything_trains_in_training_mode(case, model_folder):
+    folder = model_folder(case.family)
+    contract_dropout(make_module(case, folder), folder)
+
+
+@pytest.mark.parametrize("case", [Case("bert", "none"), Case("gpt2", "lora", NF4), Case("llama", "lora")], ids=str)
+def test_p03_dropout_is_felt_in_the_logits_after_a_validation(case, model_folder):
+    folder = model_folder(case.family)
+    module = make_module(case, folder)
+    fit(module, folder, 2)
+    batch = collate(folder, toy_rows(4))
+    first, second = (module.loss(batch)[2] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert torch.equal(module.evaluate_batch(batch), module.evaluate_batch(batch))
+    assert module.model.training, "evaluate_batch changed the mode"
+
+
+def test_p03_goes_red_when_nothing_switches_to_training(model_folder, monkeypatch):
+    monkeypatch.setattr(PeftModule, "train", lambda self, mode=True: self)
+    with pytest.raises(AssertionError, match="in evaluation mode at batch 0"):
+        contract_dropout(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
+
+
+def test_p03_goes_red_when_validation_does_not_switch_back(model_folder, monkeypatch):
+    monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
+    with pytest.raises(AssertionError, match="in evaluation mode at batch 2"):
+        contract_dropout(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))

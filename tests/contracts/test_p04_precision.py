@@ -1,0 +1,195 @@
+"""P4: trainables stay float32 under fp16 and bf16; the precision is chosen by the hardware; skipped steps count."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from lightning.pytorch.plugins import MixedPrecision
+
+from peftlit.adapters import attach as attach_adapter
+from peftlit.errors import ConfigError
+from peftlit.modules import SequenceClassification, base
+from peftlit.plugins import AdapterPrecision, precision
+from peftlit.plugins.precision import choose_precision
+from tests.modules.cases import NF4, Case, command_line, fit, make_module, over_the_table, weights_of
+
+COMPUTE = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+@pytest.fixture
+def bfloat16_everywhere(monkeypatch):
+    """Any CPU computes in bfloat16, slowly where it has to emulate it."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+
+
+class Dtypes(Callback):
+    """Write down the dtypes of gradients, and what the head's last linear layer puts out."""
+
+    def __init__(self) -> None:
+        self.gradients: set[torch.dtype] = set()
+        self.outputs: set[torch.dtype] = set()
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        *_, last = (m for n, m in pl_module.model.named_modules() if type(m) is torch.nn.Linear and "original" not in n)
+        last.register_forward_hook(lambda _, __, output: self.outputs.add(output.dtype))
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        self.gradients |= {p.grad.dtype for p in pl_module.parameters() if p.grad is not None}
+
+
+def contract_precision(module: SequenceClassification, folder: Path, name: str) -> None:
+    dtypes = Dtypes()
+    trainer = fit(module, folder, 3, dtypes, precision=name)
+    assert dtypes.outputs == {COMPUTE[name]}, "computes in another precision than asked"
+    odd = {n: p.dtype for n, p in module.named_parameters() if p.requires_grad and p.dtype != torch.float32}
+    assert not odd, "trains, but not in float32"
+    assert dtypes.gradients == {torch.float32}
+    states = trainer.optimizers[0].state.values()
+    kept = {v.dtype for state in states for v in state.values() if isinstance(v, torch.Tensor) and v.ndim}
+    assert kept == {torch.float32}, "optimizer state is not in float32"
+
+
+@over_the_table
+@pytest.mark.parametrize("name", ["bf16-mixed", "16-mixed"])
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_p04_trainables_stay_float32(case, name, model_folder):
+    folder = model_folder(case.family)
+    contract_precision(make_module(case, folder), folder, name)
+
+
+def test_p04_float32_computes_in_float32(model_folder):
+    contract_precision(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), "32-true")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "none", "full"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, model_folder):
+    folder = model_folder("bert")
+    module = make_module(Case("bert", adapter), folder, backbone={"dtype": dtype})
+    contract_precision(module, folder, "bf16-mixed")
+    if adapter != "full":
+        frozen = {p.dtype for n, p in module.named_parameters() if "embeddings" in n}
+        assert frozen == {getattr(torch, dtype)}
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "has_bfloat16", "chosen"),
+    [
+        (None, "cuda", True, "bf16-mixed"),
+        (None, "cuda", False, "16-mixed"),
+        ("auto", "cuda", False, "16-mixed"),
+        (None, "cpu", True, "bf16-mixed"),
+        (None, "cpu", False, "32-true"),
+        (None, "mps", False, "16-mixed"),
+        ("bf16", "cuda", True, "bf16-mixed"),
+        ("16", "cuda", True, "16-mixed"),
+        (16, "cuda", True, "16-mixed"),
+        (32, "cuda", True, "32-true"),
+        ("32-true", "cuda", True, "32-true"),
+    ],
+)
+def test_p04_the_hardware_chooses_unless_asked(asked, device, has_bfloat16, chosen, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: has_bfloat16)
+    assert choose_precision(asked, device) == chosen
+
+
+@pytest.mark.parametrize(("device", "instead"), [("cpu", "32-true"), ("cuda", "16-mixed")])
+@pytest.mark.parametrize("asked", ["bf16-mixed", "bf16"])
+def test_p04_bfloat16_where_there_is_none_is_refused(asked, device, instead, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: False)
+    with pytest.raises(ConfigError, match=f"has no bfloat16; use {instead}"):
+        choose_precision(asked, device)
+    with pytest.raises(ConfigError, match="has no bfloat16"):
+        AdapterPrecision("bf16-mixed", device)
+
+
+@pytest.mark.parametrize("asked", ["16-true", "bf16-true", "64", "transformer-engine", "half"])
+def test_p04_precisions_that_would_train_in_16_bits_are_refused(asked):
+    with pytest.raises(ConfigError, match=f"got '{asked}'.*choose bf16-mixed, 16-mixed, 32-true"):
+        choose_precision(asked, "cuda")
+
+
+@pytest.mark.parametrize(("name", "scaled"), [("32-true", False), ("bf16-mixed", False), ("16-mixed", True)])
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_p04_float16_has_a_scaler_and_nothing_else_does(name, scaled):
+    assert (AdapterPrecision(name, "cpu").scaler is not None) == scaled
+
+
+def test_p04_the_choice_is_logged(caplog):
+    with caplog.at_level(logging.INFO, "peftlit"):
+        chosen = AdapterPrecision("auto", "cpu").precision
+    assert f"precision: {chosen} on cpu (chosen by the hardware)" in caplog.text
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_p04_the_command_line_leaves_the_choice_to_the_hardware(has_bfloat16, model_folder, toy_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "has_bfloat16", lambda _: has_bfloat16)
+    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", steps=1)
+    assert cli.trainer.precision == ("bf16-mixed" if has_bfloat16 else "32-true")
+
+
+def overflowing() -> AdapterPrecision:
+    """Float16 with a loss scale so high that the first two steps overflow."""
+    plugin = AdapterPrecision("16-mixed", "cpu")
+    plugin.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, backoff_factor=2.0**-24)
+    return plugin
+
+
+class Standstill(Callback):
+    """Count the optimizer steps after which no weight had changed."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self.before = weights_of(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        after = weights_of(pl_module)
+        self.count += all(torch.equal(after[name], weight) for name, weight in self.before.items())
+        self.before = after
+
+
+def contract_skipped_steps(module: SequenceClassification, folder: Path, **arguments: Any) -> AdapterPrecision:
+    plugin, standstill = overflowing(), Standstill()
+    fit(module, folder, 6, standstill, precision=plugin, **arguments)
+    assert plugin.skipped_steps == standstill.count
+    assert plugin.skipped_steps >= 1
+    return plugin
+
+
+@pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
+@pytest.mark.parametrize("clip", [None, 1.0], ids=["", "clipped"])
+def test_p04_steps_skipped_by_the_scaler_are_counted(case, clip, model_folder):
+    plugin = contract_skipped_steps(make_module(case, model_folder(case.family)), model_folder(case.family),
+                                    gradient_clip_val=clip)  # fmt: skip
+    restored = AdapterPrecision("16-mixed", "cpu")
+    restored.load_state_dict(plugin.state_dict())
+    assert restored.skipped_steps == plugin.skipped_steps
+    assert restored.scaler.get_scale() == plugin.scaler.get_scale()
+
+
+def test_p04_goes_red_when_trainables_are_cast_to_16_bits(model_folder, monkeypatch):
+    def cast(*arguments: Any, **keywords: Any) -> Any:
+        model = attach_adapter(*arguments, **keywords)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.bfloat16()
+        return model
+
+    monkeypatch.setattr(base, "attach", cast)
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    with pytest.raises(AssertionError, match="not in float32"):
+        contract_precision(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), "bf16-mixed")
+
+
+def test_p04_goes_red_when_skipped_steps_are_not_counted(model_folder, monkeypatch):
+    monkeypatch.setattr(AdapterPrecision, "optimizer_step", MixedPrecision.optimizer_step)
+    with pytest.raises(AssertionError):
+        contract_skipped_steps(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
