@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 
 from peftlit import config_errors, location
+from peftlit.backbone import Backbone
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.hardware import current_device_type
@@ -158,7 +159,7 @@ class PeftlitCLI(LightningCLI):
             self._link_to_model(settings)
             self.config_init = Namespace({self.subcommand: parser.instantiate_classes(_without(settings, "data"))})
         except (ValueError, TypeError) as error:
-            raise ConfigError(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise config_errors.root_error(error) from error
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, PeftModule):
@@ -176,10 +177,13 @@ class PeftlitCLI(LightningCLI):
             raise ConfigError(
                 f"data.tokenizer: {typed!r} contradicts backbone.name_or_path {name!r}; leave data.tokenizer out"
             )
+        if name:
+            # an unreachable model is told as such, not by way of its tokenizer
+            revision, trust = backbone.get("revision"), bool(backbone.get("trust_remote_code"))
+            Backbone(name, revision=revision, trust_remote_code=trust).read_config()
         if name and "tokenizer" in data:
             data["tokenizer"] = name
-            data["tokenizer_revision"] = backbone.get("revision")
-            data["trust_remote_code"] = bool(backbone.get("trust_remote_code"))
+            data["tokenizer_revision"], data["trust_remote_code"] = revision, trust
         if "seed" in data and data["seed"] is None:
             data["seed"] = settings["seed_everything"]
 
@@ -301,7 +305,9 @@ class PeftlitCLI(LightningCLI):
             raise
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        except (RuntimeError, MemoryError, OSError) as error:
+        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+            if isinstance(error, ValueError) and _raised_by_lightning(error):
+                raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
             if not is_out_of_memory(error):
                 raise
             message = explain_out_of_memory(error, self.model, self.datamodule, self.trainer)
@@ -319,10 +325,20 @@ def _plugins(config: dict[str, Any]) -> list[Any]:
     else:
         accelerator = str(config.get("accelerator", "auto"))
         device = {"auto": current_device_type(), "gpu": "cuda"}.get(accelerator, accelerator)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"trainer.accelerator: {accelerator} asked for, but torch sees no CUDA device here")
         plugins.append(AdapterPrecision("auto" if asked is None else asked, device))
     if not any(isinstance(p, CheckpointIO) for p in plugins):
         plugins.append(AdapterCheckpointIO())
     return plugins
+
+
+def _raised_by_lightning(error: BaseException) -> bool:
+    """Tell whether an error is Lightning's own complaint about a setting, rather than a failure in a step."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("lightning.")
 
 
 def _without(settings: Namespace, *keys: str) -> Namespace:

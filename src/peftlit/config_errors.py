@@ -13,6 +13,8 @@ import yaml
 from jsonargparse._parameter_resolvers import get_signature_parameters
 from jsonargparse._util import import_object
 
+from peftlit.errors import ConfigError, PeftlitError
+
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
 _UNKNOWN_IN_GROUP = re.compile(r"Group '([^']+)' does not accept option '([^']+)'")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
@@ -23,6 +25,7 @@ _NO_ATTRIBUTE = re.compile(r"module '([^']+)' has no attribute '([^']+)'")
 _IMPORT_PATH = re.compile(r"Expected a dot import path string: (\S+)")
 _LITERAL = re.compile(r"Literal\[(.+?)\]")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*|, got .*)?$", re.MULTILINE)
+_WRAPPED = re.compile(r"^ *- (?!Does not|Expected|Import path|Not a valid|a )(.+)", re.MULTILINE)
 _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']*', val='(.*)'\)|(.+))")
 
 
@@ -79,6 +82,21 @@ def _wrong_type(innermost: str, path: str, literals: Sequence[str], arguments: S
     near = nearest(given, literals)
     where = _where(path.rsplit(".", 1)[-1], arguments)
     return f"{where}: {path}: got {given!r}, expected {'one of ' if literals else ''}{expected}{near}"
+
+
+def root_error(error: BaseException) -> PeftlitError:
+    """Find the peftlit error that jsonargparse wrapped, or make one of the innermost message.
+
+    Args:
+        error: What instantiating a class raised.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, PeftlitError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    wrapped = _WRAPPED.findall(str(error))
+    return ConfigError(wrapped[0] if wrapped else " ".join(str(error).split()))
 
 
 def config_files(arguments: Sequence[str]) -> list[Path]:

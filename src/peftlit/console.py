@@ -45,6 +45,8 @@ def set_up(level: int = logging.INFO) -> None:
     logger.propagate = False
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # its INFO lines repeat what ours say
+    # an unreachable hub is told once by our own error, not by every retry
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name, text in _NOISY_RECORDS.items():

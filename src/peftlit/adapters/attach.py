@@ -38,11 +38,7 @@ def attach(
         AdapterError: The adapter does not fit this model.
     """
     if isinstance(adapter, FullFineTuning):
-        if quantized:
-            raise AdapterError(
-                "adapter: FullFineTuning cannot train quantized weights; set backbone.quantization: null, or use a "
-                "peft adapter such as peft.LoraConfig"
-            )
+        adapter.check(quantized=quantized)
         model.requires_grad_(True)
     elif adapter is None:
         for name in heads:

@@ -35,7 +35,7 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
     if not absent:
         return
     linear = linear_layers(model)
-    candidates = linear + sorted({name.rsplit(".", 1)[-1] for name in names})
+    candidates = sorted({name.rsplit(".", 1)[-1] for name in names})
     near = difflib.get_close_matches(sorted(absent)[0], candidates, n=3)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise AdapterError(

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
-from peft import PeftConfig, PeftModel, TaskType
+from peft import PeftModel, TaskType
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from transformers import PretrainedConfig, PreTrainedModel
@@ -113,7 +113,9 @@ class PeftModule(LightningModule):
         """
         config = self.read_config()
         skeleton = self.backbone.skeleton(self.auto_class, config)
-        if isinstance(self.adapter, PeftConfig):
+        if isinstance(self.adapter, FullFineTuning):
+            self.adapter.check(quantized=self.backbone.quantization is not None)
+        elif self.adapter is not None:
             check_targets(self.adapter, skeleton, type(skeleton).__name__)
         if self.padding_side == "left" and not is_causal(skeleton):
             raise ConfigError(

@@ -15,7 +15,7 @@ from peftlit.run.files import write_text
 
 
 class Predictions(Callback):
-    """Collect what ``test_step`` returns and write it as CSV, from all ranks.
+    """Collect what ``test_step`` or ``predict_step`` returns and write it as CSV, from all ranks.
 
     Args:
         path: The file.
@@ -52,6 +52,9 @@ class Predictions(Callback):
         """
         self._parts.append(outputs)
 
+    on_predict_start = on_test_start
+    on_predict_batch_end = on_test_batch_end
+
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather and write.
 
@@ -65,6 +68,8 @@ class Predictions(Callback):
             torch.distributed.all_gather_object(parts, self._parts)
         if trainer.is_global_zero:
             self._write([part for rank in parts for part in rank])
+
+    on_predict_epoch_end = on_test_epoch_end
 
     def _write(self, parts: list[dict[str, torch.Tensor]]) -> None:
         joined = {name: torch.cat([part[name] for part in parts]) for name in ("row", "label", "probabilities")}
