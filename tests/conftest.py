@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -74,3 +77,102 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
         )
     return folder
+
+
+@pytest.fixture
+def settings(model_folder, toy_data: Path) -> dict[str, object]:
+    """A small complete configuration: tiny BERT, LoRA, toy data, two epochs. Change it and hand it to ``fit``."""
+    return {
+        "model": {
+            "class_path": "SequenceClassification",
+            "init_args": {
+                "backbone": {"name_or_path": str(model_folder("bert"))},
+                "adapter": {
+                    "class_path": "peft.LoraConfig",
+                    "init_args": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
+                },
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 5e-3}},
+                "scheduler": {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.1}},
+            },
+        },
+        "data": {"class_path": "SST2", "init_args": {"data_dir": str(toy_data), "batch_size": 8, "max_length": 32}},
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
+        },
+    }
+
+
+@pytest.fixture
+def write_config(tmp_path: Path):
+    """Return a function that writes settings to a YAML file and gives its path."""
+
+    def write(settings: dict[str, object], name: str = "config.yaml") -> Path:
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def peftlit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Return a function that runs a command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    from peftlit.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main([str(a) for a in arguments])
+        except SystemExit as stop:  # argparse's own --help and --print_config
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def errors_of(err: str) -> list[str]:
+    """The error lines of what went to stderr."""
+    return [line for line in err.splitlines() if line.startswith("peftlit: error: ")]
+
+
+def run_in_process(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a user would: a process of its own, started in a folder."""
+    command = [sys.executable, "-m", "peftlit", *map(str, arguments)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder, toy_data: Path):
+    """One finished run of tiny BERT with NF4, LoRA, 8-bit AdamW and accumulation: (folder, its process)."""
+    folder = tmp_path_factory.mktemp("finished")
+    settings = {
+        "model": {
+            "class_path": "SequenceClassification",
+            "init_args": {
+                "backbone": {"name_or_path": str(model_folder("bert")), "quantization": "nf4-double"},
+                "adapter": {
+                    "class_path": "peft.LoraConfig",
+                    "init_args": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
+                },
+                "optimizer": {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 5e-3}},
+                "scheduler": {"class_path": "CosineWarmup", "init_args": {"num_warmup_steps": 2}},
+            },
+        },
+        "data": {"class_path": "SST2", "init_args": {"data_dir": str(toy_data), "batch_size": 8, "max_length": 32}},
+        "trainer": {
+            "max_epochs": 3,
+            "accelerator": "cpu",
+            "accumulate_grad_batches": 2,
+            "log_every_n_steps": 2,
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
+        },
+    }
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    done = run_in_process(folder, "fit", "--config", "config.yaml")
+    assert done.returncode == 0, done.stderr
+    return folder / "runs" / "001", done

@@ -17,26 +17,26 @@ WORDS = [
     *"i we they he she loved liked hated enjoyed story plot acting cast ending slow fast funny sad long short".split(),
     *"works broke cheap sturdy nice happy angry money time again would buy return , . ! ?".split(),
 ]
-HIDDEN = 32
+HIDDEN = 128  # the narrowest that bitsandbytes' CPU kernel for reloaded 4-bit weights takes
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
         "max_position_embeddings": 64,
     },
-    "distilbert": {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "max_position_embeddings": 64},
+    "distilbert": {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": 64},
     "roberta": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
         "max_position_embeddings": 66, "type_vocab_size": 1,
     },
     "modernbert": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64,
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
         "max_position_embeddings": 64,
     },
     "gpt2": {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "llama": {
         "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 64, "max_position_embeddings": 64,
+        "intermediate_size": 128, "max_position_embeddings": 64,
     },
 }  # fmt: skip
 DECODERS = {"gpt2", "llama"}
@@ -106,7 +106,7 @@ def write_custom_code(folder: Path, **overrides: Any) -> Path:
         "hidden_size": HIDDEN,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "intermediate_size": 64,
+        "intermediate_size": 128,
         "max_position_embeddings": 64,
         "pad_token_id": tokenizer.pad_token_id,
         **overrides,

@@ -12,23 +12,15 @@ import torch
 from jsonargparse import Namespace
 from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins import CheckpointIO, Precision
 
-from peftlit import config_errors, location
-from peftlit.backbone import Backbone
+from peftlit import config_errors, console, defaults
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
-from peftlit.hardware import current_device_type
+from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule
 from peftlit.optim import Schedule
 from peftlit.plugins import (
-    AdapterCheckpointIO,
-    AdapterPrecision,
-    LineProgress,
-    RichProgress,
     TrainabilityGuard,
 )
 from peftlit.plugins.monitors import check_monitors
@@ -146,18 +138,17 @@ class PeftlitCLI(LightningCLI):
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"
             )
-        os.environ[RUN_DIR_VARIABLE] = str(self.folder.path)
 
     def instantiate_classes(self) -> None:
         """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
         parser, settings = self._parser(self.subcommand), self._settings
         try:
-            self._link_to_data(settings)
-            self.datamodule = parser.instantiate_classes(Namespace(data=settings["data"]))["data"]
+            link_to_data(settings)
+            self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
             if isinstance(self.datamodule, TextDataModule):
                 self.datamodule.read()
-            self._link_to_model(settings)
-            self.config_init = Namespace({self.subcommand: parser.instantiate_classes(_without(settings, "data"))})
+            link_to_model(settings, self.datamodule)
+            self.config_init = Namespace({self.subcommand: parser.instantiate(_without(settings, "data"))})
         except (ValueError, TypeError) as error:
             raise config_errors.root_error(error) from error
         self.model = self._get(self.config_init, "model")
@@ -166,48 +157,6 @@ class PeftlitCLI(LightningCLI):
             check_monitors(self.trainer.callbacks, self.model.monitors())  # type: ignore[attr-defined]
             self.model.check()
 
-    def _link_to_data(self, settings: Namespace) -> None:
-        """The data's tokenizer is the backbone's, and its order follows the seed."""
-        data = settings["data"].get("init_args", Namespace())
-        backbone = settings["model"].get("init_args", Namespace()).get("backbone")
-        backbone = backbone.get("init_args", backbone) if isinstance(backbone, Namespace) else Namespace()
-        name = backbone.get("name_or_path")
-        typed = data.get("tokenizer")
-        if name and typed and location.resolve(name) != location.resolve(typed):
-            raise ConfigError(
-                f"data.tokenizer: {typed!r} contradicts backbone.name_or_path {name!r}; leave data.tokenizer out"
-            )
-        if name:
-            # an unreachable model is told as such, not by way of its tokenizer
-            revision, trust = backbone.get("revision"), bool(backbone.get("trust_remote_code"))
-            Backbone(name, revision=revision, trust_remote_code=trust).read_config()
-        if name and "tokenizer" in data:
-            data["tokenizer"] = name
-            data["tokenizer_revision"], data["trust_remote_code"] = revision, trust
-        if "seed" in data and data["seed"] is None:
-            data["seed"] = settings["seed_everything"]
-
-    def _link_to_model(self, settings: Namespace) -> None:
-        """The model learns labels, padding and length from the data."""
-        model = settings["model"].get("init_args", Namespace())
-        names = getattr(self.datamodule, "label_names", None)
-        links = {
-            "label_names": names,
-            "num_labels": len(names) if names else None,
-            "pad_token_id": getattr(self.datamodule, "pad_token_id", None),
-            "max_length": getattr(self.datamodule, "max_length", None),
-        }
-        if "padding_side" in model:
-            model["padding_side"] = getattr(self.datamodule, "side_padded", model["padding_side"])
-        for key, value in links.items():
-            if key not in model or value is None:
-                continue
-            if model[key] is not None and model[key] != value:
-                raise ConfigError(
-                    f"model.{key}: {model[key]!r} contradicts the data, which gives {value!r}; leave it out"
-                )
-            model[key] = value
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our plugins, callbacks and logger, each unless the config brings its own.
 
@@ -215,11 +164,10 @@ class PeftlitCLI(LightningCLI):
             **kwargs: Trainer arguments that override the config's.
         """
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        fitting = self.subcommand == "fit" and not config.get("fast_dev_run")
         config["callbacks"] = self._callbacks(config)
-        config["plugins"] = _plugins(config)
-        if config.get("logger") in (None, True):
-            fitting = self.subcommand == "fit" and not config.get("fast_dev_run")
-            config["logger"] = CSVLogger(self.folder.path, name="", version="") if fitting else False
+        config["plugins"] = defaults.plugins(config)
+        config["logger"] = defaults.logger(config, self.folder, fitting=fitting)
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder.path)
         try:
             return self.trainer_class(**config)
@@ -227,26 +175,18 @@ class PeftlitCLI(LightningCLI):
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _callbacks(self, config: dict[str, Any]) -> list[Any]:
-        given = config.get("callbacks") or []
-        callbacks = list(given) if isinstance(given, list) else [given]
+        callbacks = defaults.as_list(config.get("callbacks"))
         self.history = History()
         if self.subcommand == "fit":
             text = self._parser("fit").dump(_without(self._settings, *_NOT_SAVED), skip_none=False)
             callbacks += [BeginRun(self.folder, text), TrainabilityGuard(), self.history]
             if config.get("enable_checkpointing") is not False:
-                if not any(isinstance(c, ModelCheckpoint) for c in callbacks):
-                    callbacks.append(ModelCheckpoint())
-                for callback in callbacks:
-                    if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                        callback.dirpath = str(self.folder.checkpoints)
+                callbacks = defaults.checkpoints(callbacks, self.folder)
         else:
             callbacks.append(UseExport(self.folder))
-        names = getattr(self.datamodule, "label_names", None)
-        if names:
+        if names := getattr(self.datamodule, "label_names", None):
             callbacks.append(Predictions(self.folder.path / "predictions.csv", names))
-        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(RichProgress() if _on_terminal() else LineProgress())
-        return callbacks
+        return defaults.progress(config, callbacks)
 
     def fit(self, **arguments: Any) -> None:
         """Train, then export, prove and score.
@@ -255,7 +195,11 @@ class PeftlitCLI(LightningCLI):
             **arguments: Arguments of ``Trainer.fit``.
         """
         started = time.perf_counter()
-        self._run(self.trainer.fit, arguments)
+        os.environ[RUN_DIR_VARIABLE] = str(self.folder.path)
+        try:
+            self._run(self.trainer.fit, arguments)
+        finally:
+            os.environ.pop(RUN_DIR_VARIABLE)
         if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):
             return
         if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]
@@ -314,25 +258,6 @@ class PeftlitCLI(LightningCLI):
             raise OutOfMemoryError(message) from error
 
 
-def _plugins(config: dict[str, Any]) -> list[Any]:
-    """Add our precision and checkpoint format; ``trainer.precision`` becomes the former."""
-    given = config.get("plugins") or []
-    plugins = list(given) if isinstance(given, list) else [given]
-    asked = config.pop("precision", None)
-    if any(isinstance(p, Precision) for p in plugins):
-        if asked is not None:
-            raise ConfigError(f"trainer.precision: {asked!r} beside a precision plugin says it twice; keep one")
-    else:
-        accelerator = str(config.get("accelerator", "auto"))
-        device = {"auto": current_device_type(), "gpu": "cuda"}.get(accelerator, accelerator)
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError(f"trainer.accelerator: {accelerator} asked for, but torch sees no CUDA device here")
-        plugins.append(AdapterPrecision("auto" if asked is None else asked, device))
-    if not any(isinstance(p, CheckpointIO) for p in plugins):
-        plugins.append(AdapterCheckpointIO())
-    return plugins
-
-
 def _raised_by_lightning(error: BaseException) -> bool:
     """Tell whether an error is Lightning's own complaint about a setting, rather than a failure in a step."""
     trace = error.__traceback__
@@ -343,12 +268,6 @@ def _raised_by_lightning(error: BaseException) -> bool:
 
 def _without(settings: Namespace, *keys: str) -> Namespace:
     return Namespace(**{k: v for k, v in vars(settings).items() if k not in keys})
-
-
-def _on_terminal() -> bool:
-    import sys
-
-    return sys.stdout.isatty()
 
 
 def _config_of_run(arguments: list[str]) -> list[str]:
@@ -375,6 +294,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         PeftlitError: Anything that the user can mend.
     """
+    console.quiet_lightning()
     arguments = list(arguments)
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         near = config_errors.nearest(arguments[0], COMMANDS)

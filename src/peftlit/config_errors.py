@@ -17,6 +17,7 @@ from peftlit.errors import ConfigError, PeftlitError
 
 _UNKNOWN = re.compile(r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected")
 _UNKNOWN_IN_GROUP = re.compile(r"Group '([^']+)' does not accept option '([^']+)'")
+_UNKNOWN_IN_COMMAND = re.compile(r"Subcommand '[^']+' does not accept option '([^']+)'")
 _UNRECOGNIZED = re.compile(r"unrecognized arguments: (\S+)", re.IGNORECASE)
 _PARSER_KEY = re.compile(r'Parser key "([^"]+)"')
 _CLASS_PATH = re.compile(r"class_path '([^']+)'")
@@ -43,6 +44,8 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
     if match := _UNRECOGNIZED.search(message):
         key = match[1].lstrip("-").partition("=")[0]
         return f"command line: unknown option {match[1]!r}{nearest(key, options, '--')}"
+    if match := _UNKNOWN_IN_COMMAND.search(message):
+        return _unknown_option(match[1], arguments, options)
     if match := _UNKNOWN_IN_GROUP.search(message):
         return _unknown_option(f"{match[1]}.{match[2]}", arguments, options)
     if match := _UNKNOWN.search(message):
@@ -50,7 +53,7 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
         owners = _CALLABLE.findall(message) if before.endswith("callable class: ") else _CLASS_PATH.findall(before)
         if not owners:
             return _unknown_option(leaf, arguments, options)
-        owner, keys = owners[-1], ".".join(_PARSER_KEY.findall(before))
+        leaf, owner, keys = leaf.partition(".")[0], owners[-1], ".".join(_PARSER_KEY.findall(before))
         of = f"of {owner.rsplit('.', 1)[-1]} ({keys})"
         return f"{_where(leaf, arguments)}: unknown key {leaf!r} {of}{nearest(leaf, _parameters(owner))}"
     if match := _NO_ATTRIBUTE.search(message):

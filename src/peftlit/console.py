@@ -43,8 +43,6 @@ def set_up(level: int = logging.INFO) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # its INFO lines repeat what ours say
     # an unreachable hub is told once by our own error, not by every retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for message in _NOISE:
@@ -53,6 +51,12 @@ def set_up(level: int = logging.INFO) -> None:
         _drop(name, text)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+def quiet_lightning() -> None:
+    """Drop Lightning's INFO lines, which repeat what ours say. It sets its own level when it is imported."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def _drop(logger_name: str, text: str) -> None:

@@ -14,6 +14,7 @@ from peftlit.errors import TrainabilityError
 from peftlit.modules import SequenceClassification
 from peftlit.optim import LinearWarmup
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
+from tests import tiny
 from tests.modules.cases import NF4, RED, Case, fit, make_module, over_the_table, weights_of
 
 NEEDS_REPACKING_CPU = pytest.mark.skipif(
@@ -65,9 +66,11 @@ def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
     for gradient_checkpointing in (False, True):
         torch.manual_seed(0)
         module = make_module(
-            Case("llama", "lora", NF4), model_folder("llama"),
-            backbone={"gradient_checkpointing": gradient_checkpointing}, adapter=Case("llama", "lora").peft(lora_dropout=0.0),
-        )  # fmt: skip
+            Case("llama", "lora", NF4),
+            model_folder("llama"),
+            backbone={"gradient_checkpointing": gradient_checkpointing},
+            adapter=Case("llama", "lora").peft(lora_dropout=0.0),
+        )
         fit(module, model_folder("llama"), 3)
         results.append({name: p for name, p in module.named_parameters() if p.requires_grad})
         assert getattr(module.model, "is_gradient_checkpointing", None) == gradient_checkpointing
@@ -133,9 +136,10 @@ def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(model_folder):
 
 
 @NEEDS_REPACKING_CPU
-def test_p02_goes_red_when_4bit_layers_may_repack(model_folder, monkeypatch):
+def test_p02_goes_red_when_4bit_layers_may_repack(tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "keep_4bit_trainable_on_cpu", lambda model: None)
-    folder, case = model_folder("llama"), Case("llama", "lora", NF4)
+    # at the usual hidden size of 32 the repacked kernel happens to crash; from 64 on it is silent
+    folder, case = tiny.write_model(tmp_path / "llama", "llama", hidden_size=64), Case("llama", "lora", NF4)
     with pytest.raises(AssertionError, match="had no gradient"):
         contract_trainability(make_module(case, folder), folder)
     with pytest.raises(TrainabilityError, match=r"lora_A.* had no finite gradient"):

@@ -11,8 +11,8 @@ from lightning import Callback
 
 from peftlit.modules import SequenceClassification
 from peftlit.modules.base import PeftModule
-from tests.modules.cases import NF4, Case, collate, fit, make_module, make_trainer, loader, over_the_table  # noqa: I001
 from tests.conftest import toy_rows
+from tests.modules.cases import NF4, Case, collate, fit, make_module, over_the_table
 
 
 class Modes(Callback):
@@ -33,7 +33,6 @@ class Modes(Callback):
 
 def contract_dropout(module: SequenceClassification, folder: Path) -> None:
     modes = Modes()
-    make_trainer(1).validate(module, loader(folder, 1), verbose=False)
     fit(module, folder, 6, modes, val_check_interval=2)
     assert modes.validations == [1, 1, 2, 2, 3, 3], "the sanity check and one validation every two batches"
     for batch, evaluating in enumerate(modes.evaluating):
@@ -66,5 +65,5 @@ def test_p03_goes_red_when_nothing_switches_to_training(model_folder, monkeypatc
 
 def test_p03_goes_red_when_validation_does_not_switch_back(model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
-    with pytest.raises(AssertionError, match="in evaluation mode at batch 2"):
+    with pytest.raises(AssertionError, match="in evaluation mode at batch"):
         contract_dropout(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))

@@ -44,7 +44,7 @@ class Dtypes(Callback):
 
 def contract_precision(module: SequenceClassification, folder: Path, name: str) -> None:
     dtypes = Dtypes()
-    trainer = fit(module, folder, 3, dtypes, precision=name)
+    trainer = fit(module, folder, 8, dtypes, precision=name)  # float16 may skip the first few on its way to a scale
     assert dtypes.outputs == {COMPUTE[name]}, "computes in another precision than asked"
     odd = {n: p.dtype for n, p in module.named_parameters() if p.requires_grad and p.dtype != torch.float32}
     assert not odd, "trains, but not in float32"
@@ -67,12 +67,12 @@ def test_p04_float32_computes_in_float32(model_folder):
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none", "full"])
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize(("dtype", "name"), [("bfloat16", "bf16-mixed"), ("float16", "16-mixed")])
 @pytest.mark.usefixtures("bfloat16_everywhere")
-def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, model_folder):
+def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, name, model_folder):
     folder = model_folder("bert")
     module = make_module(Case("bert", adapter), folder, backbone={"dtype": dtype})
-    contract_precision(module, folder, "bf16-mixed")
+    contract_precision(module, folder, name)
     if adapter != "full":
         frozen = {p.dtype for n, p in module.named_parameters() if "embeddings" in n}
         assert frozen == {getattr(torch, dtype)}
@@ -128,7 +128,9 @@ def test_p04_the_choice_is_logged(caplog):
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_p04_the_command_line_leaves_the_choice_to_the_hardware(has_bfloat16, model_folder, toy_data, tmp_path, monkeypatch):
+def test_p04_the_command_line_leaves_the_choice_to_the_hardware(
+    has_bfloat16, model_folder, toy_data, tmp_path, monkeypatch
+):
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: has_bfloat16)
     cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", steps=1)
     assert cli.trainer.precision == ("bf16-mixed" if has_bfloat16 else "32-true")

@@ -105,7 +105,8 @@ def loader(folder: Path, batches: int, rows: int = 4) -> DataLoader[Any]:
 def make_module(
     case: Case, folder: Path, *, adapter: Any = "of the case", backbone: dict[str, Any] | None = None, **arguments: Any
 ) -> SequenceClassification:
-    """A module of the case; nothing is loaded yet."""
+    """A module of the case; nothing is loaded yet, and the head it will get is always the same."""
+    torch.manual_seed(0)
     return SequenceClassification(
         Backbone(str(folder), quantization=case.quantization, **(backbone or {})),
         case.peft() if adapter == "of the case" else adapter,
@@ -118,7 +119,9 @@ def make_module(
     )
 
 
-def make_trainer(steps: int, *callbacks: Any, precision: str | AdapterPrecision = "32-true", **arguments: Any) -> Trainer:
+def make_trainer(
+    steps: int, *callbacks: Any, precision: str | AdapterPrecision = "32-true", **arguments: Any
+) -> Trainer:
     """A quiet Trainer on the CPU, with our precision plugin."""
     plugin = AdapterPrecision(precision, "cpu") if isinstance(precision, str) else precision
     return Trainer(

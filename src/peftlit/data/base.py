@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
+import os
 from dataclasses import dataclass
-from hashlib import sha256
-from pathlib import Path
 from typing import Any, Literal
 
 import datasets
@@ -16,14 +14,16 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.data import checks
 from peftlit.data.collate import PadCollator
+from peftlit.data.encode import encode, tokenizer_state
+from peftlit.data.files import text_values
+from peftlit.data.manifest import build_manifest, row_hash
 from peftlit.data.sampler import LengthGroupedSampler
-from peftlit.data.split import row_hash, stratified_split
+from peftlit.data.split import stratified_split
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-_PAIR_SEPARATOR = "\x1e"
 SPLITS = ("train", "validation", "test")
 
 
@@ -135,17 +135,18 @@ class TextDataModule(LightningDataModule):
         if self.label_names is None:
             self.label_names = checks.infer_label_names(raw["train"][self.label_column])
         splits = {split: self._normalise(rows, split) for split, rows in raw.items()}
-        self._splits = self._cut_missing(splits)
-        checks.check_classes(self._splits["train"]["label"], self.label_names, self.sources["train"])
-        self._report()
-        return self._splits
+        splits = self._cut_missing(splits)
+        checks.check_classes(splits["train"]["label"], self.label_names, self.sources["train"])
+        self._report(splits)
+        self._splits = splits
+        return splits
 
     def _normalise(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
         source, names = self.sources[split], self.label_names or []
         columns: dict[str, Any] = {"row": list(range(1, len(rows) + 1))}
         for name, column in (("text", self.text_column), ("text_pair", self.text_pair_column)):
             if column is not None:
-                values = rows[column][:]
+                values = text_values(rows, column, source)
                 checks.check_texts(values, column, source)
                 columns[name] = [self.clean(value) for value in values]
         columns["label"] = checks.label_ids(rows[self.label_column][:], names, self.label_column, source)
@@ -159,22 +160,25 @@ class TextDataModule(LightningDataModule):
         rows = splits["train"]
         parts = stratified_split(rows["label"][:], {"train": 1 - sum(self._cut.values()), **self._cut}, self.split_seed)
         for name, indices in parts.items():
+            if not indices:
+                raise DataError(
+                    f"{self.sources['train']}: {name}_share of {len(rows)} rows gives not one row; raise it or set 0"
+                )
             splits[name] = rows.select(indices)
             self.sources[name] = self.sources["train"]
         return splits
 
-    def _report(self) -> None:
+    def _report(self, splits: dict[str, datasets.Dataset]) -> None:
         seen: dict[str, set[str]] = {}
         for split in SPLITS:
-            if split not in self._splits:
+            if split not in splits:
                 continue
-            rows, names = self._splits[split], self.label_names or []
-            texts = self._joined(rows)
+            rows, names = splits[split], self.label_names or []
+            texts = checks.joined_texts(rows)
             report = checks.report_rows(texts, rows["label"][:], rows["row"][:], names)
-            distinct = set(texts)
-            shared = {other: len(distinct & earlier) for other, earlier in seen.items()}
-            report.duplicates_of = {other: count for other, count in shared.items() if count}
-            seen[split] = distinct
+            for other, earlier in seen.items():
+                checks.compare_splits(report, texts, rows["row"][:], other, earlier)
+            seen[split] = set(texts)
             self.reports[split] = report
             self._hashes[split] = [row_hash(t, names[i]) for t, i in zip(texts, rows["label"][:], strict=True)]
             found = [f"{report.empty_texts} empty texts"] * bool(report.empty_texts)
@@ -184,36 +188,18 @@ class TextDataModule(LightningDataModule):
         if self.strict:
             checks.refuse_if_strict(self.reports, self.sources)
 
-    def _joined(self, rows: datasets.Dataset) -> list[str]:
-        texts: list[str] = rows["text"][:]
-        if "text_pair" not in rows.column_names:
-            return texts
-        return [f"{a}{_PAIR_SEPARATOR}{b}" for a, b in zip(texts, rows["text_pair"][:], strict=True)]
-
     def manifest(self) -> dict[str, Any]:
         """Describe the splits: what was cut how, what was found, and each row's hash in order."""
         self.read()
-        splits = {
-            split: {
-                "source": self.sources[split],
-                **self.reports[split].as_dict(),
-                "sha256": sha256("\n".join(sorted(self._hashes[split])).encode()).hexdigest(),
-                "row_hashes": self._hashes[split],
-            }
-            for split in self.reports
-        }
-        cut = (
-            {"shares": {"train": 1 - sum(self._cut.values()), **self._cut}, "seed": self.split_seed}
-            if self._cut
-            else None
+        shares = {"train": 1 - sum(self._cut.values()), **self._cut}
+        return build_manifest(
+            label_names=self.label_names or [],
+            cut_from_train={"shares": shares, "seed": self.split_seed} if self._cut else None,
+            cleaning=self.cleaning(),
+            reports={split: report.as_dict() for split, report in self.reports.items()},
+            row_hashes=self._hashes,
+            sources=self.sources,
         )
-        content = {
-            "label_names": self.label_names,
-            "cut_from_train": cut,
-            "cleaning": self.cleaning(),
-            "splits": splits,
-        }
-        return {"sha256": sha256(json.dumps(content, sort_keys=True).encode()).hexdigest(), **content}
 
     def cleaning(self) -> dict[str, int]:
         """Say which cleaning steps ran and how many texts each changed; the base has none."""
@@ -235,8 +221,8 @@ class TextDataModule(LightningDataModule):
                 padding_side=self.padding_side,
                 max_length=self.max_length,
             )
-            # Taken before first use: a tokenizer stores the truncation of its last call in itself.
-            self._tokenizer_state = self._tokenizer.backend_tokenizer.to_str()
+            # taken before first use: a tokenizer stores the truncation of its last call in itself
+            self._tokenizer_state = tokenizer_state(self._tokenizer)
         return self._tokenizer
 
     @property
@@ -266,28 +252,8 @@ class TextDataModule(LightningDataModule):
                 self._encoded[split] = self._encode(split)
 
     def _encode(self, split: str) -> datasets.Dataset:
-        tokenizer, rows = self.get_tokenizer(), self._splits[split]
-        # The name of the cache file says all that the result depends on: rows, their numbers, tokenizer, length.
-        key = [self._hashes[split], rows["row"][:], self._tokenizer_state, self.max_length]
-        name = sha256(json.dumps(key).encode()).hexdigest()
-        folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
-        folder.mkdir(parents=True, exist_ok=True)
-
-        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            pair = [batch["text_pair"]] if "text_pair" in batch else []
-            encoded = dict(tokenizer(batch["text"], *pair, truncation=True, max_length=self.max_length))
-            encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-            return encoded
-
-        return rows.map(
-            tokenize,
-            batched=True,
-            num_proc=self.num_proc if self.num_proc > 1 else None,
-            remove_columns=[c for c in ("text", "text_pair") if c in rows.column_names],
-            cache_file_name=str(folder / f"{name}.arrow"),
-            new_fingerprint=name[:32],
-            desc=f"tokenizing {split}",
-        )
+        tokenizer = self.get_tokenizer()
+        return encode(self._splits[split], tokenizer, self._tokenizer_state, self.max_length, self.num_proc, split)
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
@@ -314,7 +280,7 @@ class TextDataModule(LightningDataModule):
             rows["length"][:],
             batch_size,
             shuffle=shuffle,
-            seed=self.seed or 0,
+            seed=self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0)),
             group_by_length=self.group_by_length,
             tokens_per_batch=self.tokens_per_batch if shuffle else None,
             rank=self.trainer.global_rank if self.trainer else 0,

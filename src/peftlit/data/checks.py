@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -11,6 +12,10 @@ import datasets
 
 from peftlit.errors import DataError
 
+PAIR_SEPARATOR = "\x1e"
+"""Stands between the two texts of a pair where they are compared as one."""
+
+_NUMBER = re.compile(r"-?[0-9]+")
 _LISTED = 20
 """At most so many row numbers are listed in a report."""
 
@@ -26,7 +31,8 @@ class RowReport:
         empty_text_rows: The first of their row numbers.
         duplicates: Rows whose text repeats an earlier row of the same split.
         duplicate_rows: The first of their row numbers.
-        duplicates_of: Rows whose text also stands in another split, by split.
+        duplicates_of: Number of rows whose text also stands in another split, by split.
+        duplicate_rows_of: The first of their row numbers, by split.
     """
 
     rows: int
@@ -36,6 +42,7 @@ class RowReport:
     duplicates: int = 0
     duplicate_rows: list[int] = field(default_factory=list)
     duplicates_of: dict[str, int] = field(default_factory=dict)
+    duplicate_rows_of: dict[str, list[int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
         """Return the report as plain JSON values."""
@@ -60,6 +67,18 @@ def check_columns(rows: datasets.Dataset, wanted: Sequence[str], source: str) ->
             raise DataError(f"{source}: no column {name!r}; {hint}its columns are {', '.join(rows.column_names)}")
 
 
+def joined_texts(rows: datasets.Dataset) -> list[str]:
+    """Return one text per row; the two of a pair joined.
+
+    Args:
+        rows: Rows with ``text`` and, for pairs, ``text_pair``.
+    """
+    texts: list[str] = rows["text"][:]
+    if "text_pair" not in rows.column_names:
+        return texts
+    return [f"{a}{PAIR_SEPARATOR}{b}" for a, b in zip(texts, rows["text_pair"][:], strict=True)]
+
+
 def check_texts(texts: Sequence[object], column: str, source: str) -> None:
     """Refuse rows without a text, or with something else in its place.
 
@@ -82,8 +101,17 @@ def infer_label_names(values: Sequence[object]) -> list[str]:
     Args:
         values: The training labels.
     """
-    distinct = {str(v) for v in values if v is not None and str(v) != ""}
-    return sorted(distinct, key=lambda v: (0, int(v), v) if v.lstrip("-").isdigit() else (1, 0, v))
+    distinct = {_spelled(v) for v in values} - {""}
+    return sorted(distinct, key=lambda v: (0, int(v), v) if _NUMBER.fullmatch(v) else (1, 0, v))
+
+
+def _spelled(value: object) -> str:
+    """Spell a label: ``1.0`` as ``1``, and a missing one (None, NaN, white space) as an empty text."""
+    if value is None or value != value:  # NaN alone differs from itself
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if str(value).strip() else ""
 
 
 def label_ids(values: Sequence[object], names: Sequence[str], column: str, source: str) -> list[int]:
@@ -98,11 +126,13 @@ def label_ids(values: Sequence[object], names: Sequence[str], column: str, sourc
     Raises:
         DataError: A label is missing or unknown, with its row.
     """
-    known: dict[str, int] = {str(i): i for i in range(len(names))} | {name: i for i, name in enumerate(names)}
+    known: dict[str, int] = {name: i for i, name in enumerate(names)}
+    if not any(_NUMBER.fullmatch(name) for name in names):  # where names are numbers, a number is a name
+        known = {str(i): i for i in range(len(names))} | known
     ids = []
     for row, value in enumerate(values, 1):
-        text = str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
-        if value is None or text == "":
+        text = _spelled(value)
+        if not text:
             raise DataError(f"{source}, row {row}: no label in column {column!r}; every row needs one")
         if text not in known:
             near = difflib.get_close_matches(text, names, n=1)
@@ -139,7 +169,7 @@ def report_rows(texts: Sequence[str], ids: Sequence[int], rows: Sequence[int], n
         names: The classes' names.
     """
     counts = Counter(ids)
-    empty = [row for row, text in zip(rows, texts, strict=True) if not text.strip()]
+    empty = [r for r, text in zip(rows, texts, strict=True) if not all(map(str.strip, text.split(PAIR_SEPARATOR)))]
     seen: set[str] = set()
     repeated = []
     for row, text in zip(rows, texts, strict=True):
@@ -154,6 +184,22 @@ def report_rows(texts: Sequence[str], ids: Sequence[int], rows: Sequence[int], n
         duplicates=len(repeated),
         duplicate_rows=repeated[:_LISTED],
     )
+
+
+def compare_splits(report: RowReport, texts: Sequence[str], rows: Sequence[int], other: str, theirs: set[str]) -> None:
+    """Count the rows whose text also stands in another split.
+
+    Args:
+        report: The split's report, completed in place.
+        texts: The split's texts; pairs joined.
+        rows: Their row numbers in the source.
+        other: Name of the other split.
+        theirs: The other split's texts.
+    """
+    shared = [row for row, text in zip(rows, texts, strict=True) if text in theirs]
+    if shared:
+        report.duplicates_of[other] = len(shared)
+        report.duplicate_rows_of[other] = shared[:_LISTED]
 
 
 def refuse_if_strict(reports: dict[str, RowReport], sources: dict[str, str]) -> None:
@@ -177,4 +223,5 @@ def refuse_if_strict(reports: dict[str, RowReport], sources: dict[str, str]) -> 
                 f"{where}, row {report.duplicate_rows[0]}: repeats an earlier text ({report.duplicates} do; strict)"
             )
         for other, count in report.duplicates_of.items():
-            raise DataError(f"{where}: {count} texts of {split} also stand in {other} (strict)")
+            row = report.duplicate_rows_of[other][0]
+            raise DataError(f"{where}, row {row}: its text also stands in {other} ({count} do; strict)")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import datasets
+import pyarrow
 
 from peftlit.errors import DataError
 
@@ -63,6 +64,28 @@ def read_hub(path: str, name: str | None, revision: str | None) -> dict[str, dat
         ) from error
 
 
+def text_values(rows: datasets.Dataset, column: str, source: str) -> list[Any]:
+    """Return a column's values; Arrow and Parquet decode them only now.
+
+    Args:
+        rows: The rows.
+        column: The column.
+        source: Where the rows are from.
+
+    Raises:
+        DataError: A value is not UTF-8.
+    """
+    try:
+        return list(rows[column][:])
+    except UnicodeDecodeError:
+        for row in range(len(rows)):
+            try:
+                rows[row][column]
+            except UnicodeDecodeError as error:
+                raise DataError(f"{source}, row {row + 1}: {column} holds bytes that are not UTF-8") from error
+        raise
+
+
 def check_encoding(path: Path) -> None:
     """Read a text file through once and refuse bytes that are not UTF-8.
 
@@ -72,11 +95,10 @@ def check_encoding(path: Path) -> None:
     Raises:
         DataError: Naming the line and the byte.
     """
-    decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                decoder.decode(line)
+                line.decode("utf-8")
             except UnicodeDecodeError as error:
                 raise DataError(
                     f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
@@ -86,31 +108,41 @@ def check_encoding(path: Path) -> None:
 
 def _read_csv(path: Path) -> datasets.Dataset:
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter)
-        header = next(reader, [])
-        if len(set(header)) != len(header):
-            raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
-        rows = 0
-        for rows, record in enumerate(filter(None, reader), 1):
-            if len(record) != len(header):
-                raise DataError(
-                    f"{path}, row {rows} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
-                    "quote texts that hold the delimiter"
-                )
-    if rows == 0:
-        raise DataError(f"{path}: a header but no rows")
-    features = datasets.Features({name: datasets.Value("string") for name in header})
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        try:
+            header = _check_records(reader, path)
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {reader.line_num}: {error}; quote the whole text, and double the quotes in it"
+            ) from error
     return _load(
         "csv",
         path,
-        features=features,
+        features=datasets.Features({name: datasets.Value("string") for name in header}),
         delimiter=delimiter,
         keep_default_na=False,
         na_filter=False,
         encoding="utf-8-sig",
-        engine="python" if "\r" in header else "c",
     )
+
+
+def _check_records(reader: Any, path: Path) -> list[str]:
+    """Read a CSV file through; return its header."""
+    header: list[str] = next(reader, [])
+    if len(set(header)) != len(header):
+        raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
+    row = 0
+    for row, record in enumerate(filter(None, reader), 1):
+        if len(record) != len(header):
+            raise DataError(
+                f"{path}, row {row} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
+                "quote texts that hold the delimiter"
+            )
+    if row == 0:
+        raise DataError(f"{path}: a header but no rows")
+    return header
 
 
 def _read_json(path: Path) -> datasets.Dataset:
@@ -140,5 +172,5 @@ def _read_arrow(path: Path) -> datasets.Dataset:
 def _load(kind: str, path: Path, **options: object) -> datasets.Dataset:
     try:
         return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
-    except datasets.exceptions.DatasetGenerationError as error:
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
         raise DataError(f"{path}: {str(error.__cause__ or error).splitlines()[0]}") from error

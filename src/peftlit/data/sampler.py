@@ -71,6 +71,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
             yield share[self.rank]
 
     def _global_batches(self) -> list[torch.Tensor]:
+        if not len(self.lengths):
+            return []
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         if self.tokens_per_batch is not None:
             batches = self._by_token_budget(self.tokens_per_batch, generator)
@@ -107,7 +109,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
         order = order[rounded[order].argsort(descending=True, stable=True)]
         batches, start = [], 0
         while start < len(order):
-            longest = int(rounded[order[start]])
+            longest = max(1, int(rounded[order[start]]))
             rows = max(1, min(self.batch_size, budget // longest)) * self.world_size
             batches.append(order[start : start + rows])
             start += rows
@@ -115,8 +117,9 @@ class LengthGroupedSampler(Sampler[list[int]]):
 
     def _fill_ranks(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
         """Join a last batch that has fewer rows than there are ranks to the one before it."""
-        short = [b for b in batches if len(b) < self.world_size]
-        whole = [b for b in batches if len(b) >= self.world_size]
-        if short and whole:
-            whole[-1] = torch.cat([whole[-1], *short])
-        return whole or short
+        if len(batches) < 2 or len(batches[-1]) >= self.world_size:
+            return batches
+        tail = torch.cat(batches[-2:])
+        if len(tail) < 2 * self.world_size:
+            return [*batches[:-2], tail]
+        return [*batches[:-2], tail[: -self.world_size], tail[-self.world_size :]]

@@ -1,8 +1,7 @@
-"""Cut splits from one set of rows, stratified by class, and write down what was cut."""
+"""Cut splits from one set of rows, stratified by class."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping, Sequence
 
@@ -40,13 +39,3 @@ def _apportion(total: int, shares: Mapping[str, float]) -> dict[str, int]:
     for name in sorted(exact, key=lambda n: counts[n] - exact[n])[:left]:
         counts[name] += 1
     return counts
-
-
-def row_hash(text: str, label: str) -> str:
-    """Name a row by its content: the first 64 bits of SHA-256, in hex.
-
-    Args:
-        text: The row's text; a pair joined.
-        label: The row's label.
-    """
-    return hashlib.sha256(f"{label}\x1f{text}".encode()).hexdigest()[:16]

@@ -39,8 +39,8 @@ class SST2(TextDataModule):
         hub = read_hub("stanfordnlp/sst2", None, self.revision)
         self.sources = {"train": "stanfordnlp/sst2 train", "test": "stanfordnlp/sst2 validation"}
         return {
-            "train": hub["train"].rename_column("sentence", self.text_column),
-            "test": hub["validation"].rename_column("sentence", self.text_column),
+            split: rows if self.text_column == "sentence" else rows.rename_column("sentence", self.text_column)
+            for split, rows in (("train", hub["train"]), ("test", hub["validation"]))
         }
 
     def _load_folder(self, folder: Path) -> dict[str, datasets.Dataset]:

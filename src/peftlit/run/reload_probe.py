@@ -57,6 +57,8 @@ if not quantized:
 model.eval()
 assert model.config.id2label == labels["id2label"], "label names are lost"
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+if model.config.pad_token_id is None:  # as with Llama: the tokenizer in the folder brings one
+    model.config.pad_token_id = tokenizer.pad_token_id
 batch = load_file(probe)
 with torch.inference_mode():
     inputs = {k.removeprefix("input."): v.to(device) for k, v in batch.items() if k.startswith("input.")}

@@ -1,0 +1,66 @@
+"""Tokenize rows once; whoever asks again, in this process or another, finds them in the cache of ``datasets``."""
+
+from __future__ import annotations
+
+import json
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+
+def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return all that a tokenizer's answers depend on, as text.
+
+    Args:
+        tokenizer: The tokenizer, before its first use.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    state = backend.to_str() if backend is not None else repr(tokenizer)
+    return f"{state}{tokenizer.truncation_side}{tokenizer.model_input_names}"
+
+
+def encode(
+    rows: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    state: str,
+    max_length: int,
+    num_proc: int,
+    split: str,
+) -> datasets.Dataset:
+    """Tokenize rows, or take them from the cache, memory-mapped.
+
+    Args:
+        rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
+        tokenizer: The tokenizer.
+        state: What :func:`tokenizer_state` gave.
+        max_length: Tokens per row at most.
+        num_proc: Processes.
+        split: What to call the rows while it lasts.
+
+    Returns:
+        The token columns, ``length`` in tokens, ``row`` and ``label``.
+    """
+    texts = [name for name in ("text", "text_pair") if name in rows.column_names]
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        encoded = dict(tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length))
+        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
+        return encoded
+
+    # The name of the cache file says all that the result depends on.
+    content = [rows[name][:] for name in ("row", "label", *texts)]
+    name = sha256(json.dumps([content, state, max_length]).encode()).hexdigest()
+    folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
+    folder.mkdir(parents=True, exist_ok=True)
+    return rows.map(
+        tokenize,
+        batched=True,
+        num_proc=num_proc if num_proc > 1 else None,
+        remove_columns=texts,
+        cache_file_name=str(folder / f"{name}.arrow"),
+        new_fingerprint=name[:32],
+        desc=f"tokenizing {split}",
+    )

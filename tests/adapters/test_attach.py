@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import (
+    LoHaConfig,
+    LoraConfig,
+    PeftModel,
+    PrefixTuningConfig,
+    TaskType,
+    get_peft_model,
+)  # fmt: skip
+from transformers import AutoModelForSequenceClassification
+
+from peftlit.adapters import FullFineTuning, attach
+from peftlit.adapters.attach import count_parameters
+from peftlit.backbone import Backbone
+from peftlit.errors import AdapterError
+from tests import tiny
+
+AUTO = AutoModelForSequenceClassification
+DISTILBERT = {"model_type": "distilbert", **tiny.CONFIGS["distilbert"], "vocab_size": 80}
+HEADS = ["pre_classifier", "classifier"]
+
+
+def load(config=DISTILBERT, quantization=None):
+    backbone = Backbone(config=config, quantization=quantization)
+    return backbone.load(
+        AUTO, backbone.read_config(num_labels=2), mixed_precision=False, full=False, device=torch.device("cpu")
+    )[0]
+
+
+def attached(adapter, quantization=None, model=None):
+    return attach(
+        model or load(quantization=quantization), adapter, heads=HEADS, task_type=TaskType.SEQ_CLS,
+        quantized=quantization is not None,
+    )  # fmt: skip
+
+
+def test_distilbert_with_lora_r_8_trains_739586_parameters():
+    backbone = Backbone(config={"model_type": "distilbert"})
+    model = backbone.skeleton(AUTO, backbone.read_config(num_labels=2))
+    model.requires_grad_(False)
+    config = LoraConfig(r=8, target_modules=["q_lin", "v_lin"], task_type=TaskType.SEQ_CLS, modules_to_save=[*HEADS])
+    by_peft = get_peft_model(
+        backbone.skeleton(AUTO, backbone.read_config(num_labels=2)), config, low_cpu_mem_usage=True
+    )
+    with torch.device("meta"):
+        ours = attached(LoraConfig(r=8, target_modules=["q_lin", "v_lin"]), model=model)
+    assert count_parameters(ours)[0] == 739_586 == 147_456 + 592_130
+    assert count_parameters(ours) == by_peft.get_nb_trainable_parameters()
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "nf4-double", "int8"])
+def test_quantized_weights_count_as_the_numbers_they_stand_for(quantization):
+    adapter = LoraConfig(r=4, target_modules=["q_lin"])
+    assert count_parameters(attached(adapter, quantization)) == count_parameters(attached(adapter))
+
+
+def test_nothing_attached_trains_the_head_alone():
+    model = attached(None)
+    trainable = {n.split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
+    assert trainable == set(HEADS)
+    assert not isinstance(model, PeftModel)
+
+
+def test_full_fine_tuning_trains_everything():
+    model = attached(FullFineTuning())
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("quantization", ["nf4-double", "int8"])
+def test_full_fine_tuning_is_refused_on_quantized_weights(quantization):
+    with pytest.raises(AdapterError, match="cannot train quantized weights; set backbone.quantization: null"):
+        attached(FullFineTuning(), quantization)
+
+
+def test_a_target_that_matches_nothing_is_refused_though_another_matches():
+    with pytest.raises(AdapterError, match="'value' matches no module .*its linear layers are q_lin"):
+        attached(LoraConfig(target_modules=["q_lin", "value"]))
+
+
+def test_the_users_config_is_not_changed():
+    adapter = LoraConfig(target_modules=["q_lin"])
+    attached(adapter)
+    assert adapter.task_type is None
+    assert adapter.modules_to_save is None
+
+
+def test_modules_that_the_user_saves_are_saved_beside_the_heads():
+    model = attached(LoraConfig(target_modules=["q_lin"], modules_to_save=["sa_layer_norm"]))
+    trainable = [n for n, p in model.named_parameters() if p.requires_grad]
+    assert any("sa_layer_norm" in n for n in trainable)
+    assert any("pre_classifier" in n for n in trainable)
+
+
+def test_another_tasks_type_is_refused():
+    with pytest.raises(AdapterError, match="task_type: .*CAUSAL_LM does not belong to this task.*SEQ_CLS"):
+        attached(LoraConfig(target_modules=["q_lin"], task_type="CAUSAL_LM"))
+    attached(LoraConfig(target_modules=["q_lin"], task_type="SEQ_CLS"))
+
+
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        LoraConfig(target_modules=["attention"]),
+        LoraConfig(target_modules=["q_lin"], layers_to_transform=[9]),
+        LoraConfig(target_modules=["q_lin"], r=-1),
+    ],
+    ids=["parent", "no such layer", "negative rank"],
+)
+def test_what_peft_refuses_is_our_error_in_one_line(adapter):
+    with pytest.raises(AdapterError) as caught:
+        attached(adapter)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("adapter", [LoHaConfig(target_modules=["q_lin"]), LoraConfig(target_modules="all-linear")])
+def test_any_peft_config_is_taken_as_it_is(adapter):
+    model = attached(adapter)
+    trainable = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    assert any("q_lin" in n for n in trainable)
+    assert {p.dtype for p in trainable.values()} == {torch.float32}
+
+
+def test_a_head_that_an_adapter_leaves_frozen_is_refused():
+    gpt2 = {"model_type": "gpt2", **tiny.CONFIGS["gpt2"], "vocab_size": 80, "pad_token_id": 0}
+    model = load(gpt2)
+    try:
+        wrapped = attach(
+            model,
+            PrefixTuningConfig(num_virtual_tokens=2),
+            heads=["score"],
+            task_type=TaskType.SEQ_CLS,
+            quantized=False,
+        )
+    except AdapterError as error:
+        assert "score" in str(error)  # noqa: PT017  both outcomes are right
+    else:
+        assert any(p.requires_grad and "score" in n for n, p in wrapped.named_parameters())

@@ -1,0 +1,223 @@
+"""P8: wrong rows are errors with file and row before any weight loads; odd rows are counted, never dropped."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from peftlit.cli import run
+from peftlit.data import TextFiles, checks, files
+from peftlit.data.base import TextDataModule
+from peftlit.errors import PeftlitError
+from tests.data.helpers import labelled, refusal, text_files, write_jsonl
+
+GOOD = labelled(["neg", "pos", "neg", "pos"])
+
+
+def contract_refused(data: TextDataModule, *places: str) -> None:
+    """Reading without tokenizer and weights ends in one line that names these places."""
+    assert data.tokenizer is None
+    message = refusal(data.read)
+    for place in places:
+        assert place in message, f"{place!r} is not in: {message}"
+
+
+def contract_refused_before_weights(arguments: list[str], *places: str) -> None:
+    """The command ends in the data's error although the backbone's folder has no weights to load."""
+    message = refusal(lambda: run(arguments))
+    for place in places:
+        assert place in message, f"{place!r} is not in: {message}"
+
+
+def contract_counted_and_kept(make: Callable[..., TextDataModule], expected: dict[str, Any]) -> None:
+    """Every row is kept, odd ones are counted and listed in the manifest, and ``strict`` refuses them."""
+    data = make()
+    manifest = data.manifest()
+    for split, (rows, empty, repeated, shared) in expected.items():
+        entry = manifest["splits"][split]
+        assert entry["rows"] == len(data.read()[split]) == len(entry["row_hashes"]) == rows
+        assert entry["empty_texts"] == len(empty)
+        assert entry["empty_text_rows"] == empty
+        assert entry["duplicates"] == len(repeated)
+        assert entry["duplicate_rows"] == repeated
+        assert entry["duplicates_of"] == shared
+    refusal(make(strict=True).read)
+
+
+# Errors with file and row ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("label", ["neutral", "2", 7, -1, 0.5], ids=repr)
+def test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, label):
+    data = text_files(tmp_path, [*GOOD, *labelled([label])], label_names=["neg", "pos"])
+    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 5", "unknown label", "neg, pos")
+
+
+@pytest.mark.parametrize("stranger", [0, 6, "3.5"], ids=repr)
+def test_p08_unknown_star_rating_in_test_is_refused_with_file_and_row(tmp_path, stranger):
+    data = text_files(tmp_path, labelled([1, 2, 3, 4, 5]), labelled([1, stranger]))
+    contract_refused(data, f"{tmp_path / 'test.jsonl'}, row 2", "unknown label")
+
+
+@pytest.mark.parametrize("label", [None, "", math.nan], ids=repr)
+def test_p08_missing_label_is_refused_with_file_and_row(tmp_path, label):
+    rows = labelled([0.0, 1.0, label] if isinstance(label, float) else ["neg", "pos", label])
+    contract_refused(text_files(tmp_path, rows), f"{tmp_path / 'train.jsonl'}, row 3", "no label")
+
+
+def test_p08_missing_text_is_refused_with_file_and_row(tmp_path):
+    contract_refused(text_files(tmp_path, [*GOOD, {"label": "neg"}]), f"{tmp_path / 'train.jsonl'}, row 5", "text")
+
+
+@pytest.mark.parametrize(("column", "near"), [("text_column", "text"), ("label_column", "label")])
+def test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, column, near):
+    data = text_files(tmp_path, GOOD, **{column: f"{near}s"})
+    contract_refused(data, str(tmp_path / "train.jsonl"), f"no column '{near}s'", f"did you mean '{near}'?")
+
+
+@pytest.mark.parametrize("content", [b"text,label\na,neg\ncaf\xe9,pos\n", b"label,text\nneg,a\npos,caf\xe9"])
+def test_p08_undecodable_bytes_are_refused_with_file_and_line(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    contract_refused(TextFiles(train_file=str(path)), f"{path}, line 3", "0xe9")
+
+
+def test_p08_undecodable_bytes_in_parquet_are_refused_with_file_and_row(tmp_path):
+    path, raw = tmp_path / "rows.parquet", pyarrow.array([b"good", b"caf\xe9"], pyarrow.binary())
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [0, 1]}), path)
+    contract_refused(TextFiles(train_file=str(path)), f"{path}, row 2")
+
+
+def test_p08_breaker_label_check_that_takes_unknown_for_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "label_ids", lambda values, names, column, source: [0, 1] * (len(values) // 2) + [0])
+    with pytest.raises(AssertionError, match="had to be refused"):
+        test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
+
+
+def test_p08_breaker_label_check_that_names_another_row(tmp_path, monkeypatch):
+    kept = checks.label_ids
+    monkeypatch.setattr(checks, "label_ids", lambda v, n, c, s: kept(sorted(v, key=n.__contains__), n, c, s))
+    with pytest.raises(AssertionError, match="row 5"):
+        test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
+
+
+def test_p08_breaker_no_check_of_bytes(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "check_encoding", lambda path: None)
+    with pytest.raises((AssertionError, UnicodeDecodeError)):
+        test_p08_undecodable_bytes_are_refused_with_file_and_line(tmp_path, b"text,label\na,neg\ncaf\xe9,pos\n")
+
+
+def test_p08_breaker_no_check_of_columns(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "check_columns", lambda *_: None)
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, "text_column", "text")
+
+
+# Before any weight loads -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fit(tmp_path, model_folder, monkeypatch) -> list[str]:
+    """A command whose data has one unknown label and whose backbone has lost its weights."""
+    monkeypatch.setenv("PEFTLIT_RUN_DIR", "restored after the test")
+    monkeypatch.delenv("PEFTLIT_RUN_DIR")
+    backbone = tmp_path / "backbone"
+    backbone.mkdir()
+    for file in model_folder("bert").glob("*.json"):
+        (backbone / file.name).write_bytes(file.read_bytes())
+    train = write_jsonl(tmp_path / "train.jsonl", [*GOOD, *labelled(["neutral"])])
+    return [
+        "fit",
+        *("--model", "SequenceClassification", "--model.backbone.name_or_path", str(backbone)),
+        *("--data", "TextFiles", "--data.train_file", train, "--data.label_names", "[neg, pos]"),
+        *("--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--run_dir", str(tmp_path / "run")),
+    ]
+
+
+def test_p08_refused_before_any_weight_loads(tmp_path, fit):
+    contract_refused_before_weights(fit, f"{tmp_path / 'train.jsonl'}, row 5", "unknown label 'neutral'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_p08_breaker_data_read_after_the_weights(fit, monkeypatch):
+    monkeypatch.setattr(checks, "label_ids", lambda values, names, column, source: [0, 1] * (len(values) // 2) + [0])
+    with pytest.raises((AssertionError, PeftlitError, OSError)):
+        contract_refused_before_weights(fit, "row 5")
+
+
+# Counted, listed, kept ---------------------------------------------------------------------------------------------
+
+ODD_TRAIN = [*labelled(["neg", "pos", "neg"]), {"text": "", "label": "pos"}, {"text": "good film 1", "label": "neg"}]
+ODD_TEST = [
+    *({"text": f"only here {i}", "label": "neg"} for i in range(1, 7)),
+    *({"text": "good film 2", "label": "pos"}, {"text": " \t", "label": "neg"}),
+]
+
+
+def _odd(folder: Path, train: list[dict[str, Any]] = ODD_TRAIN, **settings: Any) -> TextDataModule:
+    return text_files(folder, train, ODD_TEST, **settings)
+
+
+def test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path):
+    contract_counted_and_kept(
+        lambda **settings: _odd(tmp_path, **settings),
+        {"train": (5, [4], [5], {}), "test": (8, [8], [], {"train": 1})},
+    )
+
+
+def test_p08_duplicates_across_splits_are_listed_by_row(tmp_path):
+    entry = _odd(tmp_path).manifest()["splits"]["test"]
+    assert entry["duplicates_of"] == {"train": 1}
+    listed = [value for value in entry.values() if isinstance(value, dict) and value.get("train") == [7]]
+    assert listed, "the manifest counts the texts that test shares with train but does not say which rows they are"
+
+
+def test_p08_rows_shared_across_splits_are_counted_as_rows(tmp_path):
+    test = [{"text": text, "label": "neg"} for text in ("good film 1", "fine", "good film 1")]
+    data = text_files(tmp_path, GOOD, test)
+    assert data.manifest()["splits"]["test"]["duplicates_of"] == {"train": 2}
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "places"),
+    [
+        ([*GOOD, {"text": "\n", "label": "neg"}], [], ["train.jsonl, row 5", "empty text"]),
+        ([*GOOD, GOOD[1]], [], ["train.jsonl, row 5", "repeats"]),
+        (GOOD, [{"text": "fine", "label": "neg"}, GOOD[3]], ["test.jsonl", "train"]),
+    ],
+    ids=["empty", "repeated", "shared"],
+)
+def test_p08_strict_refuses_each_with_its_file(tmp_path, train, test, places):
+    contract_refused(text_files(tmp_path, train, test or None, strict=True), *places)
+
+
+def test_p08_counts_are_told_in_the_log(tmp_path, caplog):
+    with caplog.at_level(logging.INFO, "peftlit"):
+        _odd(tmp_path).read()
+    assert "train: 5 rows (1 empty texts, 1 repeated texts)" in caplog.text
+    assert "also stand in train" in caplog.text
+
+
+def test_p08_breaker_empty_rows_dropped(tmp_path, monkeypatch):
+    kept = TextDataModule._normalise
+    monkeypatch.setattr(
+        TextDataModule,
+        "_normalise",
+        lambda self, rows, split: kept(self, rows, split).filter(lambda r: r["text"].strip()),
+    )
+    with pytest.raises(AssertionError):
+        test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)
+
+
+def test_p08_breaker_strict_without_effect(tmp_path, monkeypatch):
+    monkeypatch.setattr(checks, "refuse_if_strict", lambda reports, sources: None)
+    with pytest.raises(AssertionError, match="had to be refused"):
+        test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)

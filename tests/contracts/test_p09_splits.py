@@ -1,0 +1,137 @@
+"""P9: stratified splits are off by one row per class at most; the manifest names the split, and its hash is stable."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlit.data import base, split
+from peftlit.run.files import write_json
+from tests.data.helpers import labelled, text_files
+
+SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
+CUT = {"validation_share": 0.1, "test_share": 0.2}
+
+
+def contract_shares(labels: list[int], shares: Mapping[str, float], seed: int) -> None:
+    """Each row lands in one split, and each class keeps its share everywhere to within one row."""
+    parts = split.stratified_split(labels, shares, seed)
+    dealt = [index for members in parts.values() for index in members]
+    assert sorted(dealt) == list(range(len(labels))), "rows were lost or dealt twice"
+    for name, members in parts.items():
+        present = Counter(labels[index] for index in members)
+        for label, total in Counter(labels).items():
+            assert abs(present[label] - shares[name] * total) <= 1, f"class {label} in {name}"
+
+
+def contract_manifest(make: Callable[..., Any], rows: list[dict[str, Any]], folder: Path) -> None:
+    """The saved manifest holds hashes, seed and shares; its hash moves with rows and seed and with nothing else."""
+    manifest = make(rows).manifest()
+    write_json(folder / "split_manifest.json", manifest)
+    saved = json.loads((folder / "split_manifest.json").read_text(encoding="utf-8"))
+    assert saved == manifest
+    assert saved["cut_from_train"]["seed"] == 42
+    assert saved["cut_from_train"]["shares"] == pytest.approx(SHARES)
+    assert sum(len(entry["row_hashes"]) for entry in saved["splits"].values()) == len(rows)
+    assert len({row for entry in saved["splits"].values() for row in entry["row_hashes"]}) == len(rows)
+    assert make(rows).manifest()["sha256"] == manifest["sha256"], "same data, same seed"
+    changes = {
+        "split_seed": make(rows, split_seed=43),
+        "share": make(rows, test_share=0.3),
+        "text": make([{**rows[0], "text": "another"}, *rows[1:]]),
+        "label": make([{**rows[0], "label": rows[1]["label"]}, *rows[1:]]),
+        "fewer rows": make(rows[:-1]),
+        "order": make(rows[::-1]),
+    }
+    for change, data in changes.items():
+        assert data.manifest()["sha256"] != manifest["sha256"], f"another {change}, same hash"
+
+
+@pytest.mark.parametrize("number", range(200))
+def test_p09_shares_are_off_by_one_row_per_class_at_most(number):
+    chance = random.Random(number)
+    labels = [min(int(chance.expovariate(0.7)), 5) for _ in range(chance.randint(1, 300))]
+    held_out = chance.choice([(0.1, 0.2), (0.08, 0.2), (0.02, 0.0), (1 / 3, 1 / 3), (chance.random() / 2,) * 2])
+    contract_shares(labels, {"train": 1 - sum(held_out), "validation": held_out[0], "test": held_out[1]}, number)
+
+
+@pytest.mark.parametrize("rounded", [math.floor, math.ceil, round])
+def test_p09_breaker_apportioning_that_rounds_each_share_by_itself(monkeypatch, rounded):
+    monkeypatch.setattr(split, "_apportion", lambda total, shares: {n: rounded(s * total) for n, s in shares.items()})
+    with pytest.raises(AssertionError, match=r"lost or dealt twice|class \d in"):
+        contract_shares([0] * 33 + [1] * 33 + [2] * 34, {"train": 0.5, "validation": 0.25, "test": 0.25}, 0)
+
+
+def test_p09_breaker_a_cut_that_ignores_classes(monkeypatch):
+    def plain(ids, shares, seed):
+        order = random.Random(seed).sample(range(len(ids)), len(ids))
+        first, second = int(0.7 * len(ids)), int(0.8 * len(ids))
+        return {"train": order[:first], "validation": order[first:second], "test": order[second:]}
+
+    monkeypatch.setattr(split, "stratified_split", plain)
+    with pytest.raises(AssertionError, match=r"class \d in"):
+        contract_shares([0] * 50 + [1] * 50, SHARES, 0)
+
+
+@pytest.fixture
+def make(tmp_path):
+    return lambda rows, **settings: text_files(tmp_path, rows, **{**CUT, **settings})
+
+
+def test_p09_manifest_hash_is_stable(make, tmp_path):
+    contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+
+
+def test_p09_manifest_hash_does_not_depend_on_the_training_seed_or_tokenizer(make):
+    rows = labelled(["neg", "pos"] * 20)
+    same = make(rows).manifest()["sha256"]
+    assert make(rows, seed=1, max_length=7, batch_size=3, tokenizer="any").manifest()["sha256"] == same
+
+
+def test_p09_manifest_hash_does_not_depend_on_where_the_file_is(tmp_path):
+    rows, hashes = labelled(["neg", "pos"] * 20), set()
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        hashes.add(text_files(tmp_path / name, rows, **CUT).manifest()["sha256"])
+    assert len(hashes) == 1, "same data, same seed, another folder: another hash"
+
+
+def test_p09_manifest_hash_can_be_checked_from_the_saved_file(make):
+    saved = json.loads(json.dumps(make(labelled(["neg", "pos"] * 20)).manifest()))
+    for entry in saved["splits"].values():
+        assert entry["sha256"] == sha256("\n".join(sorted(entry["row_hashes"])).encode()).hexdigest()
+
+
+def test_p09_breaker_row_hash_of_the_label_alone(make, tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
+    with pytest.raises(AssertionError):
+        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+
+
+def test_p09_breaker_seed_and_shares_left_out(make, tmp_path, monkeypatch):
+    kept = base.TextDataModule.manifest
+    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
+    with pytest.raises((AssertionError, TypeError)):
+        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+
+
+def test_p09_breaker_hash_that_changes_by_itself(make, tmp_path, monkeypatch):
+    kept, calls = base.TextDataModule.manifest, iter(range(100))
+    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
+    with pytest.raises(AssertionError, match="same data, same seed"):
+        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+
+
+def test_p09_breaker_hash_of_a_constant(make, tmp_path, monkeypatch):
+    kept = base.TextDataModule.manifest
+    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
+    with pytest.raises(AssertionError, match="same hash"):
+        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)

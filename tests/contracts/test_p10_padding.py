@@ -1,0 +1,193 @@
+"""P10: logits depend neither on batch mates nor on the padding side; a missing padding token is set and saved."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoConfig, AutoTokenizer
+
+from peftlit.backbone import Backbone
+from peftlit.data import TextFiles
+from peftlit.errors import ConfigError
+from peftlit.modules import SequenceClassification
+from peftlit.modules.base import PeftModule
+from peftlit.run.export import export
+from tests import tiny
+from tests.conftest import toy_rows
+from tests.modules.cases import (
+    LABELS,
+    NF4,
+    Case,
+    collate,
+    command_line,
+    fit,
+    make_module,
+    over_the_table,
+    tokenizer,
+)  # fmt: skip
+
+CAUSAL = sorted(tiny.DECODERS)
+NOT_CAUSAL = sorted(set(tiny.CONFIGS) - tiny.DECODERS)
+TOLERANCE = {None: 1e-5, NF4: 1e-5, "int8": 1e-3}
+SHORT = [{"text": "good movie", "label": 1}, {"text": "bad", "label": 0}]
+LONG = max(toy_rows(40), key=lambda row: len(str(row["text"])))
+
+
+def trained(case: Case, folder: Path, **arguments: Any) -> SequenceClassification:
+    """A module whose adapter is no longer the identity; larger position embeddings, so that positions matter."""
+    module = make_module(case, folder, **arguments)
+    module.configure_model()
+    for name, weight in module.model.named_parameters():
+        if "position" in name or "wpe" in name:
+            weight.data *= 20
+    fit(module, folder, 3)
+    return module
+
+
+def contract_batch_mates(module: SequenceClassification, folder: Path, side: str) -> torch.Tensor:
+    """Return the logits of the short texts, which are the same alone and beside a long one."""
+    alone = torch.cat([module.evaluate_batch(collate(folder, [row], side)) for row in SHORT])
+    together = module.evaluate_batch(collate(folder, [*SHORT, LONG], side))[: len(SHORT)]
+    tolerance = TOLERANCE[module.backbone.quantization]
+    torch.testing.assert_close(together, alone, rtol=tolerance, atol=tolerance)
+    return together
+
+
+@over_the_table
+def test_p10_logits_do_not_depend_on_batch_mates(case, model_folder):
+    folder = model_folder(case.family)
+    contract_batch_mates(trained(case, folder), folder, "right")
+
+
+def contract_padding_side(case: Case, folder: Path) -> None:
+    """A causal model trained with right padding answers the same under left padding."""
+    module = trained(case, folder)
+    right = contract_batch_mates(module, folder, "right")
+    module.padding_side = "left"
+    left = contract_batch_mates(module, folder, "left")
+    tolerance = TOLERANCE[case.quantization]
+    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+
+
+LEFT = [Case("gpt2", "none"), Case("gpt2", "hira", NF4), Case("gpt2", "ia3"), Case("llama", "none"),
+        Case("llama", "lora", NF4), Case("llama", "ia3", "int8")]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LEFT, ids=str)
+def test_p10_causal_models_answer_the_same_on_either_side(case, model_folder):
+    contract_padding_side(case, model_folder(case.family))
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_p10_causal_models_pass_the_check_with_either_side(family, side, model_folder):
+    make_module(Case(family, "lora"), model_folder(family), padding_side=side).check()
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_p10_left_padding_trains(family, model_folder, toy_data, tmp_path):
+    cli = command_line(
+        Case(family, "lora"), model_folder(family), toy_data, tmp_path / "run", "--data.padding_side=left"
+    )
+    assert cli.model.padding_side == "left"
+    batch = next(iter(cli.datamodule.train_dataloader()))
+    assert batch["attention_mask"][:, -1].all()
+
+
+@pytest.mark.parametrize("family", NOT_CAUSAL)
+def test_p10_left_padding_is_refused_where_attention_looks_both_ways(family, model_folder):
+    folder = model_folder(family)
+    make_module(Case(family, "lora"), folder, padding_side="right").check()
+    with pytest.raises(ConfigError, match=r"padding_side.*right"):
+        make_module(Case(family, "lora"), folder, padding_side="left").check()
+
+
+@pytest.mark.parametrize("source", ["config", "tokenizer"])
+def test_p10_the_command_line_refuses_left_padding_before_weights_load(
+    source, model_folder, toy_data, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    folder = tiny.write_model(tmp_path / "bert", "bert")
+    if source == "tokenizer":
+        settings = folder / "tokenizer_config.json"
+        settings.write_text(json.dumps({**json.loads(settings.read_text()), "padding_side": "left"}))
+        assert AutoTokenizer.from_pretrained(folder).padding_side == "left"
+    more = ["--data.padding_side=left"] if source == "config" else []
+    with pytest.raises(ConfigError, match="padding_side.*positions"):
+        command_line(Case("bert", "lora"), folder, toy_data, tmp_path / "run", *more)
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_p10_a_missing_pad_token_is_set_on_tokenizer_and_config(family, model_folder, toy_data):
+    folder = model_folder(family)
+    assert AutoTokenizer.from_pretrained(folder).pad_token is None
+    assert AutoConfig.from_pretrained(folder).pad_token_id is None
+    data = TextFiles(train_file=str(toy_data / "train.jsonl"), tokenizer=str(folder), max_length=64)
+    assert data.get_tokenizer().pad_token == "</s>"
+    module = make_module(Case(family, "lora"), folder, pad_token_id=data.pad_token_id)
+    module.configure_model()
+    assert module.model.config.pad_token_id == data.get_tokenizer().pad_token_id == 1
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+@pytest.mark.parametrize("adapter", ["lora", "none", "full"])
+def test_p10_the_pad_token_is_saved_with_the_tokenizer(family, adapter, model_folder, tmp_path):
+    module = trained(Case(family, adapter), model_folder(family))
+    export(module, tokenizer(model_folder(family)), tmp_path / "adapter", {})
+    assert AutoTokenizer.from_pretrained(tmp_path / "adapter").pad_token == "</s>"
+    if adapter == "full":
+        assert json.loads((tmp_path / "adapter" / "config.json").read_text())["pad_token_id"] == 1
+
+
+def test_p10_the_pad_token_is_saved_with_the_config_of_random_weights(model_folder, tmp_path):
+    module = SequenceClassification(
+        Backbone(config=str(model_folder("gpt2"))), Case("gpt2", "lora").peft(), label_names=LABELS, pad_token_id=1
+    )
+    module.configure_model()
+    export(module, tokenizer(model_folder("gpt2")), tmp_path / "adapter", {})
+    assert AutoConfig.from_pretrained(tmp_path / "adapter" / "random_base").pad_token_id == 1
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_p10_the_exported_folder_answers_padded_batches_with_plain_peft(family, model_folder, tmp_path):
+    folder = model_folder(family)
+    module = trained(Case(family, "lora"), folder)
+    export(module, tokenizer(folder), tmp_path / "adapter", {})
+    plain = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=2).eval()
+    batch = collate(folder, [*SHORT, LONG])
+    with torch.inference_mode():
+        logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+    torch.testing.assert_close(logits, module.evaluate_batch(batch), rtol=1e-4, atol=1e-4)
+
+
+def without_mask(self: PeftModule, batch: Any) -> dict[str, Any]:
+    return {"input_ids": batch["input_ids"]}
+
+
+@pytest.mark.parametrize("family", NOT_CAUSAL)
+def test_p10_goes_red_when_the_attention_mask_is_dropped(family, model_folder, monkeypatch):
+    module = trained(Case(family, "none"), model_folder(family))
+    monkeypatch.setattr(PeftModule, "model_inputs", without_mask)
+    with pytest.raises(AssertionError, match="not close"):
+        contract_batch_mates(module, model_folder(family), "right")
+
+
+@pytest.mark.parametrize("family", CAUSAL)
+def test_p10_goes_red_under_left_padding_when_the_attention_mask_is_dropped(family, model_folder, monkeypatch):
+    monkeypatch.setattr(PeftModule, "model_inputs", without_mask)
+    with pytest.raises(AssertionError, match="not close"):
+        contract_padding_side(Case(family, "none"), model_folder(family))
+
+
+def test_p10_goes_red_when_positions_count_the_padding(model_folder, monkeypatch):
+    inputs = PeftModule.model_inputs
+    monkeypatch.setattr(
+        PeftModule, "model_inputs", lambda self, b: {k: v for k, v in inputs(self, b).items() if k != "position_ids"}
+    )
+    with pytest.raises(AssertionError, match="not close"):
+        contract_padding_side(Case("gpt2", "none"), model_folder("gpt2"))

@@ -1,0 +1,158 @@
+"""P18: a fresh process with plain transformers + peft reproduces a probe batch from the exported folder, else fit fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from peftlit.adapters import FullFineTuning
+from peftlit.backbone import Backbone
+from peftlit.data import SST2
+from peftlit.errors import ReloadError
+from peftlit.modules import SequenceClassification
+from peftlit.run import export as export_room
+from peftlit.run.export import export
+from peftlit.run.reload import prove_reload
+from tests import tiny
+
+ADAPTERS = {
+    "lora": lambda targets: peft.LoraConfig(r=4, target_modules=targets),
+    "head": lambda _: None,
+    "full": lambda _: FullFineTuning(),
+}
+
+
+def trained(family: str, adapter: str, quantization: str | None, folder: Path, toy_data: Path):
+    """A module whose trainable weights are far from their start, and a probe batch."""
+    data = SST2(data_dir=str(toy_data), tokenizer=str(folder), max_length=32, eval_batch_size=8)
+    data.setup("test")
+    module = SequenceClassification(
+        Backbone(str(folder), quantization=quantization),
+        ADAPTERS[adapter](tiny.TARGETS[family]),
+        label_names=data.label_names,
+        pad_token_id=data.pad_token_id,
+        max_length=32,
+    )
+    module.configure_model()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn_like(parameter) * 0.1)
+    return module, data.get_tokenizer(), next(iter(data.test_dataloader()))
+
+
+def contract_fresh_process_answers_the_same(module, tokenizer, probe, folder: Path) -> None:
+    export(module, tokenizer, folder, {"log_history": []})
+    prove_reload(module, probe, folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter", "quantization"),
+    [
+        ("bert", "lora", "nf4-double"),
+        pytest.param("distilbert", "head", "nf4", marks=pytest.mark.slow),
+        pytest.param("roberta", "full", None, marks=pytest.mark.slow),
+        pytest.param("llama", "lora", None, marks=pytest.mark.slow),
+        pytest.param("gpt2", "lora", "int8", marks=pytest.mark.slow),
+    ],
+)
+def test_p18_fresh_process_answers_the_same(family, adapter, quantization, model_folder, toy_data, tmp_path) -> None:
+    module, tokenizer, probe = trained(family, adapter, quantization, model_folder(family), toy_data)
+    contract_fresh_process_answers_the_same(module, tokenizer, probe, tmp_path / "adapter")
+
+
+def test_p18_breaker_lost_head_fails_the_contract(model_folder, toy_data, tmp_path, monkeypatch) -> None:
+    module, tokenizer, probe = trained("bert", "lora", None, model_folder("bert"), toy_data)
+    save = export_room._save_weights
+
+    def without_head(module, model, folder: Path) -> None:
+        save(module, model, folder)
+        file = folder / "adapter_model.safetensors"
+        kept = {name: value for name, value in load_file(file).items() if "classifier" not in name}
+        save_file(kept, file, metadata={"format": "pt"})
+
+    monkeypatch.setattr(export_room, "_save_weights", without_head)
+    with pytest.raises(ReloadError):
+        contract_fresh_process_answers_the_same(module, tokenizer, probe, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["label_map.json", "tokenizer.json", "adapter_model.safetensors", "weights"])
+def test_p18_a_damaged_folder_is_refused(damage, model_folder, toy_data, tmp_path) -> None:
+    module, tokenizer, probe = trained("bert", "lora", "nf4-double", model_folder("bert"), toy_data)
+    folder = tmp_path / "adapter"
+    export(module, tokenizer, folder, {"log_history": []})
+    if damage == "weights":
+        file = folder / "adapter_model.safetensors"
+        changed = {name: value * 1.01 for name, value in load_file(file).items()}
+        save_file(changed, file, metadata={"format": "pt"})
+    else:
+        (folder / damage).unlink()
+    with pytest.raises(ReloadError):
+        prove_reload(module, probe, folder)
+
+
+def test_p18_the_export_is_whole(finished_run) -> None:
+    folder = finished_run[0] / "adapter"
+    names = {path.name for path in folder.iterdir()}
+    assert names >= {
+        "adapter_config.json", "adapter_model.safetensors", "label_map.json", "quantization_config.json",
+        "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
+    }  # fmt: skip
+    assert "README.md" not in names  # no card is better than one of empty headings
+    assert json.loads((folder / "quantization_config.json").read_text())["bnb_4bit_use_double_quant"] is True
+    config = json.loads((folder / "adapter_config.json").read_text())
+    assert Path(config["base_model_name_or_path"]).is_dir()
+    assert config["task_type"] == "SEQ_CLS"
+    assert set(config["modules_to_save"]) >= {"classifier"}
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["global_step"] == 18
+    assert {"loss", "learning_rate", "epoch", "step"} <= state["log_history"][0].keys()
+    assert sum("eval_f1" in entry for entry in state["log_history"]) == 3
+
+
+PLAIN_USE = """
+import json, sys
+from peft import AutoPeftModelForSequenceClassification
+from transformers import AutoTokenizer
+folder = sys.argv[1]
+labels = json.load(open(folder + "/label_map.json"))
+labels["id2label"] = {int(i): name for i, name in labels["id2label"].items()}
+model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **labels).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder)
+answer = model(**tokenizer("a superb film", return_tensors="pt")).logits.argmax(-1).item()
+print(model.config.id2label[answer])
+"""
+
+
+def test_p18_auto_peft_model_answers_with_label_names(finished_run) -> None:
+    command = [sys.executable, "-c", PLAIN_USE, str(finished_run[0] / "adapter")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "positive"
+
+
+def test_p18_fit_exits_non_zero_when_the_proof_fails(
+    peftlit, settings, write_config, monkeypatch, tmp_path, toy_data
+) -> None:
+    save = export_room._save_weights
+
+    def without_weights(module, model, folder: Path) -> None:
+        save(module, model, folder)
+        (folder / "adapter_model.safetensors").unlink()
+        shutil.copy(toy_data / "test.jsonl", folder / "adapter_model.safetensors")
+
+    monkeypatch.setattr(export_room, "_save_weights", without_weights)
+    settings["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2}
+    code, _, err = peftlit("fit", "--config", write_config(settings))
+    assert code == 1
+    assert "cannot load what was exported" in err
+    assert not (tmp_path / "runs/001/metrics.json").exists()

@@ -1,0 +1,37 @@
+"""P25: no warning on a clean run that is not meant for the user; a run without a terminal logs plain lines."""
+
+from __future__ import annotations
+
+import pytest
+
+NOISE = ("warning", "warn(", "deprecated", "tip:", "failed to", "traceback", "it/s]", "examples/s]", "\x1b[", "\r")
+OURS = ("peftlit: ",)
+
+
+def contract_every_line_is_meant_for_the_user(stdout: str, stderr: str) -> None:
+    for text in (stdout, stderr):
+        for mark in NOISE:
+            assert mark not in text.lower(), mark
+    assert all(line.startswith(OURS) for line in stderr.splitlines()), stderr
+    assert all(line.startswith("epoch ") for line in stdout.splitlines()), stdout
+
+
+def test_p25_a_clean_run_says_only_what_is_meant_for_the_user(finished_run) -> None:
+    _, done = finished_run
+    contract_every_line_is_meant_for_the_user(done.stdout, done.stderr)
+
+
+def test_p25_the_lines_say_loss_rate_and_speed(finished_run) -> None:
+    _, done = finished_run
+    lines = done.stdout.splitlines()
+    assert all(part in lines[0] for part in ("epoch 1", "batch ", "step ", "loss ", "lr ", "samples/s "))
+    assert any("val/f1" in line for line in lines)
+    for part in ("precision: ", "trainable ", "best val/f1 ", "answers the same", "test (30 rows): ", "run folder: "):
+        assert part in done.stderr
+
+
+def test_p25_breaker_a_library_warning_fails_the_contract(finished_run) -> None:
+    _, done = finished_run
+    noisy = done.stderr + "UserWarning: `loftq_config` specified but will be ignored\n"
+    with pytest.raises(AssertionError):
+        contract_every_line_is_meant_for_the_user(done.stdout, noisy)

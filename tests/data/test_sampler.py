@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import pytest
+
+from peftlit.data.sampler import LengthGroupedSampler
+
+MODES = {
+    "grouped": {"shuffle": True},
+    "plain": {"shuffle": True, "group_by_length": False},
+    "budget": {"shuffle": True, "tokens_per_batch": 64},
+    "evaluation": {"shuffle": False},
+    "evaluation in file order": {"shuffle": False, "group_by_length": False},
+}
+
+
+def _lengths(count: int, seed: int = 0) -> list[int]:
+    chance = random.Random(seed)
+    return [chance.randint(1, 40) for _ in range(count)]
+
+
+def _ranks(count: int, batch_size: int, world_size: int, *, epoch: int = 0, **mode) -> list[list[list[int]]]:
+    """Return the batches of every rank."""
+    ranks = []
+    for rank in range(world_size):
+        sampler = LengthGroupedSampler(_lengths(count), batch_size, rank=rank, world_size=world_size, **mode)
+        sampler.set_epoch(epoch)
+        ranks.append(list(sampler))
+        assert len(ranks[-1]) == len(sampler)
+    return ranks
+
+
+def _padding(lengths: list[int], batches: list[list[int]]) -> float:
+    padded = sum(len(rows) * max(lengths[i] for i in rows) for rows in batches)
+    return 1 - sum(lengths) / padded
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
+def test_every_row_comes_once_an_epoch_and_ranks_get_equal_numbers_of_batches(mode, world_size):
+    sizes = [world_size, world_size + 1, 17, 64, 97, 1000]
+    for count, batch_size, epoch in itertools.product(sizes, [1, 2, 7, 16], [0, 3]):
+        ranks = _ranks(count, batch_size, world_size, epoch=epoch, **mode)
+        assert Counter(itertools.chain(*itertools.chain(*ranks))) == Counter(range(count))
+        assert len({len(batches) for batches in ranks}) == 1
+        assert all(rows for batches in ranks for rows in batches), "an empty batch cannot be padded"
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+@pytest.mark.parametrize("mode", ["grouped", "plain", "evaluation"])
+def test_no_batch_has_more_rows_than_asked_for(mode, world_size):
+    for count in range(2 * world_size, 20 * world_size):
+        for batches in _ranks(count, 16, world_size, **MODES[mode]):
+            assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
+
+
+def test_no_rows_give_no_batches():
+    sampler = LengthGroupedSampler([], 4, shuffle=False)
+    assert len(sampler) == 0
+    assert list(sampler) == []
+
+
+@pytest.mark.parametrize("mode", ["grouped", "plain", "budget"])
+def test_the_training_order_is_a_function_of_seed_and_epoch(mode):
+    settings = MODES[mode]
+    first = _ranks(200, 4, 2, seed=1, epoch=2, **settings)
+    assert _ranks(200, 4, 2, seed=1, epoch=2, **settings) == first
+    assert _ranks(200, 4, 2, seed=2, epoch=2, **settings) != first
+    assert _ranks(200, 4, 2, seed=1, epoch=3, **settings) != first
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_iterating_moves_no_state(mode):
+    sampler = LengthGroupedSampler(_lengths(100), 4, **mode)
+    once = list(sampler)
+    next(iter(sampler))
+    assert list(sampler) == once
+    sampler.set_epoch(5)
+    sampler.set_epoch(0)
+    assert list(sampler) == once
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_grouping_by_length_saves_most_padding(seed):
+    lengths = _lengths(2000, seed)
+    padding = {
+        mode: _padding(lengths, list(LengthGroupedSampler(lengths, 16, seed=seed, **MODES[mode])))
+        for mode in ("grouped", "plain")
+    }
+    assert padding["plain"] > 0.3
+    assert padding["grouped"] < 0.1
+
+
+def test_grouped_batches_still_come_in_mixed_order():
+    lengths = _lengths(800)
+    longest = [max(lengths[i] for i in rows) for rows in LengthGroupedSampler(lengths, 16, shuffle=True)]
+    assert longest != sorted(longest)
+    assert longest != sorted(longest, reverse=True)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("budget", [48, 96, 200])
+def test_a_token_budget_holds_in_every_batch(budget, world_size):
+    for count in range(30, 100):  # enough short rows to deal the last ones evenly
+        lengths = _lengths(count)
+        for batches in _ranks(count, 16, world_size, shuffle=True, tokens_per_batch=budget):
+            for rows in batches:
+                assert len(rows) <= 16
+                assert len(rows) * max(lengths[i] for i in rows) <= budget or len(rows) == 1, f"{count} rows"
+
+
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_token_budget_gives_every_epoch_the_same_number_of_batches(world_size):
+    numbers = {len(_ranks(333, 16, world_size, epoch=epoch, **MODES["budget"])[0]) for epoch in range(20)}
+    assert len(numbers) == 1
+
+
+def test_a_row_longer_than_the_budget_stands_alone():
+    batches = list(LengthGroupedSampler([100, 3, 3], 16, shuffle=True, tokens_per_batch=16))
+    assert sorted(map(sorted, batches)) == [[0], [1, 2]]
+
+
+def test_a_token_budget_takes_rows_without_tokens():
+    batches = list(LengthGroupedSampler([0, 0, 5], 16, shuffle=True, tokens_per_batch=8))
+    assert sorted(itertools.chain(*batches)) == [0, 1, 2]
+
+
+def test_evaluation_reads_the_longest_rows_first():
+    lengths = _lengths(100)
+    read = [lengths[i] for rows in LengthGroupedSampler(lengths, 8, shuffle=False) for i in rows]
+    assert read == sorted(lengths, reverse=True)
+
+
+def test_evaluation_without_grouping_reads_the_file_in_order():
+    sampler = LengthGroupedSampler(_lengths(10), 4, **MODES["evaluation in file order"])
+    assert list(sampler) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

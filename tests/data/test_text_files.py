@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import datasets
+import pytest
+
+from peftlit.data import TextFiles
+from peftlit.errors import ConfigError
+from tests.data.helpers import labelled, refusal, text_files, write_jsonl
+
+
+@pytest.mark.parametrize("source", [{}, {"train_file": "a.csv", "path": "b/c"}], ids=["neither", "both"])
+def test_files_or_a_hub_set_one_of_the_two(source):
+    with pytest.raises(ConfigError, match="train_file .* or path"):
+        TextFiles(**source)
+
+
+def test_columns_are_mapped_by_name(tmp_path):
+    rows = [{"body": "a", "stars": 1, "id": 7}, {"body": "b", "stars": 5, "id": 8}]
+    data = text_files(tmp_path, rows, text_column="body", label_column="stars")
+    assert data.read()["train"][:] == {"row": [1, 2], "text": ["a", "b"], "label": [0, 1]}
+    assert data.label_names == ["1", "5"]
+
+
+def test_files_of_different_kinds_go_together(tmp_path):
+    train = write_jsonl(tmp_path / "train.jsonl", labelled(["neg", "pos", "neg", "pos"]))
+    (tmp_path / "test.csv").write_text("label,text\npos,fine\n", encoding="utf-8")
+    datasets.Dataset.from_list(labelled(["pos"])).save_to_disk(tmp_path / "validation")
+    data = TextFiles(
+        train_file=train, validation_file=str(tmp_path / "validation"), test_file=str(tmp_path / "test.csv")
+    )
+    assert {name: rows["label"][:] for name, rows in data.read().items()} == {
+        "train": [0, 1, 0, 1], "validation": [1], "test": [1]
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "says"),
+    [
+        (["neg", "pos"], ["pos", "neutral"], "unknown label 'neutral'"),
+        ([0, 1], [1, 2], "unknown label 2"),
+        ([1, 2], [1, 0], "unknown label 0"),
+        ([1.0, 2.0], [1.0, 0.0], "unknown label 0.0"),
+    ],
+)
+def test_a_label_that_train_does_not_have_is_refused_in_test(tmp_path, train, test, says):
+    message = refusal(text_files(tmp_path, labelled(train), labelled(test)).read)
+    assert f"{tmp_path / 'test.jsonl'}, row 2: {says}" in message
+
+
+def test_labels_may_be_names_in_one_file_and_ids_in_another(tmp_path):
+    data = text_files(tmp_path, labelled(["neg", "pos"]), labelled([1, 0]), label_names=["neg", "pos"])
+    assert data.read()["test"]["label"][:] == [1, 0]
+
+
+def test_one_class_is_refused(tmp_path):
+    assert "train.jsonl: the training rows hold one class only (pos)" in refusal(
+        text_files(tmp_path, labelled(["pos"] * 3)).read
+    )
+
+
+def test_a_hub_set_gives_its_splits_and_what_is_missing_is_cut(monkeypatch):
+    asked = []
+    sets = {"train": labelled([0, 1] * 50), "test": labelled([0, 1]), "unsupervised": labelled([-1, -1])}
+
+    def load_dataset(path, name, revision):
+        asked.append((path, name, revision))
+        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in sets.items()})
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    data = TextFiles(path="some/set", name="plain", revision="v1")
+    assert {name: len(rows) for name, rows in data.read().items()} == {"train": 90, "validation": 10, "test": 2}
+    assert asked == [("some/set", "plain", "v1")]
+    assert data.manifest()["sources"]["validation"] == "some/set train"

@@ -1,0 +1,210 @@
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from peftlit.errors import CheckpointError
+from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, PagedAdamW8bit
+from peftlit.plugins.checkpoint_io import TENSORS_FILE, TREE_FILE
+from tests.modules.cases import NF4, Case, loader, make_module, make_trainer
+
+
+def same(a, b, path: str = "") -> None:
+    """Equal throughout, tensors bit by bit."""
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, path
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert list(a) == list(b), path
+        for key in a:
+            same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            same(x, y, f"{path}/{i}")
+    else:
+        assert a == b or a != a, path
+
+
+class Remember(AdapterCheckpointIO):
+    """Keep what Lightning handed over, to compare."""
+
+    def save_checkpoint(self, checkpoint, path, storage_options=None):
+        self.handed_over = checkpoint
+        super().save_checkpoint(checkpoint, path, storage_options)
+
+
+def train(case: Case, folder: Path, out: Path, io: AdapterCheckpointIO, precision: str = "32-true", **arguments):
+    callback = ModelCheckpoint(out, save_last=True, monitor="val/loss", every_n_train_steps=2)
+    trainer = make_trainer(
+        4, callback, enable_checkpointing=True, plugins=[io, AdapterPrecision(precision, "cpu")], val_check_interval=2
+    )
+    module = make_module(case, folder, **arguments)
+    trainer.fit(module, loader(folder, 4), loader(folder, 1))
+    return module, trainer, callback
+
+
+@pytest.mark.parametrize(
+    ("case", "arguments", "precision"),
+    [
+        (Case("bert", "lora"), {}, "32-true"),
+        (Case("gpt2", "none"), {}, "16-mixed"),
+        (Case("llama", "lora", NF4), {"optimizer": PagedAdamW8bit}, "32-true"),
+    ],
+    ids=["lora", "head with float16 scaler", "nf4 with 8-bit state"],
+)
+def test_a_real_checkpoint_comes_back_as_it_was(case, arguments, precision, model_folder, tmp_path):
+    io = Remember()
+    module, trainer, _ = train(case, model_folder(case.family), tmp_path / "ckpt", io, precision, **arguments)
+    trainer.save_checkpoint(tmp_path / "own")
+    back = io.load_checkpoint(tmp_path / "own")
+    same(io.handed_over, back)
+    assert set(back["state_dict"]) == {n for n, p in module.named_parameters() if p.requires_grad}
+    assert back["global_step"] == 4
+
+
+def test_training_goes_on_from_one(model_folder, tmp_path):
+    module, _, callback = train(Case("bert", "lora"), model_folder("bert"), tmp_path / "ckpt", AdapterCheckpointIO())
+    again = make_module(Case("bert", "lora"), model_folder("bert"))
+    trainer = make_trainer(6, plugins=[AdapterCheckpointIO(), AdapterPrecision("32-true", "cpu")])
+    trainer.fit(again, loader(model_folder("bert"), 6), ckpt_path=callback.last_model_path)
+    assert trainer.global_step == 6
+    moved = dict(module.named_parameters())
+    assert any(not torch.equal(p, moved[n]) for n, p in again.named_parameters())
+
+
+def test_nothing_in_it_is_pickled(model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pickle, "Pickler", None)
+    monkeypatch.setattr(torch, "save", None)
+    monkeypatch.setattr(torch, "load", None)
+    io = AdapterCheckpointIO()
+    _, trainer, _ = train(Case("bert", "lora"), model_folder("bert"), tmp_path / "ckpt", io)
+    trainer.save_checkpoint(tmp_path / "own")
+    io.load_checkpoint(tmp_path / "own")
+    assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [TREE_FILE, TENSORS_FILE]
+    json.loads((tmp_path / "own" / TREE_FILE).read_text())
+
+
+@pytest.fixture
+def saved(tmp_path):
+    path = tmp_path / "last.ckpt"
+    AdapterCheckpointIO().save_checkpoint({"state_dict": {"a": torch.arange(64.0)}, "epoch": 3}, path)
+    return path
+
+
+def edit(file: Path, position: int) -> None:
+    content = bytearray(file.read_bytes())
+    content[position] ^= 1
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("position", [0, 30, -1])
+def test_one_bit_changed_in_the_tensors_is_refused(saved, position):
+    edit(saved / TENSORS_FILE, position)
+    with pytest.raises(CheckpointError, match="not what was written .checksum.; use another checkpoint"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_truncated_tensors_are_refused(saved):
+    content = (saved / TENSORS_FILE).read_bytes()
+    (saved / TENSORS_FILE).write_bytes(content[:-8])
+    with pytest.raises(CheckpointError, match="checksum"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"format_version": 1}', "null"], ids=repr)
+def test_a_damaged_tree_is_refused(saved, content):
+    (saved / TREE_FILE).write_text(content)
+    with pytest.raises(CheckpointError, match="checkpoint.json is damaged"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_a_tree_that_was_edited_is_refused(saved):
+    text = (saved / TREE_FILE).read_text()
+    assert '["epoch", 3]' in text
+    (saved / TREE_FILE).write_text(text.replace('["epoch", 3]', '["epoch", 4]'))
+    with pytest.raises(CheckpointError):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_a_tree_that_is_not_utf_8_is_refused(saved):
+    (saved / TREE_FILE).write_bytes(b"\xff\xfe{}")
+    with pytest.raises(CheckpointError, match="damaged"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_another_format_is_refused(saved):
+    header = json.loads((saved / TREE_FILE).read_text())
+    (saved / TREE_FILE).write_text(json.dumps({**header, "format_version": 99}))
+    with pytest.raises(CheckpointError, match="format 99, this peftlit reads 1"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("missing", [TREE_FILE, TENSORS_FILE, None])
+def test_a_missing_file_is_said(saved, missing):
+    path = saved
+    if missing is None:
+        path = saved / "elsewhere"
+    else:
+        (saved / missing).unlink()
+    with pytest.raises(CheckpointError, match="no peftlit checkpoint"):
+        AdapterCheckpointIO().load_checkpoint(path)
+
+
+def test_a_pickled_checkpoint_is_refused_unread(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
+    with pytest.raises(CheckpointError, match="no peftlit checkpoint"):
+        AdapterCheckpointIO().load_checkpoint(tmp_path / "foreign.ckpt")
+
+
+def test_saving_again_replaces_and_leaves_nothing_beside(saved):
+    AdapterCheckpointIO().save_checkpoint({"epoch": 4}, saved)
+    assert AdapterCheckpointIO().load_checkpoint(saved) == {"epoch": 4}
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def test_a_save_that_fails_leaves_the_last_one(saved):
+    with pytest.raises(CheckpointError, match="cannot store object"):
+        AdapterCheckpointIO().save_checkpoint({"epoch": object()}, saved)
+    assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] == 3
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize("step", ["save_file", "_sync", "sha256_of_file"])
+def test_a_save_that_dies_midway_leaves_the_last_one(saved, step, monkeypatch):
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"peftlit.plugins.checkpoint_io.{step}", die)
+    with pytest.raises(KeyboardInterrupt):
+        AdapterCheckpointIO().save_checkpoint({"epoch": 4}, saved)
+    monkeypatch.undo()
+    assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] == 3
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_kill_between_the_two_renames_leaves_a_good_one_under_its_name(saved, nth, monkeypatch):
+    rename, calls = Path.rename, []
+
+    def die_at_the_nth(self, target):
+        calls.append(target)
+        if len(calls) == nth:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", die_at_the_nth)
+    with pytest.raises(KeyboardInterrupt):
+        AdapterCheckpointIO().save_checkpoint({"epoch": 4}, saved)
+    monkeypatch.undo()
+    assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] in (3, 4)
+
+
+def test_removing_one_removes_all_of_it(saved):
+    AdapterCheckpointIO().remove_checkpoint(saved)
+    assert not saved.exists()
+    AdapterCheckpointIO().remove_checkpoint(saved)

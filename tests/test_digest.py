@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import hashlib
+
+import pytest
+import torch
+
+from peftlit.digest import sha256_of_file, sha256_of_tensors
+
+TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
+
+
+def test_a_file_has_the_digest_that_sha256sum_gives(tmp_path):
+    content = b"x" * (2 * 2**20 + 17)
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of_file(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_the_order_of_names_does_not_matter():
+    assert sha256_of_tensors(TENSORS) == sha256_of_tensors(dict(reversed(TENSORS.items())))
+
+
+def test_memory_layout_does_not_matter():
+    view = torch.arange(6.0).reshape(3, 2).t()
+    assert sha256_of_tensors({"a": view}) == sha256_of_tensors({"a": view.contiguous()})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a": TENSORS["a"] + 1e-6},
+        {"a": TENSORS["a"].reshape(3, 2)},
+        {"a": TENSORS["a"].double()},
+        {"c": torch.zeros(0)},
+    ],
+    ids=["value", "shape", "dtype", "name"],
+)
+def test_whatever_changes_shows(change):
+    assert sha256_of_tensors(TENSORS | change) != sha256_of_tensors(TENSORS)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8, torch.bool])
+def test_any_dtype_can_be_digested(dtype):
+    assert len(sha256_of_tensors({"a": torch.ones(3, dtype=dtype), "scalar": torch.ones((), dtype=dtype)})) == 64

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import numpy
+import pytest
+import torch
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    f1_score,
+    matthews_corrcoef,
+    precision_score,
+    recall_score,
+)  # fmt: skip
+
+from peftlit.metrics import CALIBRATION_BINS, SingleLabelMetrics
+
+NAMES = ["bad", "fair", "good", "great"]
+
+
+def draw(classes: list[int], answers: list[int], rows: int = 90, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities whose best class is among ``answers``, and labels among ``classes``."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(rows, len(NAMES), generator=generator)
+    logits[:, [i for i in range(len(NAMES)) if i not in answers]] = -20
+    labels = torch.tensor(classes)[torch.randint(len(classes), (rows,), generator=generator)]
+    return logits.softmax(-1), labels
+
+
+def compute(probabilities: torch.Tensor, labels: torch.Tensor, batch: int) -> dict[str, float]:
+    metrics = SingleLabelMetrics(NAMES)
+    for p, y in zip(probabilities.split(batch), labels.split(batch), strict=True):
+        metrics.update(p, y)
+    return metrics.scalars(metrics.compute())
+
+
+def calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """The definition of Guo et al., written out."""
+    confidence, predicted = (t.numpy() for t in probabilities.max(-1))
+    right = predicted == labels.numpy()
+    bins = numpy.clip(numpy.ceil(confidence * CALIBRATION_BINS) - 1, 0, CALIBRATION_BINS - 1)
+    gaps = [abs(right[bins == b].mean() - confidence[bins == b].mean()) * (bins == b).mean() for b in set(bins)]
+    return float(sum(gaps))
+
+
+EVERY = [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("classes", "answers"),
+    [(EVERY, EVERY), ([0, 2], EVERY), (EVERY, [1, 3]), ([0, 1], [0, 1]), ([0, 1], [2, 3]), ([2], [2])],
+    ids=["all", "absent labels", "absent answers", "absent in both", "all wrong", "one class"],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_number_equals_scikit_learns(classes, answers):
+    probabilities, labels = draw(classes, answers)
+    found = compute(probabilities, labels, 7)
+    y, p = labels.numpy(), probabilities.argmax(-1).numpy()
+    expected = {"accuracy": accuracy_score(y, p), "mcc": matthews_corrcoef(y, p)}
+    for stem, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        expected[stem] = score(y, p, average="macro", zero_division=0)
+        expected[f"{stem}_weighted"] = score(y, p, average="weighted", zero_division=0)
+        each = score(y, p, labels=range(4), average=None, zero_division=0)
+        expected |= {f"{stem}_{name}": value for name, value in zip(NAMES, each, strict=True)}
+    expected["calibration_error"] = calibration_error(probabilities, labels)
+    assert found == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 89, 90])
+def test_the_batch_size_changes_nothing(batch):
+    probabilities, labels = draw(EVERY, EVERY)
+    assert compute(probabilities, labels, batch) == pytest.approx(compute(probabilities, labels, 30), abs=1e-6)
+
+
+def test_the_confusion_matrix_has_labels_as_rows():
+    probabilities, labels = draw(EVERY, [0, 1])
+    metrics = SingleLabelMetrics(NAMES)
+    metrics.update(probabilities, labels)
+    expected = confusion_matrix(labels, probabilities.argmax(-1), labels=range(4))
+    assert (metrics.compute()["confusion_matrix"].numpy() == expected).all()
+
+
+def test_every_scalar_has_a_direction():
+    probabilities, labels = draw(EVERY, EVERY)
+    directions = SingleLabelMetrics(NAMES).directions()
+    assert set(directions) == set(compute(probabilities, labels, 90))
+    assert [name for name, way in directions.items() if way == "min"] == ["calibration_error"]
+
+
+@pytest.mark.parametrize("names", [["macro", "weighted"], ["a", "weighted"]])
+def test_a_label_named_like_an_average_does_not_overwrite_it(names):
+    metrics = SingleLabelMetrics(names)
+    metrics.update(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([0, 1, 1]))
+    scalars = metrics.scalars(metrics.compute())
+    expected = f1_score([0, 1, 1], [0, 0, 1], average="weighted")
+    assert scalars["f1_weighted"] == pytest.approx(expected)
