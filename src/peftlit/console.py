@@ -27,8 +27,11 @@ _NOISE = {
     r".*smaller than the logging interval.*",
 }
 _NOISY_RECORDS = {
-    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward"
-}  # an optional speed-up package is absent
+    # an optional speed-up package is absent
+    "bitsandbytes.backends.cpu.ops": "Failed to load CPU gemm_4bit_forward",
+    # how 8-bit layers work
+    "bitsandbytes.autograd._functions": "inputs will be cast from",
+}
 
 
 def set_up(level: int = logging.INFO) -> None:

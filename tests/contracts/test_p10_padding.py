@@ -17,6 +17,7 @@ from peftlit.errors import ConfigError
 from peftlit.modules import SequenceClassification
 from peftlit.modules.base import PeftModule
 from peftlit.run.export import export
+from peftlit.run.reload import prove_reload
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import (
@@ -156,13 +157,27 @@ def test_p10_the_pad_token_is_saved_with_the_config_of_random_weights(model_fold
 @pytest.mark.parametrize("family", CAUSAL)
 def test_p10_the_exported_folder_answers_padded_batches_with_plain_peft(family, model_folder, tmp_path):
     folder = model_folder(family)
-    module = trained(Case(family, "lora"), folder)
+    module = make_module(Case(family, "lora"), folder)
+    fit(module, folder, 3)
     export(module, tokenizer(folder), tmp_path / "adapter", {})
-    plain = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "adapter", num_labels=2).eval()
+    saved = AutoTokenizer.from_pretrained(tmp_path / "adapter")
+    plain = AutoPeftModelForSequenceClassification.from_pretrained(
+        tmp_path / "adapter", num_labels=2, pad_token_id=saved.pad_token_id
+    ).eval()
     batch = collate(folder, [*SHORT, LONG])
     with torch.inference_mode():
         logits = plain(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
     torch.testing.assert_close(logits, module.evaluate_batch(batch), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", CAUSAL)
+def test_p10_the_reload_proof_takes_the_pad_token_from_the_exported_folder(family, model_folder, tmp_path):
+    folder = model_folder(family)
+    module = make_module(Case(family, "lora"), folder)
+    fit(module, folder, 3)
+    export(module, tokenizer(folder), tmp_path / "adapter", {})
+    assert prove_reload(module, collate(folder, [*SHORT, LONG]), tmp_path / "adapter") < 1e-4
 
 
 def without_mask(self: PeftModule, batch: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import subprocess
@@ -128,16 +129,20 @@ labels = json.load(open(folder + "/label_map.json"))
 labels["id2label"] = {int(i): name for i, name in labels["id2label"].items()}
 model = AutoPeftModelForSequenceClassification.from_pretrained(folder, **labels).eval()
 tokenizer = AutoTokenizer.from_pretrained(folder)
-answer = model(**tokenizer("a superb film", return_tensors="pt")).logits.argmax(-1).item()
+answer = model(**tokenizer(sys.argv[2], return_tensors="pt")).logits.argmax(-1).item()
 print(model.config.id2label[answer])
 """
 
 
-def test_p18_auto_peft_model_answers_with_label_names(finished_run) -> None:
-    command = [sys.executable, "-c", PLAIN_USE, str(finished_run[0] / "adapter")]
+def test_p18_auto_peft_model_answers_with_label_names(finished_run, toy_data) -> None:
+    folder, _ = finished_run
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        first = next(csv.DictReader(file))
+    text = json.loads((toy_data / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
+    command = [sys.executable, "-c", PLAIN_USE, str(folder / "adapter"), text]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "positive"
+    assert done.stdout.strip() == first["prediction"]
 
 
 def test_p18_fit_exits_non_zero_when_the_proof_fails(
