@@ -15,7 +15,7 @@ import yaml
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
-from tests import tiny  # noqa: E402  after the environment is set
+from tests import tiny
 
 SHARED_VARIABLE = "PEFTLIT_SHARED"
 """Names a folder with real data sets (``data/sst2`` ...) and models; tests that need it skip without."""
@@ -73,9 +73,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("toy")
     rows = toy_rows(150)
     for name, part in (("train", rows[:96]), ("validation", rows[96:120]), ("test", rows[120:])):
-        (folder / f"{name}.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in part), encoding="utf-8"
-        )
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part), encoding="utf-8")
     return folder
 
 

@@ -14,10 +14,12 @@ from transformers import (
     BitsAndBytesConfig,
 )  # fmt: skip
 
-from peftlit import backbone as backbone_module
-from peftlit.backbone import Backbone, head_modules, is_quantized
+from peftlit import quantization as quantization_module
+from peftlit.architecture import head_modules
+from peftlit.backbone import Backbone
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, ConfigError
+from peftlit.quantization import is_quantized
 from tests import tiny
 
 BERT = {"model_type": "bert", "vocab_size": 80, **tiny.CONFIGS["bert"]}
@@ -174,7 +176,7 @@ def test_no_quantization_is_none():
 @pytest.mark.parametrize("native", [True, False])
 def test_quantized_layers_compute_in_bfloat16_where_native(native, monkeypatch):
     chosen = torch.bfloat16 if native else torch.float32
-    monkeypatch.setattr(backbone_module, "low_precision_dtype", lambda _: chosen)
+    monkeypatch.setattr(quantization_module, "low_precision_dtype", lambda _: chosen)
     assert Backbone("x", quantization="nf4").quantization_config([]).bnb_4bit_compute_dtype == chosen
 
 
@@ -221,7 +223,10 @@ def test_weights_of_another_architecture_are_refused(tmp_path, model_folder):
     folder = tiny.write_model(tmp_path / "bert", "bert", num_hidden_layers=1)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(BackboneError, match="lacks 32 weights that the model needs, such as 'bert.encoder.layer.1"):
+    with pytest.raises(
+        BackboneError,
+        match="lacks 32 weights that the model needs, or has them in another shape, such as 'bert.encoder.layer.1",
+    ):
         load(Backbone(str(folder)))
 
 

@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import logging
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import init_empty_weights
-from torch import nn
+from safetensors import SafetensorError
 from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
 
 from peftlit import location
+from peftlit.architecture import POOLER, float_modules, head_modules, random_model, restore_computed_buffers
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, ConfigError
-from peftlit.hardware import current_device_type, low_precision_dtype
+from peftlit.quantization import (
+    DtypeName,
+    QuantizationName,
+    is_quantized,
+    keep_4bit_trainable_on_cpu,
+    require_bitsandbytes,
+    spell_out,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
-
-QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
-
-POOLER = "pooler"
-"""Name of the layer that BERT and its kin put between the last hidden state and the head."""
-
-RANDOM_WEIGHTS_SEED = 0
-"""Seed of the weights that a ``config`` backbone gets, so that any process can build them again."""
 
 
 class Backbone:
@@ -78,11 +75,8 @@ class Backbone:
             raise ConfigError(
                 f"backbone.trust_remote_code: to run code of {name_or_path!r}, pin backbone.revision to a commit"
             )
-        if quantization is not None and importlib.util.find_spec("bitsandbytes") is None:
-            raise BackboneError(
-                f"backbone.quantization: {_quantization_label(quantization)} needs bitsandbytes, which is not "
-                "installed; run: pip install bitsandbytes, or set quantization: null"
-            )
+        if quantization is not None:
+            require_bitsandbytes()
         self.name_or_path = name_or_path
         self.config = config
         self.config_overrides = config_overrides or {}
@@ -189,8 +183,9 @@ class Backbone:
         Raises:
             BackboneError: The weights cannot be loaded, or are not the ones named by ``sha256``.
         """
-        heads = head_modules(self.skeleton(auto_class, config))
-        quantization = self.quantization_config([*heads, POOLER])
+        skeleton = self.skeleton(auto_class, config)
+        heads = head_modules(skeleton)
+        quantization = self.quantization_config(float_modules(skeleton))
         arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
         if quantization is not None:
             arguments["device_map"] = {"": device}
@@ -204,7 +199,9 @@ class Backbone:
         try:
             with _without_load_report():
                 model, missing = self._from_pretrained(auto_class, config, arguments)
-        except OSError as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
             raise BackboneError(f"backbone: cannot load {self.location!r}: {_first_line(error)}") from error
         if self.trust_remote_code:
             restore_computed_buffers(model)
@@ -227,9 +224,11 @@ class Backbone:
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # a head of another size is a new head; the rest is refused below
                 **arguments,
             )
-            return model, set(info["missing_keys"])
+            mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
+            return model, {*info["missing_keys"], *mismatched}
         model = random_model(auto_class, config, self.trust_remote_code)
         if arguments["quantization_config"] is None:
             return (model if arguments["dtype"] == "auto" else model.to(arguments["dtype"])), set()
@@ -241,31 +240,11 @@ class Backbone:
         """Spell out the quantization, with the modules that stay in float.
 
         Args:
-            skip_modules: Names of modules that must not be quantized. transformers replaces its own
-                list by this one, so it has to be whole.
+            skip_modules: Names of modules that must not be quantized.
         """
         if self.quantization is None:
             return None
-        if isinstance(self.quantization, BitsAndBytesConfig):
-            config = copy.deepcopy(self.quantization)
-        elif self.quantization == "int8":
-            config = BitsAndBytesConfig(load_in_8bit=True)
-        else:
-            kind, _, double = self.quantization.partition("-")
-            config = BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type=kind,
-                bnb_4bit_use_double_quant=bool(double),
-                bnb_4bit_compute_dtype=self._compute_dtype(),
-            )
-        config.llm_int8_skip_modules = sorted({*(config.llm_int8_skip_modules or []), *skip_modules})
-        return config
-
-    def _compute_dtype(self) -> torch.dtype:
-        if self.compute_dtype != "auto":
-            dtype: torch.dtype = getattr(torch, self.compute_dtype)
-            return dtype
-        return low_precision_dtype(current_device_type())
+        return spell_out(self.quantization, self.compute_dtype, skip_modules)
 
     def _code_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code} if hasattr(config, "auto_map") else {}
@@ -277,31 +256,10 @@ class Backbone:
         if not weights.is_file():
             raise BackboneError(f"backbone.sha256: no {weights} to check; leave sha256 out for this model")
         digest = sha256_of_file(weights)
-        if digest != self.sha256:
+        if digest != self.sha256.lower():
             raise BackboneError(
                 f"backbone.sha256: {weights} has {digest}, expected {self.sha256}; do not use this file"
             )
-
-
-def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build a model with random weights that depend on nothing but the config.
-
-    Args:
-        auto_class: The transformers Auto class of the task.
-        config: The model's config.
-        trust_remote_code: Whether the config's own code may run.
-    """
-    extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
-    with _fixed_seed():
-        model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **extra)
-    return model
-
-
-@contextmanager
-def _fixed_seed() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(RANDOM_WEIGHTS_SEED)
-        yield
 
 
 @contextmanager
@@ -316,59 +274,6 @@ def _without_load_report() -> Iterator[None]:
         transformers_logging.set_verbosity(level)
 
 
-def head_modules(model: PreTrainedModel) -> list[str]:
-    """Name the task head: the model's own children that hold weights and are not the backbone.
-
-    Args:
-        model: A model of an Auto class with a head; the meta device will do.
-    """
-    backbone = model.base_model
-    return [
-        name
-        for name, child in model.named_children()
-        if child is not backbone and any(True for _ in child.parameters())
-    ]
-
-
-def is_quantized(module: nn.Module) -> bool:
-    """Tell whether any weight of the module is stored by bitsandbytes."""
-    return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
-
-
-def restore_computed_buffers(model: PreTrainedModel) -> None:
-    """Give buffers that no checkpoint holds the values that the model's constructor computes.
-
-    transformers builds a model on the meta device and fills it from the checkpoint. Its own classes compute the
-    other buffers again; code that comes with a model need not, and would go on with whatever memory held.
-
-    Args:
-        model: The loaded model, changed in place.
-    """
-    with _fixed_seed(), init_empty_weights(include_buffers=False):
-        built = type(model)(copy.deepcopy(model.config))
-    computed = dict(built.named_buffers())
-    for name, module in model.named_modules():
-        for leaf in module._non_persistent_buffers_set:
-            full = f"{name}.{leaf}" if name else leaf
-            current = getattr(module, leaf)
-            if current is not None and computed[full].device.type != "meta":
-                setattr(module, leaf, computed[full].to(current.device, current.dtype))
-
-
-def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation forward on a CPU.
-
-    On CPUs with AVX512-BF16, ``Linear4bit`` swaps its weights for an inference layout whose kernel
-    has no gradient: training after a validation would silently learn nothing.
-
-    Args:
-        model: The model, changed in place.
-    """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  no attribute of nn.Module
-
-
 def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:
     for name in heads:
         if is_quantized(model.get_submodule(name)):
@@ -376,19 +281,15 @@ def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:
 
 
 def _new_poolers(missing: set[str], heads: list[str], source: str | None) -> list[str]:
-    """Name the poolers that the weights lack; refuse weights that lack anything else of the backbone."""
+    """Name the poolers that the weights lack; refuse weights that lack anything else, or have it in another shape."""
     poolers = {key.split(POOLER)[0] + POOLER for key in missing if POOLER in key.split(".")}
     absent = sorted(k for k in missing if k.split(".")[0] not in heads and POOLER not in k.split("."))
     if absent:
         raise BackboneError(
-            f"backbone: {source} lacks {len(absent)} weights that the model needs, such as {absent[0]!r}: "
-            "another architecture, or a damaged download"
+            f"backbone: {source} lacks {len(absent)} weights that the model needs, or has them in another shape, "
+            f"such as {absent[0]!r}: another architecture, overrides that do not fit, or a damaged download"
         )
     return sorted(poolers)
-
-
-def _quantization_label(quantization: QuantizationName | BitsAndBytesConfig) -> str:
-    return quantization if isinstance(quantization, str) else type(quantization).__name__
 
 
 def _first_line(error: Exception) -> str:

@@ -6,11 +6,11 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
+from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -19,7 +19,7 @@ from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule
-from peftlit.optim import Schedule
+from peftlit.parser import Parser
 from peftlit.plugins import (
     TrainabilityGuard,
 )
@@ -35,35 +35,6 @@ _NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
 COMMANDS = ("fit", "validate", "test", "predict")
 RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
 _NOT_SAVED = ("run_dir", "ckpt_path", "weights_only", "config", "verbose", "return_predictions")
-
-
-class Parser(LightningArgumentParser):
-    """A parser whose errors are one line each."""
-
-    command_line: ClassVar[Sequence[str]] = ()
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as one line.
-
-        Args:
-            message: jsonargparse's report.
-            ex: What caused it.
-
-        Raises:
-            ConfigError: Always.
-        """
-        if not self.exit_on_error:
-            super().error(message, ex)  # a nested class's parser: the outermost one has the whole story
-        commands = self._subcommands_action.choices if self._subcommands_action else {}
-        options = [action.dest for action in commands.get(self.command_line[0], self)._actions]
-        bases = (LightningModule, LightningDataModule, Schedule, Callback)
-        classes = [c.__name__ for base in bases for c in _subclasses(base)]
-        raise ConfigError(config_errors.one_line(str(message), self.command_line, options, classes)) from ex
-
-
-def _subclasses(base: type) -> list[type]:
-    children: list[type] = base.__subclasses__()
-    return children + [c for child in children for c in _subclasses(child)]
 
 
 class PeftlitCLI(LightningCLI):
@@ -154,7 +125,9 @@ class PeftlitCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, PeftModule):
-            check_monitors(self.trainer.callbacks, self.model.monitors())  # type: ignore[attr-defined]
+            watchers = [*self.trainer.callbacks, self.model.monitoring_scheduler()]  # type: ignore[attr-defined]
+            validated = not isinstance(self.datamodule, TextDataModule) or "validation" in self.datamodule.read()
+            check_monitors(watchers, self.model.monitors(), validated=validated)
             self.model.check()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

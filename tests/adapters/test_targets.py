@@ -4,7 +4,8 @@ import pytest
 from peft import LoraConfig, PrefixTuningConfig
 from transformers import AutoModelForSequenceClassification
 
-from peftlit.adapters.targets import check_targets, linear_layers
+from peftlit.adapters.targets import check_targets
+from peftlit.architecture import linear_layers
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError
 from tests import tiny

@@ -107,6 +107,6 @@ def test_p15_the_nearest_names_come_first():
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG[:1] + WRONG[5:6], ids=["monitor", "mode"])
 def test_p15_goes_red_when_monitors_are_not_checked(arguments, words, model_folder, toy_data, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "check_monitors", lambda *_: None)
+    monkeypatch.setattr(cli, "check_monitors", lambda *_, **__: None)
     with pytest.raises(RED):
         contract_monitor(model_folder("bert"), toy_data, tmp_path, arguments, words)

@@ -1,4 +1,4 @@
-"""P18: a fresh process with plain transformers + peft reproduces a probe batch from the exported folder, else fit fails."""
+"""P18: a fresh process with plain transformers + peft reproduces a probe batch from the folder, else fit fails."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftlit.adapters.full import FullFineTuning
-from peftlit.adapters.targets import check_targets, linear_layers
+from peftlit.adapters.targets import check_targets
+from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
 
 _Model = TypeVar("_Model", bound=nn.Module)

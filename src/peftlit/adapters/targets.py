@@ -8,6 +8,7 @@ import re
 from peft import PeftConfig
 from torch import nn
 
+from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
 
 
@@ -42,14 +43,3 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
         f"adapter.target_modules: {', '.join(map(repr, sorted(absent)))} matches no module of {model_name}; "
         f"{hint}its linear layers are {', '.join(linear)}"
     )
-
-
-def linear_layers(model: nn.Module) -> list[str]:
-    """List the last name parts of the model's linear layers, in order, each once.
-
-    Args:
-        model: The model, on the meta device or loaded.
-    """
-    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
-    found = (name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds)
-    return list(dict.fromkeys(found))

@@ -18,12 +18,14 @@ from transformers import PretrainedConfig, PreTrainedModel
 from peftlit.adapters import Adapter, FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
 from peftlit.adapters.targets import check_targets
-from peftlit.backbone import Backbone, is_quantized
+from peftlit.architecture import is_causal, learned_positions
+from peftlit.backbone import Backbone
 from peftlit.batch import Batch
 from peftlit.errors import BackboneError, ConfigError
 from peftlit.hardware import current_device_type
 from peftlit.metrics import Direction
 from peftlit.optim import Schedule, parameter_groups
+from peftlit.quantization import is_quantized
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ class PeftModule(LightningModule):
         scheduler: Schedule | LRSchedulerCallable | None,
         pad_token_id: int | None,
         max_length: int | None,
-        padding_side: Literal["left", "right"],
+        padding_side: Literal["left", "right"] | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -98,6 +100,13 @@ class PeftModule(LightningModule):
         evaluated = {"loss": "min", **self.metric_directions()}
         return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}
 
+    def monitoring_scheduler(self) -> Any:
+        """Return a scheduler that watches a logged value, bound to nothing, or None."""
+        if self.scheduler is None or isinstance(self.scheduler, Schedule):
+            return None
+        built: Any = self.scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+        return built if isinstance(built, ReduceLROnPlateau) else None
+
     def read_config(self) -> PretrainedConfig:
         """Read the model's config with the entries that the task and the tokenizer set."""
         updates = self.config_updates()
@@ -112,6 +121,12 @@ class PeftModule(LightningModule):
             PeftlitError: Saying what does not fit.
         """
         config = self.read_config()
+        vocabulary = getattr(config, "vocab_size", None)
+        if self.pad_token_id is not None and vocabulary and self.pad_token_id >= vocabulary:
+            raise ConfigError(
+                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} "
+                "tokens; tokenizer and backbone do not belong together"
+            )
         skeleton = self.backbone.skeleton(self.auto_class, config)
         if isinstance(self.adapter, FullFineTuning):
             self.adapter.check(quantized=self.backbone.quantization is not None)
@@ -122,17 +137,11 @@ class PeftModule(LightningModule):
                 f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
                 "leave padding_side out, or set it to right"
             )
-        positions = getattr(config, "max_position_embeddings", None)
+        positions = learned_positions(skeleton)
         if self.max_length is not None and positions and self.max_length > positions:
             raise ConfigError(
                 f"data.max_length: got {self.max_length}, but {config.model_type} has {positions} positions; "
                 f"set max_length to {positions} or less"
-            )
-        vocabulary = getattr(config, "vocab_size", None)
-        if self.pad_token_id is not None and vocabulary and self.pad_token_id >= vocabulary:
-            raise ConfigError(
-                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} "
-                "tokens; tokenizer and backbone do not belong together"
             )
 
     def configure_model(self) -> None:
@@ -198,7 +207,10 @@ class PeftModule(LightningModule):
         if self.scheduler is None:
             return optimizer
         if isinstance(self.scheduler, Schedule):
-            bound = self.scheduler(optimizer, int(self.trainer.estimated_stepping_batches))
+            steps = self.trainer.estimated_stepping_batches
+            if steps == float("inf"):
+                raise ConfigError("scheduler: needs to know where training ends; set trainer.max_epochs or max_steps")
+            bound = self.scheduler(optimizer, int(steps))
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": bound, "interval": "step"}}
         built: Any = self.scheduler(optimizer)
         if isinstance(built, ReduceLROnPlateau):
@@ -248,15 +260,6 @@ class PeftModule(LightningModule):
         _, _, logits = self.loss(moved)
         self.train(training)
         return logits.float().cpu()
-
-
-def is_causal(model: nn.Module) -> bool:
-    """Tell whether a model's attention looks back only, so that padding may stand on either side.
-
-    Args:
-        model: A transformers model, on the meta device or loaded.
-    """
-    return any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
 def _base_model(model: PreTrainedModel | PeftModel) -> nn.Module:

@@ -53,7 +53,7 @@ class SequenceClassification(PeftModule):
         num_labels: int | None = None,
         pad_token_id: int | None = None,
         max_length: int | None = None,
-        padding_side: Literal["left", "right"] = "right",
+        padding_side: Literal["left", "right"] | None = None,
     ) -> None:
         super().__init__(
             backbone,
@@ -145,6 +145,16 @@ class SequenceClassification(PeftModule):
             "probabilities": logits.softmax(-1).cpu(),
         }
 
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
+        self.val_loss.reset()
+        self.val_metrics.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self.test_loss.reset()
+        self.test_metrics.reset()
+
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split."""
         self._log_epoch("val")
@@ -160,5 +170,3 @@ class SequenceClassification(PeftModule):
         self.confusion_matrix = computed["confusion_matrix"].cpu().tolist()
         scalars = {"loss": float(loss.compute()), **metrics.scalars(computed)}
         self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})
-        loss.reset()
-        metrics.reset()

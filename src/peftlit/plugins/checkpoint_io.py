@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class AdapterCheckpointIO(CheckpointIO):
         header = {
             "format_version": FORMAT_VERSION,
             "tensors_sha256": sha256_of_file(aside / TENSORS_FILE),
+            "tree_sha256": _tree_digest(tree),
             "tree": tree,
         }
         (aside / TREE_FILE).write_text(json.dumps(header), encoding="utf-8")
@@ -51,7 +53,7 @@ class AdapterCheckpointIO(CheckpointIO):
             _sync(aside / name)
         _sync(aside)
         if final.exists():
-            previous = final.with_name(f".{final.name}.previous")
+            previous = _previous(final)
             shutil.rmtree(previous, ignore_errors=True)
             final.rename(previous)
             aside.rename(final)
@@ -95,18 +97,31 @@ def read_checkpoint(path: Path) -> tuple[Any, dict[str, Tensor]]:
     Raises:
         CheckpointError: It is missing, damaged, or of another format.
     """
+    if not path.exists() and _previous(path).exists():
+        path = _previous(path)  # a kill between the two renames of an overwrite left the older one there
     if not (path / TREE_FILE).is_file() or not (path / TENSORS_FILE).is_file():
         raise CheckpointError(f"{path}: no peftlit checkpoint (needs {TREE_FILE} and {TENSORS_FILE})")
     try:
         header = json.loads((path / TREE_FILE).read_text(encoding="utf-8"))
         version, digest, tree = header["format_version"], header["tensors_sha256"], header["tree"]
+        tree_digest = header["tree_sha256"]
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: {TREE_FILE} is damaged; use another checkpoint") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{path}: written in format {version}, this peftlit reads {FORMAT_VERSION}")
+    if _tree_digest(tree) != tree_digest:
+        raise CheckpointError(f"{path}: {TREE_FILE} is not what was written (checksum); use another checkpoint")
     if sha256_of_file(path / TENSORS_FILE) != digest:
         raise CheckpointError(f"{path}: {TENSORS_FILE} is not what was written (checksum); use another checkpoint")
     return tree, load_file(path / TENSORS_FILE)
+
+
+def _tree_digest(tree: Any) -> str:
+    return sha256(json.dumps(tree).encode()).hexdigest()
+
+
+def _previous(path: Path) -> Path:
+    return path.with_name(f".{path.name}.previous")
 
 
 def _sync(path: Path) -> None:

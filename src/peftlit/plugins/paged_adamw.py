@@ -43,6 +43,7 @@ class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[name-de
         eps: float = 1e-8,
         weight_decay: float = 1e-2,
     ) -> None:
+        self._in_32_bits: set[int] = set()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Pp]aged.*")
             super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
@@ -52,13 +53,25 @@ class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[name-de
     def keep_embeddings_in_32_bits(self, model: nn.Module) -> None:
         """Give the weights of embedding layers 32-bit state.
 
+        bitsandbytes' own way is a list for the whole process, which would reach other optimizers too.
+
         Args:
             model: The model whose parameters this optimizer holds.
         """
-        manager = bitsandbytes.optim.GlobalOptimManager.get_instance()  # type: ignore[attr-defined]
-        for module in model.modules():
-            if isinstance(module, nn.Embedding) and module.weight.requires_grad:
-                manager.register_module_override(module, "weight", {"optim_bits": 32})
+        self._in_32_bits = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+
+    def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
+        """Say how bitsandbytes stores the state of one parameter.
+
+        Args:
+            gindex: Number of its group.
+            pindex: Its number in the group.
+            group: The group.
+        """
+        config: dict[str, Any] = super().get_config(gindex, pindex, group)
+        if id(self.param_groups[gindex]["params"][pindex]) in self._in_32_bits:
+            config["optim_bits"] = 32
+        return config
 
     def step(self, closure: Any = None) -> Any:
         """Make one optimizer step.

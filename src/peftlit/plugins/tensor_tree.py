@@ -44,7 +44,7 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if len(value) == 1:
         kind, content = next(iter(value.items()))
-        if kind == "tensor":
+        if kind == "tensor" and content in tensors:
             return tensors[content]
         if kind == "dict":
             return {join_tensors(k, tensors): join_tensors(v, tensors) for k, v in content}

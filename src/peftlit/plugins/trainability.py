@@ -52,11 +52,12 @@ class TrainabilityGuard(Callback):
         """
         if not self._before or all(float(group["lr"]) == 0 for group in optimizer.param_groups):
             return
+        gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
+        finite = {name for name, gradient in gradients.items() if bool(torch.isfinite(gradient).all())}
+        if getattr(trainer.precision_plugin, "scaler", None) is not None and len(finite) < len(gradients):
+            return  # the scaler skips this step, and lowers its scale until one fits
         self._steps += 1
-        for name, parameter in pl_module.named_parameters():
-            gradient = parameter.grad
-            if gradient is not None and bool(torch.isfinite(gradient).all()) and bool(gradient.any()):
-                self._learned.add(name)
+        self._learned |= {name for name in finite if bool(gradients[name].any())}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

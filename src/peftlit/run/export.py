@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from peftlit.architecture import float_modules
 from peftlit.digest import sha256_of_file, sha256_of_tensors
 from peftlit.errors import RunFolderError
 from peftlit.modules.base import PeftModule
@@ -48,7 +49,7 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     tokenizer.save_pretrained(aside)
     config = module.read_config()
     write_json(aside / LABEL_MAP_FILE, {"id2label": config.id2label, "label2id": config.label2id})
-    quantization = module.backbone.quantization_config(module.heads)
+    quantization = module.backbone.quantization_config(float_modules(_inner(module.model)))
     if quantization is not None:
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
     if module.backbone.location is None:
@@ -56,6 +57,12 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     write_json(aside / "trainer_state.json", trainer_state)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+
+
+def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    inner: PreTrainedModel = base
+    return inner
 
 
 def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:

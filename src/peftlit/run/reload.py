@@ -11,7 +11,7 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftlit.backbone import RANDOM_WEIGHTS_SEED
+from peftlit.architecture import RANDOM_WEIGHTS_SEED
 from peftlit.batch import Batch
 from peftlit.errors import ReloadError
 from peftlit.modules.base import PeftModule

@@ -1,0 +1,121 @@
+"""What a transformers model is made of: its head, its linear layers, its direction, its computed buffers."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+POOLER = "pooler"
+"""Name of the layer that BERT and its kin put between the last hidden state and the head."""
+
+RANDOM_WEIGHTS_SEED = 0
+"""Seed of the weights that a model made from a config gets, so that any process can make them again."""
+
+
+def head_modules(model: PreTrainedModel) -> list[str]:
+    """Name the task head: the model's own children that hold weights and are not the backbone.
+
+    Args:
+        model: A model of an Auto class with a head; the meta device will do.
+    """
+    backbone = model.base_model
+    return [
+        name
+        for name, child in model.named_children()
+        if child is not backbone and any(True for _ in child.parameters())
+    ]
+
+
+def float_modules(model: PreTrainedModel) -> list[str]:
+    """Name the modules that are never quantized: the head, and poolers, which may turn out to be new.
+
+    Args:
+        model: A model of an Auto class with a head; the meta device will do.
+    """
+    poolers = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] == POOLER]
+    return [*head_modules(model), *poolers]
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """Return how many tokens a model has positions for, None where the number is open.
+
+    RoBERTa and its kin start counting behind their padding index, and have that many fewer.
+
+    Args:
+        model: A transformers model, on the meta device or loaded.
+    """
+    positions: int | None = getattr(model.config, "max_position_embeddings", None)
+    for name, module in model.named_modules():
+        if name.rsplit(".", 1)[-1] == "position_embeddings" and getattr(module, "padding_idx", None) is not None:
+            return None if positions is None else positions - int(module.padding_idx) - 1
+    return positions
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """List the last name parts of the model's linear layers, in order, each once.
+
+    Args:
+        model: The model, on the meta device or loaded.
+    """
+    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
+    found = (name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds)
+    return list(dict.fromkeys(found))
+
+
+def is_causal(model: nn.Module) -> bool:
+    """Tell whether a model's attention looks back only, so that padding may stand on either side.
+
+    Args:
+        model: A transformers model, on the meta device or loaded.
+    """
+    return any(getattr(module, "is_causal", False) is True for module in model.modules())
+
+
+def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
+    """Build a model with random weights that depend on nothing but the config.
+
+    Args:
+        auto_class: The transformers Auto class of the task.
+        config: The model's config.
+        trust_remote_code: Whether the config's own code may run.
+    """
+    extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
+    with _fixed_seed():
+        model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **extra)
+    return model
+
+
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(RANDOM_WEIGHTS_SEED)
+        yield
+
+
+def restore_computed_buffers(model: PreTrainedModel) -> None:
+    """Give buffers that no checkpoint holds the values that the model's constructor computes.
+
+    transformers builds a model on the meta device and fills it from the checkpoint. Its own classes compute the
+    other buffers again; code that comes with a model need not, and would go on with whatever memory held.
+
+    Args:
+        model: The loaded model, changed in place.
+    """
+    with _fixed_seed(), init_empty_weights(include_buffers=False):
+        built = type(model)(copy.deepcopy(model.config))
+    computed = dict(built.named_buffers())
+    for name, module in model.named_modules():
+        for leaf in module._non_persistent_buffers_set:
+            full = f"{name}.{leaf}" if name else leaf
+            current = getattr(module, leaf)
+            if current is not None and computed[full].device.type != "meta":
+                setattr(module, leaf, computed[full].to(current.device, current.dtype))

@@ -1,0 +1,42 @@
+"""The argument parser: jsonargparse's, with errors of one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar, NoReturn
+
+from lightning import Callback, LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser
+
+from peftlit import config_errors
+from peftlit.errors import ConfigError
+from peftlit.optim import Schedule
+
+
+class Parser(LightningArgumentParser):
+    """A parser whose errors are one line each."""
+
+    command_line: ClassVar[Sequence[str]] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Raise the message as one line.
+
+        Args:
+            message: jsonargparse's report.
+            ex: What caused it.
+
+        Raises:
+            ConfigError: Always.
+        """
+        if not self.exit_on_error:
+            super().error(message, ex)  # a nested class's parser: the outermost one has the whole story
+        commands = self._subcommands_action.choices if self._subcommands_action else {}
+        options = [action.dest for action in commands.get(self.command_line[0], self)._actions]
+        bases = (LightningModule, LightningDataModule, Schedule, Callback)
+        classes = [c.__name__ for base in bases for c in _subclasses(base)]
+        raise ConfigError(config_errors.one_line(str(message), self.command_line, options, classes)) from ex
+
+
+def _subclasses(base: type) -> list[type]:
+    children: list[type] = base.__subclasses__()
+    return children + [c for child in children for c in _subclasses(child)]

@@ -1,0 +1,77 @@
+"""How bitsandbytes stores weights: short names spelled out, and its one trap on CPUs closed."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig
+
+from peftlit.errors import BackboneError
+from peftlit.hardware import current_device_type, low_precision_dtype
+
+QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
+DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def require_bitsandbytes() -> None:
+    """Make sure that weights can be quantized here.
+
+    Raises:
+        BackboneError: bitsandbytes is not installed.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise BackboneError(
+            "backbone.quantization: needs bitsandbytes, which is not installed; "
+            "run: pip install bitsandbytes, or set quantization: null"
+        )
+
+
+def spell_out(
+    quantization: QuantizationName | BitsAndBytesConfig, compute_dtype: DtypeName, skip_modules: list[str]
+) -> BitsAndBytesConfig:
+    """Turn a short name, or a config, into a whole ``BitsAndBytesConfig``.
+
+    Args:
+        quantization: A short name, or a config, which is copied.
+        compute_dtype: What layers named by a short name compute in; ``auto`` = the best of the hardware.
+        skip_modules: Names of modules that must not be quantized. transformers replaces its own
+            list by this one, so it has to be whole.
+    """
+    if isinstance(quantization, BitsAndBytesConfig):
+        config = copy.deepcopy(quantization)
+    elif quantization == "int8":
+        config = BitsAndBytesConfig(load_in_8bit=True)
+    else:
+        kind, _, double = quantization.partition("-")
+        automatic = low_precision_dtype(current_device_type())
+        config = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=kind,
+            bnb_4bit_use_double_quant=bool(double),
+            bnb_4bit_compute_dtype=automatic if compute_dtype == "auto" else getattr(torch, compute_dtype),
+        )
+    config.llm_int8_skip_modules = sorted({*(config.llm_int8_skip_modules or []), *skip_modules})
+    return config
+
+
+def is_quantized(module: nn.Module) -> bool:
+    """Tell whether any weight of the module is stored by bitsandbytes."""
+    return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
+
+
+def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights at the first evaluation forward on a CPU.
+
+    On CPUs with AVX512-BF16, ``Linear4bit`` swaps its weights for an inference layout whose kernel
+    has no gradient: training after a validation would silently learn nothing.
+
+    Args:
+        model: The model, changed in place.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  no attribute of nn.Module
