@@ -138,9 +138,10 @@ def errors_of(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("peftlit: error: ")]
 
 
-def run_in_process(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run a command line as a user would: a process of its own, started in a folder."""
-    command = [sys.executable, "-m", "peftlit", *map(str, arguments)]
+def run_in_process(folder: Path, *arguments: object, code: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command line as a user would, in a process of its own; ``code`` takes the place of ``-m peftlit``."""
+    start = ["-m", "peftlit"] if code is None else ["-c", code]
+    command = [sys.executable, *start, *map(str, arguments)]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

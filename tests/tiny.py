@@ -147,6 +147,13 @@ def write_model(folder: Path, family: str, **overrides: Any) -> Path:
     return folder
 
 
+AUTO_MAP = {
+    "AutoConfig": "configuration.FusedConfig",
+    "AutoModel": "modeling.FusedModel",
+    "AutoModelForSequenceClassification": "modeling.FusedForSequenceClassification",
+}
+
+
 def write_custom_code(folder: Path, **overrides: Any) -> Path:
     """Write a model folder with code of its own: fused projections, and rotary buffers that no checkpoint holds."""
     for file in (Path(__file__).parent / "custom_code").glob("*.py"):
@@ -154,11 +161,7 @@ def write_custom_code(folder: Path, **overrides: Any) -> Path:
     tokenizer = write_tokenizer(folder)
     entries = {
         "architectures": ["FusedModel"],
-        "auto_map": {
-            "AutoConfig": "configuration.FusedConfig",
-            "AutoModel": "modeling.FusedModel",
-            "AutoModelForSequenceClassification": "modeling.FusedForSequenceClassification",
-        },
+        "auto_map": AUTO_MAP,
         "model_type": "fused_encoder",
         "vocab_size": len(tokenizer),
         "hidden_size": HIDDEN,

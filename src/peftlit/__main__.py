@@ -25,6 +25,7 @@ first steps:
   peftlit fit --config my.yaml --print_config      every setting with its value
   peftlit fit --help                               every setting with its meaning
   peftlit fit --model.help SequenceClassification  one class's settings
+  peftlit --print_completion shtab-bash            completion for your shell (needs pip install shtab)
 
 options:
   -h, --help   this text

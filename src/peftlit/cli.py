@@ -33,6 +33,7 @@ from peftlit.run.predictions import Predictions
 
 _NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
 COMMANDS = ("fit", "validate", "test", "predict")
+_GROUP_TITLES = {"trainer": "The Trainer", "model": "The model", "data": "The data"}
 RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
 _NOT_SAVED = ("run_dir", "ckpt_path", "weights_only", "config", "verbose", "return_predictions")
 
@@ -42,6 +43,7 @@ class PeftlitCLI(LightningCLI):
 
     def __init__(self, arguments: Sequence[str]) -> None:
         exact = {"allow_abbrev": False}
+        usage = "peftlit {} [--config FILE.yaml ...] [--KEY VALUE ...]"
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -55,7 +57,11 @@ class PeftlitCLI(LightningCLI):
             },
             seed_everything_default=42,
             parser_class=Parser,
-            parser_kwargs={**exact, **{command: dict(exact) for command in COMMANDS}},
+            parser_kwargs={
+                **exact,
+                "prog": "peftlit",
+                **{command: {**exact, "usage": usage.format(command)} for command in COMMANDS},
+            },
             args=list(arguments),
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -73,6 +79,9 @@ class PeftlitCLI(LightningCLI):
             default=None,
             help="Folder of the run. fit: a new one (default: the next number under runs/). Others: a finished one.",
         )
+        for key, title in _GROUP_TITLES.items():
+            if key in parser.groups:
+                parser.groups[key].title = title
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's remark that a list was given.
@@ -280,5 +289,6 @@ def run(arguments: Sequence[str]) -> None:
             raise ConfigError(problem)
     Parser.command_line = arguments
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
     torch.set_float32_matmul_precision("high")
     PeftlitCLI(arguments)

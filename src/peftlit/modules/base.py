@@ -168,15 +168,11 @@ class PeftModule(LightningModule):
         """Log once what trains, by part."""
         assert self.model is not None
         trainable, total = count_parameters(self.model)
-        in_heads = sum(p.numel() for n, p in self.model.named_parameters() if p.requires_grad and self._in_head(n))
-        log.info(
-            "trainable %s of %s parameters (%.2f %%): adapter %s, head %s",
-            f"{trainable:,}",
-            f"{total:,}",
-            100 * trainable / total,
-            f"{trainable - in_heads:,}",
-            f"{in_heads:,}",
-        )
+        head = sum(p.numel() for n, p in self.model.named_parameters() if p.requires_grad and self._in_head(n))
+        share, rest = 100 * trainable / total, trainable - head
+        body = "backbone" if isinstance(self.adapter, FullFineTuning) else "adapter"
+        log.info("trainable %s of %s parameters (%.2f %%): %s %s, head %s",
+                 f"{trainable:,}", f"{total:,}", share, body, f"{rest:,}", f"{head:,}")  # fmt: skip
 
     def _in_head(self, parameter_name: str) -> bool:
         return any(f".{head}." in f".{parameter_name}" for head in self.heads)

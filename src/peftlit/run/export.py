@@ -54,6 +54,9 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
     if module.backbone.location is None:
         config.save_pretrained(aside / RANDOM_BASE_FOLDER)
+        if isinstance(module.backbone.config, str):  # a model's own code goes with its config
+            for code in Path(module.backbone.config).glob("*.py"):
+                shutil.copy(code, aside / RANDOM_BASE_FOLDER)
     write_json(aside / "trainer_state.json", trainer_state)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)

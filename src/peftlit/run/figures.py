@@ -30,7 +30,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str]
     )
     axes = figure.add_subplot()
     image = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
-    size = 12 if n <= 4 else 9 if n <= 8 else 6.5
+    size = 12 if n <= 4 else 9 if n <= 8 else 7.5
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
             if count or n <= 8:
