@@ -45,7 +45,7 @@ def attach(
         for name in heads:
             model.get_submodule(name).requires_grad_(True)
     else:
-        return _in_float32(_attach_peft(model, adapter, heads, task_type))
+        return _in_float32(_attach_peft(model, adapter, heads, task_type, quantized))
     return _in_float32(model)
 
 
@@ -57,7 +57,9 @@ def _in_float32(model: _Model) -> _Model:
     return model
 
 
-def _attach_peft(model: PreTrainedModel, adapter: PeftConfig, heads: list[str], task_type: TaskType) -> PeftModel:
+def _attach_peft(
+    model: PreTrainedModel, adapter: PeftConfig, heads: list[str], task_type: TaskType, quantized: bool
+) -> PeftModel:
     name = type(model).__name__
     check_targets(adapter, model, name)
     config = copy.deepcopy(adapter)
@@ -71,13 +73,25 @@ def _attach_peft(model: PreTrainedModel, adapter: PeftConfig, heads: list[str], 
         config.modules_to_save = list(saved)
     try:
         wrapped = get_peft_model(model, config)
-    except (ValueError, TypeError, NotImplementedError) as error:
+        _answer_once(wrapped)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, AttributeError) as error:
+        said = (str(error).splitlines() or [""])[0] or type(error).__name__
+        way_out = "set backbone.quantization: null, or choose" if quantized else "choose"
         raise AdapterError(
-            f"adapter: {type(config).__name__} does not fit {name}: {str(error).splitlines()[0]} "
-            f"(its linear layers are {', '.join(linear_layers(model))})"
+            f"adapter: {type(config).__name__} does not work on {'quantized ' * quantized}{name}: {said}; {way_out} "
+            f"another adapter or other target_modules (its linear layers are {', '.join(linear_layers(model))})"
         ) from error
     _assert_heads_train(wrapped, heads)
     return wrapped
+
+
+def _answer_once(model: PeftModel) -> None:
+    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step."""
+    model.eval()
+    with torch.no_grad():
+        model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))
 
 
 def _assert_heads_train(model: PeftModel, heads: list[str]) -> None:
