@@ -140,16 +140,16 @@ class PeftlitCLI(LightningCLI):
             self.model.check()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer with our plugins, callbacks and logger, each unless the config brings its own.
+        """Build the Trainer with our plugins and callbacks, each unless the config brings its own.
 
         Args:
             **kwargs: Trainer arguments that override the config's.
         """
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        fitting = self.subcommand == "fit" and not config.get("fast_dev_run")
         config["callbacks"] = self._callbacks(config)
         config["plugins"] = defaults.plugins(config)
-        config["logger"] = defaults.logger(config, self.folder, fitting=fitting)
+        if config.get("logger") in (None, True):
+            config["logger"] = False  # BeginRun logs to the run folder once it exists
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder.path)
         try:
             return self.trainer_class(**config)
@@ -160,7 +160,7 @@ class PeftlitCLI(LightningCLI):
         callbacks = defaults.as_list(config.get("callbacks"))
         self.history = History()
         if self.subcommand == "fit":
-            text = self._parser("fit").dump(_without(self._settings, *_NOT_SAVED), skip_none=False)
+            text = self._parser("fit").dump(_without(self._settings, *_NOT_SAVED), skip_unset=False)
             callbacks += [BeginRun(self.folder, text), TrainabilityGuard(), self.history]
             if config.get("enable_checkpointing") is not False:
                 callbacks = defaults.checkpoints(callbacks, self.folder)

@@ -21,7 +21,8 @@ _NOISE = {
     r".*`loftq_config` specified but will be ignored.*",
     # said by our own line about precision
     r".*is not supported by the model summary.*",
-    # our run folder is ours to fill
+    # our run folder is ours to fill, and an earlier log is kept
+    r".*Experiment logs directory .* exists and is not empty.*",
     r".*Checkpoint directory .* exists and is not empty.*",
     # short runs log at their end anyway
     r".*smaller than the logging interval.*",

@@ -1,4 +1,4 @@
-"""What the Trainer gets where the configuration does not bring its own: plugins, callbacks, logger."""
+"""What the Trainer gets where the configuration does not bring its own: plugins and callbacks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import CheckpointIO, Precision
 
 from peftlit.errors import ConfigError
@@ -75,16 +74,3 @@ def progress(config: dict[str, Any], callbacks: list[Callback]) -> list[Callback
     if config.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in callbacks):
         return callbacks
     return [*callbacks, RichProgress() if sys.stdout.isatty() else LineProgress()]
-
-
-def logger(config: dict[str, Any], folder: RunFolder, *, fitting: bool) -> Any:
-    """Return the configured loggers; where there are none, a ``metrics.csv`` in the run folder.
-
-    Args:
-        config: The Trainer's arguments.
-        folder: The run folder.
-        fitting: Whether this is a training run that leaves something behind.
-    """
-    if config.get("logger") not in (None, True):
-        return config["logger"]
-    return CSVLogger(folder.path, name="", version="") if fitting else False

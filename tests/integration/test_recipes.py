@@ -31,6 +31,7 @@ def contract_five_steps_then_test(folder: Path, arguments: list[object], trainab
     done = run_in_process(folder, "test", "--run_dir=run")
     assert done.returncode == 0, done.stderr
     tested = json.loads((folder / "run/metrics.json").read_text())
+    assert tested["test"].pop("confusion_matrix") == fitted["test"].pop("confusion_matrix")
     assert tested["test"] == pytest.approx(fitted["test"], abs=1e-6)
     assert (folder / "run/predictions.csv").is_file()
 
