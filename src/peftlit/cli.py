@@ -79,9 +79,9 @@ class PeftlitCLI(LightningCLI):
             default=None,
             help="Folder of the run. fit: a new one (default: the next number under runs/). Others: a finished one.",
         )
-        for key, title in _GROUP_TITLES.items():
-            if key in parser.groups:
-                parser.groups[key].title = title
+        groups = parser.groups or {}
+        for key in groups.keys() & _GROUP_TITLES.keys():
+            groups[key].title = _GROUP_TITLES[key]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, without Lightning's remark that a list was given.

@@ -38,7 +38,7 @@ class BeginRun(Callback):
             trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
 
     def _log_folder(self) -> str:
-        """Name the folder for ``metrics.csv``: the run folder itself, or another one where a resumed run has its own."""
+        """Name the folder for ``metrics.csv``: the run folder, or one inside it where a run is resumed."""
         if not (self.folder.path / "metrics.csv").exists():
             return ""
         return f"resumed_{1 + len(list(self.folder.path.glob('resumed_*')))}"
