@@ -41,7 +41,7 @@ def set_up(level: int = logging.INFO) -> None:
     Args:
         level: Lowest level of our own lines.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _StandardError()
     handler.setFormatter(logging.Formatter("peftlit: %(message)s"))
     logger = logging.getLogger("peftlit")
     logger.handlers = [handler]
@@ -55,6 +55,14 @@ def set_up(level: int = logging.INFO) -> None:
         _drop(name, text)
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+
+class _StandardError(logging.Handler):
+    """Write to whatever ``sys.stderr`` is at the moment: under a progress bar, rich puts lines above the bar."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(self.format(record) + "\n")
+        sys.stderr.flush()
 
 
 def quiet_lightning() -> None:
