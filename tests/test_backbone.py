@@ -56,9 +56,13 @@ def test_the_attention_implementation_is_the_one_asked_for(model_folder):
 
 
 def test_code_from_the_hub_needs_a_pinned_revision(tmp_path):
-    with pytest.raises(ConfigError, match=r"someone/model.*backbone.revision|backbone.revision.*someone/model"):
+    with pytest.raises(
+        ConfigError, match="backbone.revision: got None; to run code of 'someone/model', pin the commit"
+    ):
         Backbone("someone/model", trust_remote_code=True)
-    Backbone("someone/model", trust_remote_code=True, revision="0123abc")
+    with pytest.raises(ConfigError, match="got 'main'; .* pin the commit"):
+        Backbone("someone/model", trust_remote_code=True, revision="main")
+    Backbone("someone/model", trust_remote_code=True, revision="0123abcd" * 5)
     Backbone(str(tmp_path), trust_remote_code=True)
 
 
@@ -156,7 +160,7 @@ def test_random_weights_have_no_location():
     ],
 )
 def test_short_names_spell_out_4_bit_quantization(name, expected):
-    config = Backbone("x", quantization=name, compute_dtype="float32").quantization_config(["classifier"])
+    config = Backbone("x", quantization=name, compute_dtype="float32").quantization_config(["classifier"], "cpu")
     assert config.load_in_4bit
     assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == expected
     assert config.bnb_4bit_compute_dtype == torch.float32
@@ -164,25 +168,25 @@ def test_short_names_spell_out_4_bit_quantization(name, expected):
 
 
 def test_int8_is_int8():
-    config = Backbone("x", quantization="int8").quantization_config([])
+    config = Backbone("x", quantization="int8").quantization_config([], "cpu")
     assert config.load_in_8bit
     assert not config.load_in_4bit
 
 
 def test_no_quantization_is_none():
-    assert Backbone("x").quantization_config(["classifier"]) is None
+    assert Backbone("x").quantization_config(["classifier"], "cpu") is None
 
 
 @pytest.mark.parametrize("native", [True, False])
 def test_quantized_layers_compute_in_bfloat16_where_native(native, monkeypatch):
     chosen = torch.bfloat16 if native else torch.float32
     monkeypatch.setattr(quantization_module, "low_precision_dtype", lambda _: chosen)
-    assert Backbone("x", quantization="nf4").quantization_config([]).bnb_4bit_compute_dtype == chosen
+    assert Backbone("x", quantization="nf4").quantization_config([], "cpu").bnb_4bit_compute_dtype == chosen
 
 
 def test_a_users_quantization_config_is_kept_and_not_changed():
     own = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", llm_int8_skip_modules=["query"])
-    config = Backbone("x", quantization=own).quantization_config(["classifier"])
+    config = Backbone("x", quantization=own).quantization_config(["classifier"], "cpu")
     assert config.bnb_4bit_quant_type == "fp4"
     assert config.llm_int8_skip_modules == ["classifier", "query"]
     assert own.llm_int8_skip_modules == ["query"]

@@ -143,6 +143,8 @@ def write_model(folder: Path, family: str, **overrides: Any) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)
+    if config.dtype is not None:
+        model = model.to(config.dtype)
     model.save_pretrained(folder)
     return folder
 

@@ -80,6 +80,17 @@ def is_causal(model: nn.Module) -> bool:
     return any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
+def half_dtype(model: nn.Module) -> torch.dtype | None:
+    """Return the 16-bit dtype that some of the model's weights are stored in, None where there is none.
+
+    Args:
+        model: Any model; quantized layers do not count, whose biases take on the dtype they compute in.
+    """
+    plain = (m for m in model.modules() if type(m).__name__ not in ("Linear4bit", "Linear8bitLt"))
+    dtypes = {p.dtype for module in plain for p in module.parameters(recurse=False)}
+    return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes), None)
+
+
 def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """Build a model with random weights that depend on nothing but the config.
 
@@ -89,14 +100,15 @@ def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: b
         trust_remote_code: Whether the config's own code may run.
     """
     extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
-    with _fixed_seed():
+    # on the CPU and from its generator, also where Lightning has made another device the default
+    with _fixed_seed(), torch.device("cpu"):
         model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **extra)
     return model
 
 
 @contextmanager
 def _fixed_seed() -> Iterator[None]:
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(RANDOM_WEIGHTS_SEED)
         yield
 
@@ -110,7 +122,7 @@ def restore_computed_buffers(model: PreTrainedModel) -> None:
     Args:
         model: The loaded model, changed in place.
     """
-    with _fixed_seed(), init_empty_weights(include_buffers=False):
+    with _fixed_seed(), torch.device("cpu"), init_empty_weights(include_buffers=False):
         built = type(model)(copy.deepcopy(model.config))
     computed = dict(built.named_buffers())
     for name, module in model.named_modules():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
+
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Backbone:
@@ -71,9 +75,10 @@ class Backbone:
                 "backbone: give name_or_path (trained weights) or config (random weights), one of the two"
             )
         local = name_or_path is None or name_or_path.startswith(location.PACKAGE_PREFIX) or Path(name_or_path).is_dir()
-        if trust_remote_code and not local and revision is None:
+        if trust_remote_code and not local and not _COMMIT.fullmatch(revision or ""):
             raise ConfigError(
-                f"backbone.trust_remote_code: to run code of {name_or_path!r}, pin backbone.revision to a commit"
+                f"backbone.revision: got {revision!r}; to run code of {name_or_path!r}, pin the commit (40 hex digits) "
+                "that you have read"
             )
         if quantization is not None:
             require_bitsandbytes()
@@ -185,11 +190,11 @@ class Backbone:
         """
         skeleton = self.skeleton(auto_class, config)
         heads = head_modules(skeleton)
-        quantization = self.quantization_config(float_modules(skeleton))
+        quantization = self.quantization_config(float_modules(skeleton), device.type)
         arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
         if quantization is not None:
             arguments["device_map"] = {"": device}
-            compute = getattr(quantization, "bnb_4bit_compute_dtype", torch.float16)
+            compute = quantization.bnb_4bit_compute_dtype if quantization.load_in_4bit else torch.float16
             log.info("quantized layers compute in %s", str(compute).removeprefix("torch."))
         if self.dtype != "auto":
             arguments["dtype"] = getattr(torch, self.dtype)
@@ -236,15 +241,16 @@ class Backbone:
             arguments["dtype"] = torch.float32
         return type(model).from_pretrained(None, state_dict=model.state_dict(), **arguments), set()
 
-    def quantization_config(self, skip_modules: list[str]) -> BitsAndBytesConfig | None:
+    def quantization_config(self, skip_modules: list[str], device_type: str) -> BitsAndBytesConfig | None:
         """Spell out the quantization, with the modules that stay in float.
 
         Args:
             skip_modules: Names of modules that must not be quantized.
+            device_type: Where the layers compute.
         """
         if self.quantization is None:
             return None
-        return spell_out(self.quantization, self.compute_dtype, skip_modules)
+        return spell_out(self.quantization, self.compute_dtype, skip_modules, device_type)
 
     def _code_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code} if hasattr(config, "auto_map") else {}

@@ -122,6 +122,8 @@ class PeftlitCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
         parser, settings = self._parser(self.subcommand), self._settings
+        # before the links: what follows from other settings is not saved, so that it can follow again
+        self._config_text = parser.dump(_without(settings, *_NOT_SAVED), skip_unset=False)
         try:
             link_to_data(settings)
             self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
@@ -146,9 +148,10 @@ class PeftlitCLI(LightningCLI):
             **kwargs: Trainer arguments that override the config's.
         """
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
-        config["callbacks"] = self._callbacks(config)
+        ours = config.get("logger") in (None, True)
+        config["callbacks"] = self._callbacks(config, log=ours)
         config["plugins"] = defaults.plugins(config)
-        if config.get("logger") in (None, True):
+        if ours:
             config["logger"] = False  # BeginRun logs to the run folder once it exists
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder.path)
         try:
@@ -156,12 +159,13 @@ class PeftlitCLI(LightningCLI):
         except (MisconfigurationException, ValueError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
-    def _callbacks(self, config: dict[str, Any]) -> list[Any]:
+    def _callbacks(self, config: dict[str, Any], *, log: bool) -> list[Any]:
         callbacks = defaults.as_list(config.get("callbacks"))
         self.history = History()
         if self.subcommand == "fit":
-            text = self._parser("fit").dump(_without(self._settings, *_NOT_SAVED), skip_unset=False)
-            callbacks += [BeginRun(self.folder, text), TrainabilityGuard(), self.history]
+            resumes = bool(self._settings.get("ckpt_path"))
+            begin = BeginRun(self.folder, self._config_text, resumes=resumes, log=log)
+            callbacks = [begin, *callbacks, TrainabilityGuard(), self.history]
             if config.get("enable_checkpointing") is not False:
                 callbacks = defaults.checkpoints(callbacks, self.folder)
         else:
@@ -187,7 +191,8 @@ class PeftlitCLI(LightningCLI):
         if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]
             return
         seconds = time.perf_counter() - started
-        conclude_fit(self.trainer, self.model, self.datamodule, self.folder, self.history, seconds)
+        known = {"trainer": self.trainer, "module": self.model, "data": self.datamodule, "folder": self.folder}
+        self._run(conclude_fit, {**known, "history": self.history, "seconds": seconds})
 
     def validate(self, **arguments: Any) -> None:
         """Score the validation split.
@@ -212,17 +217,21 @@ class PeftlitCLI(LightningCLI):
             **arguments: Arguments of ``Trainer.predict``.
         """
         arguments["return_predictions"] = False
+        self._require_split("test")
         self._run(self.trainer.predict, arguments)
 
     def _evaluate(self, method: Any, arguments: dict[str, Any], split: str) -> None:
         arguments["verbose"] = not isinstance(self.model, PeftModule)
+        self._require_split(split)
+        self._run(method, arguments)
+        if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
+            conclude_evaluation(self.trainer, self.model, self.datamodule, self.folder, split)
+
+    def _require_split(self, split: str) -> None:
         if isinstance(self.datamodule, TextDataModule) and split not in self.datamodule.read():
             raise ConfigError(
                 f"{self.subcommand}: the data has no {split} split; set data.init_args.{split}_share or a file"
             )
-        self._run(method, arguments)
-        if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
-            conclude_evaluation(self.trainer, self.model, self.datamodule, self.folder, split)
 
     def _run(self, method: Any, arguments: dict[str, Any]) -> None:
         try:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
-from jsonargparse._parameter_resolvers import get_signature_parameters
-from jsonargparse._util import import_object
 
 from peftlit.errors import ConfigError, PeftlitError
 
@@ -146,11 +144,11 @@ def _parents(options: Sequence[str], key: str) -> list[str]:
 
 
 def _parameters(class_path: str) -> list[str]:
+    module, _, name = class_path.rpartition(".")
     try:
-        parameters: list[Any] = get_signature_parameters(import_object(class_path), "__init__")
-    except (ImportError, ValueError, AttributeError):
+        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+    except (ImportError, ValueError, AttributeError, TypeError):
         return []
-    return [p.name for p in parameters]
 
 
 def nearest(key: str, valid: Iterable[str], prefix: str = "") -> str:

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 
 from peftlit.errors import BackboneError
-from peftlit.hardware import current_device_type, low_precision_dtype
+from peftlit.hardware import low_precision_dtype
 
 QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -31,7 +31,10 @@ def require_bitsandbytes() -> None:
 
 
 def spell_out(
-    quantization: QuantizationName | BitsAndBytesConfig, compute_dtype: DtypeName, skip_modules: list[str]
+    quantization: QuantizationName | BitsAndBytesConfig,
+    compute_dtype: DtypeName,
+    skip_modules: list[str],
+    device_type: str,
 ) -> BitsAndBytesConfig:
     """Turn a short name, or a config, into a whole ``BitsAndBytesConfig``.
 
@@ -40,6 +43,7 @@ def spell_out(
         compute_dtype: What layers named by a short name compute in; ``auto`` = the best of the hardware.
         skip_modules: Names of modules that must not be quantized. transformers replaces its own
             list by this one, so it has to be whole.
+        device_type: Where the layers compute.
     """
     if isinstance(quantization, BitsAndBytesConfig):
         config = copy.deepcopy(quantization)
@@ -47,7 +51,7 @@ def spell_out(
         config = BitsAndBytesConfig(load_in_8bit=True)
     else:
         kind, _, double = quantization.partition("-")
-        automatic = low_precision_dtype(current_device_type())
+        automatic = low_precision_dtype(device_type)
         config = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type=kind,

@@ -143,8 +143,8 @@ def test_p01_targets_that_reach_into_a_head_are_refused_or_leave_it_alone(family
 def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folder, monkeypatch, tmp_path):
     whole = Backbone.quantization_config
 
-    def nothing_skipped(self: Backbone, skip_modules: list[str]) -> Any:
-        config = whole(self, skip_modules)
+    def nothing_skipped(self: Backbone, skip_modules: list[str], device_type: str) -> Any:
+        config = whole(self, skip_modules, device_type)
         config.llm_int8_skip_modules = []
         return config
 

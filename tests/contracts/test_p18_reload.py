@@ -50,6 +50,34 @@ def trained(family: str, adapter: str, quantization: str | None, folder: Path, t
     return module, data.get_tokenizer(), next(iter(data.test_dataloader()))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("quantization", [None, "nf4-double"])
+def test_p18_a_base_saved_in_bfloat16_with_overrides_answers_the_same(
+    quantization, peftlit, settings, write_config, tmp_path
+) -> None:
+    """Through ``fit``: 16-bit base under mixed precision, float32 head, overrides that the reload has to know."""
+    (tmp_path / "base").mkdir()
+    tiny.write_model(tmp_path / "base", "llama", dtype="bfloat16")
+    backbone = {"name_or_path": "base", "quantization": quantization, "config_overrides": {"rms_norm_eps": 1e-3}}
+    settings["model"]["init_args"]["backbone"] = backbone
+    settings["model"]["init_args"]["adapter"]["init_args"]["target_modules"] = ["q_proj", "v_proj"]
+    settings["data"]["init_args"]["padding_side"] = "left"
+    settings["trainer"] |= {"max_epochs": 1, "precision": "bf16-mixed"}
+    code, _, err = peftlit("fit", "--config", write_config(settings))
+    assert code == 0, err
+    assert "answers the same" in err
+    assert json.loads((tmp_path / "runs/001/adapter/config_overrides.json").read_text()) == {"rms_norm_eps": 1e-3}
+
+
+@pytest.mark.slow
+def test_p18_positions_under_left_padding_answer_the_same(model_folder, toy_data, tmp_path) -> None:
+    module, tokenizer, _ = trained("gpt2", "lora", None, model_folder("gpt2"), toy_data)
+    tokenizer.padding_side = module.padding_side = "left"
+    probe = dict(tokenizer(["good", "a very good film again"], padding=True, return_tensors="pt"))
+    probe["labels"] = torch.tensor([0, 1])
+    contract_fresh_process_answers_the_same(module, tokenizer, probe, tmp_path / "adapter")
+
+
 def contract_fresh_process_answers_the_same(module, tokenizer, probe, folder: Path) -> None:
     export(module, tokenizer, folder, {"log_history": []})
     prove_reload(module, probe, folder)

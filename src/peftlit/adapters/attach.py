@@ -44,6 +44,7 @@ def attach(
     elif adapter is None:
         for name in heads:
             model.get_submodule(name).requires_grad_(True)
+        _answer_once(model)
     else:
         return _in_float32(_attach_peft(model, adapter, heads, task_type, quantized))
     return _in_float32(model)
@@ -87,8 +88,11 @@ def _attach_peft(
     return wrapped
 
 
-def _answer_once(model: PeftModel) -> None:
-    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step."""
+def _answer_once(model: PreTrainedModel | PeftModel) -> None:
+    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step.
+
+    Quantized layers bring their biases to the dtype they compute in when they first run, so that is done too.
+    """
     model.eval()
     with torch.no_grad():
         model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))

@@ -133,7 +133,9 @@ class TextDataModule(LightningDataModule):
             wanted = [self.text_column, self.text_pair_column, self.label_column]
             checks.check_columns(raw[split], [name for name in wanted if name], self.sources[split])
         if self.label_names is None:
-            self.label_names = checks.infer_label_names(raw["train"][self.label_column])
+            feature = raw["train"].features[self.label_column]
+            declared = feature.names if isinstance(feature, datasets.ClassLabel) else None
+            self.label_names = declared or checks.infer_label_names(raw["train"][self.label_column])
         splits = {split: self._normalise(rows, split) for split, rows in raw.items()}
         splits = self._cut_missing(splits)
         checks.check_classes(splits["train"]["label"], self.label_names, self.sources["train"])

@@ -121,6 +121,8 @@ def _read_csv(path: Path) -> datasets.Dataset:
         "csv",
         path,
         features=datasets.Features({name: datasets.Value("string") for name in header}),
+        names=header,
+        header=0,
         delimiter=delimiter,
         keep_default_na=False,
         na_filter=False,
@@ -130,7 +132,8 @@ def _read_csv(path: Path) -> datasets.Dataset:
 
 def _check_records(reader: Any, path: Path) -> list[str]:
     """Read a CSV file through; return its header."""
-    header: list[str] = next(reader, [])
+    # a nameless column, such as the index that pandas writes, goes by its number
+    header = [name or f"column_{i}" for i, name in enumerate(next(reader, []))]
     if len(set(header)) != len(header):
         raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
     row = 0

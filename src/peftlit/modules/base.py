@@ -18,10 +18,10 @@ from transformers import PretrainedConfig, PreTrainedModel
 from peftlit.adapters import Adapter, FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
 from peftlit.adapters.targets import check_targets
-from peftlit.architecture import is_causal, learned_positions
+from peftlit.architecture import half_dtype, is_causal, learned_positions
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
-from peftlit.errors import BackboneError, ConfigError
+from peftlit.errors import BackboneError, CheckpointError, ConfigError
 from peftlit.hardware import current_device_type
 from peftlit.metrics import Direction
 from peftlit.optim import Schedule, parameter_groups
@@ -186,13 +186,27 @@ class PeftModule(LightningModule):
         self.train()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only what trains, and buffers that belong to no frozen module.
+        """Keep only the parameters that train.
 
         Args:
             checkpoint: What Lightning is about to save.
         """
         names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits.
+
+        Args:
+            checkpoint: What Lightning is about to load.
+
+        Raises:
+            CheckpointError: Naming the first tensor that is too many or missing.
+        """
+        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        odd = sorted(names ^ set(checkpoint["state_dict"]))
+        if odd:
+            raise CheckpointError(f"the checkpoint does not hold what this config trains ({odd[0]})")
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over trainables only, and the schedule over optimizer steps."""
@@ -220,6 +234,7 @@ class PeftModule(LightningModule):
             batch: The batch.
         """
         assert self.model is not None
+        self.batch_shape = tuple(batch["input_ids"].shape)
         inputs: dict[str, Any] = {k: v for k, v in batch.items() if k not in ("labels", "row")}
         if self.padding_side == "left" and "position_ids" in signature(_base_model(self.model).forward).parameters:
             inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
@@ -232,7 +247,6 @@ class PeftModule(LightningModule):
             batch: The batch.
             batch_idx: Its number in the epoch.
         """
-        self.batch_shape = tuple(batch["input_ids"].shape)
         total, weight, _ = self.loss(batch)
         mean = total / weight
         self.log("train/loss", mean, batch_size=int(weight))
@@ -243,7 +257,9 @@ class PeftModule(LightningModule):
 
     @torch.inference_mode()
     def evaluate_batch(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch in evaluation mode and without autocast, and leave the mode as it was.
+        """Return the logits of a batch in evaluation mode, and leave the mode as it was.
+
+        There is no autocast, unless frozen weights are stored in 16 bits and have to meet a float32 head.
 
         Args:
             batch: The batch, anywhere.
@@ -253,7 +269,9 @@ class PeftModule(LightningModule):
         self.eval()
         device = next(self.model.parameters()).device
         moved: Any = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
-        _, _, logits = self.loss(moved)
+        half = half_dtype(self.model)
+        with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
+            _, _, logits = self.loss(moved)
         self.train(training)
         return logits.float().cpu()
 

@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from peftlit.plugins.throughput import Throughput
+
 _LINES_PER_EPOCH = 10
 
 
-class _Throughput:
-    """Rows per second since the last reset, over all ranks, time spent in validation left out."""
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.seconds = 0.0
-        self._started = 0.0
-
-    def start(self) -> None:
-        self._started = time.perf_counter()
-
-    def stop(self, batch: Any, world_size: int) -> None:
-        self.seconds += time.perf_counter() - self._started
-        self.rows += len(batch["input_ids"]) * world_size if "input_ids" in batch else 0
-
-    def rate(self) -> float:
-        return self.rows / self.seconds if self.seconds else 0.0
-
-
-def _training_numbers(trainer: Trainer, throughput: _Throughput) -> dict[str, str]:
+def _training_numbers(trainer: Trainer, throughput: Throughput) -> dict[str, str]:
     numbers = {}
     if "train/loss" in trainer.callback_metrics:
         numbers["loss"] = f"{float(trainer.callback_metrics['train/loss']):.4f}"
@@ -47,7 +29,7 @@ class RichProgress(RichProgressBar):
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
-        self._throughput = _Throughput()
+        self._throughput = Throughput()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Start the clock.
@@ -91,7 +73,7 @@ class LineProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._throughput = _Throughput()
+        self._throughput = Throughput()
 
     def disable(self) -> None:
         """Lightning turns bars off on all ranks but the first; lines are printed there only anyway."""

@@ -16,6 +16,10 @@ from peftlit.errors import TrainabilityError
 log = logging.getLogger(__name__)
 
 
+_SHORTEST_WAY = 1e-6
+"""Sum of learning rates before anything is judged: shorter ways may be lost in float32's rounding."""
+
+
 class TrainabilityGuard(Callback):
     """Judge every tensor after a few optimizer steps with a learning rate over zero.
 
@@ -29,6 +33,7 @@ class TrainabilityGuard(Callback):
     def __init__(self, num_steps: int = 4) -> None:
         self.num_steps = num_steps
         self._steps = 0
+        self._way = 0.0
         self._before: dict[str, int] = {}
         self._learned: set[str] = set()
 
@@ -39,7 +44,7 @@ class TrainabilityGuard(Callback):
             trainer: The trainer.
             pl_module: The module.
         """
-        self._steps, self._learned = 0, set()
+        self._steps, self._way, self._learned = 0, 0.0, set()
         self._before = {name: _fingerprint(p) for name, p in pl_module.named_parameters()}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -57,6 +62,7 @@ class TrainabilityGuard(Callback):
         if getattr(trainer.precision_plugin, "scaler", None) is not None and len(finite) < len(gradients):
             return  # the scaler skips this step, and lowers its scale until one fits
         self._steps += 1
+        self._way += max(float(group["lr"]) for group in optimizer.param_groups)
         self._learned |= {name for name in finite if bool(gradients[name].any())}
 
     def on_train_batch_end(
@@ -74,20 +80,20 @@ class TrainabilityGuard(Callback):
         Raises:
             TrainabilityError: Naming the first tensor that broke the rule.
         """
-        if not self._before or self._steps < self.num_steps:
+        if not self._before or self._steps < self.num_steps or self._way < _SHORTEST_WAY:
             return
         for name, parameter in pl_module.named_parameters():
             moved = _fingerprint(parameter) != self._before.get(name)
             if parameter.requires_grad and name not in self._learned:
                 raise TrainabilityError(
-                    f"{name} trains but had no finite gradient other than zero in {self.num_steps} optimizer steps: "
+                    f"{name} trains but had no finite gradient other than zero in {self._steps} optimizer steps: "
                     "it is not on the way from the input to the loss, or the loss is not finite"
                 )
             if parameter.requires_grad and not moved:
-                raise TrainabilityError(f"{name} trains but did not move in {self.num_steps} optimizer steps")
+                raise TrainabilityError(f"{name} trains but did not move in {self._steps} optimizer steps")
             if not parameter.requires_grad and moved:
-                raise TrainabilityError(f"{name} is frozen but changed within {self.num_steps} optimizer steps")
-        log.info("every trainable tensor learns and every frozen one is unchanged (%d steps)", self.num_steps)
+                raise TrainabilityError(f"{name} is frozen but changed within {self._steps} optimizer steps")
+        log.info("every trainable tensor learns and every frozen one is unchanged (%d steps)", self._steps)
         self._before = {}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
+from peftlit.errors import RunFolderError
 from peftlit.run.files import write_text
 from peftlit.run.folder import RunFolder
 
@@ -15,11 +16,15 @@ class BeginRun(Callback):
     Args:
         folder: The run folder.
         config: The resolved configuration, as YAML.
+        resumes: Whether the folder is there already, with the run that goes on.
+        log: Whether to log to ``metrics.csv``.
     """
 
-    def __init__(self, folder: RunFolder, config: str) -> None:
+    def __init__(self, folder: RunFolder, config: str, *, resumes: bool, log: bool) -> None:
         self.folder = folder
         self.config = config
+        self.resumes = resumes
+        self.log = log
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the config; log to ``metrics.csv`` where no other logger is configured.
@@ -29,13 +34,29 @@ class BeginRun(Callback):
         Args:
             trainer: The trainer.
             pl_module: The module.
+
+        Raises:
+            RunFolderError: Another run has taken the folder since this one started.
         """
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return
         if trainer.is_global_zero:
+            if not self.resumes:
+                self._take_folder()
             write_text(self.folder.config, self.config)
-        if not trainer.loggers:
+        if self.log:
             trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
+
+    def _take_folder(self) -> None:
+        """Make the folder, or fail: of two runs that chose the same name, one gets it."""
+        self.folder.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.path.mkdir()
+        except FileExistsError as error:
+            if self.folder.is_used:
+                raise RunFolderError(
+                    f"--run_dir {self.folder.path}: another run has taken it meanwhile; start again, or name a folder"
+                ) from error
 
     def _log_folder(self) -> str:
         """Name the folder for ``metrics.csv``: the run folder, or one inside it where a run is resumed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from peftlit.data import TextDataModule
 from peftlit.modules.base import PeftModule
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
 from peftlit.run import figures
-from peftlit.run.export import export, load_export, restore_trainables, weights_sha256
+from peftlit.run.export import export, load_export, restore_trainables, trainable_sha256, weights_sha256
 from peftlit.run.files import write_json
-from peftlit.run.folder import RunFolder
+from peftlit.run.folder import METRICS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
 from peftlit.run.memory import peak_mib
 from peftlit.run.reload import prove_reload
@@ -43,22 +44,23 @@ def conclude_fit(
         seconds: Duration of the fit.
     """
     best_step = _restore_best(trainer, module)
+    module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
     if trainer.is_global_zero:
         state = history.trainer_state(trainer, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)
         write_json(folder.path / "split_manifest.json", data.manifest())
         difference = prove_reload(module, _probe(data), folder.adapter)
         figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
-        trained_rows = data.reports["train"].rows * trainer.current_epoch
         write_json(
-            folder.path / "metrics.json",
+            folder.path / METRICS_FILE,
             {
                 "step": best_step,
                 "adapter_sha256": weights_sha256(folder.adapter),
+                "trainable_sha256": trainable_sha256(module),
                 "reload_logit_difference": difference,
                 "fit": {
                     "seconds": round(seconds, 2),
-                    "samples_per_second": round(trained_rows / seconds, 2),
+                    "samples_per_second": round(history.throughput.rate(), 2),
                     "peak_memory_mib": round(peak_mib(), 1),
                     "precision": str(trainer.precision),
                     "skipped_steps": getattr(trainer.precision_plugin, "skipped_steps", 0),
@@ -97,7 +99,7 @@ def conclude_evaluation(
     if counts is not None:
         numbers["confusion_matrix"] = counts
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
-    write_json(folder.path / "metrics.json", {**recorded, split: numbers})
+    write_json(folder.path / METRICS_FILE, {**recorded, split: numbers})
     if counts is not None and split == "test":
         title = f"{split}: {numbers['rows']:,} rows, macro-F1 {scalars['f1']:.3f}"
         figures.confusion_matrix(counts, names, folder.path / "confusion_matrix.png", title)
@@ -111,9 +113,7 @@ def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
     Args:
         folder: The run folder.
     """
-    import json
-
-    path: Path = folder.path / "metrics.json"
+    path: Path = folder.path / METRICS_FILE
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 

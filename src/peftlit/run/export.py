@@ -23,6 +23,7 @@ from peftlit.run.files import write_json
 
 LABEL_MAP_FILE = "label_map.json"
 QUANTIZATION_FILE = "quantization_config.json"
+OVERRIDES_FILE = "config_overrides.json"
 HEAD_FILE = "head.safetensors"
 HEAD_RECORD_FILE = "head.json"
 RANDOM_BASE_FOLDER = "random_base"
@@ -49,9 +50,12 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     tokenizer.save_pretrained(aside)
     config = module.read_config()
     write_json(aside / LABEL_MAP_FILE, {"id2label": config.id2label, "label2id": config.label2id})
-    quantization = module.backbone.quantization_config(float_modules(_inner(module.model)))
+    device_type = next(module.model.parameters()).device.type
+    quantization = module.backbone.quantization_config(float_modules(_inner(module.model)), device_type)
     if quantization is not None:
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
+    if module.backbone.config_overrides:
+        write_json(aside / OVERRIDES_FILE, module.backbone.config_overrides)
     if module.backbone.location is None:
         config.save_pretrained(aside / RANDOM_BASE_FOLDER)
         if isinstance(module.backbone.config, str):  # a model's own code goes with its config
@@ -70,10 +74,11 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:
     backbone = module.backbone
+    revision = getattr(_inner(model).config, "_commit_hash", None) or backbone.revision
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = backbone.location
-            config.revision = backbone.revision
+            config.revision = revision
         model.save_pretrained(str(folder), save_embedding_layers=False)
         # peft writes a card of empty headings; no card is better than that one
         (folder / "README.md").unlink(missing_ok=True)
@@ -87,7 +92,7 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
                 "auto_class": module.auto_class.__name__,
                 "base_model_name_or_path": backbone.location,
                 "modules": module.heads,
-                "revision": backbone.revision,
+                "revision": revision,
             },
         )
     else:

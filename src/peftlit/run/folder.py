@@ -9,6 +9,7 @@ from peftlit.errors import RunFolderError
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
+METRICS_FILE = "metrics.json"
 CHECKPOINT_FOLDER = "checkpoints"
 
 
@@ -47,14 +48,16 @@ class RunFolder:
         Raises:
             RunFolderError: There is no exported adapter; near names are listed.
         """
-        if self.adapter.is_dir():
+        if self.adapter.is_dir() and (self.path / METRICS_FILE).is_file():
             return
         if not self.path.is_dir():
             siblings = [p.name for p in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
             near = difflib.get_close_matches(self.path.name, siblings, n=3, cutoff=0.4)
             hint = f"; there are {', '.join(near)}" if near else ""
             raise RunFolderError(f"--run_dir {self.path}: no such folder{hint}")
-        raise RunFolderError(f"--run_dir {self.path}: holds no {ADAPTER_FOLDER}/, so its fit did not finish")
+        raise RunFolderError(
+            f"--run_dir {self.path}: its fit did not finish (no {ADAPTER_FOLDER}/ that was proven, with {METRICS_FILE})"
+        )
 
 
 def next_run_folder(parent: Path) -> Path:

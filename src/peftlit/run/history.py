@@ -7,6 +7,8 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from peftlit.plugins.throughput import Throughput
+
 
 class History(Callback):
     """Collect loss, learning rate and every evaluation with the optimizer step they belong to."""
@@ -15,6 +17,18 @@ class History(Callback):
         self.log_history: list[dict[str, Any]] = []
         self._logged_step = 0
         self._losses: list[float] = []
+        self.throughput = Throughput()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Start the clock.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            batch: The batch.
+            batch_idx: Number of the batch in the epoch.
+        """
+        self.throughput.start()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -25,9 +39,10 @@ class History(Callback):
             trainer: The trainer.
             pl_module: The module.
             outputs: Not used.
-            batch: Not used.
+            batch: The batch.
             batch_idx: Number of the batch in the epoch.
         """
+        self.throughput.stop(batch, trainer.world_size)
         step = trainer.global_step
         if "train/loss" in trainer.callback_metrics:
             self._losses.append(float(trainer.callback_metrics["train/loss"]))
@@ -78,7 +93,7 @@ class History(Callback):
             best_step: Optimizer step of the exported weights.
             batch_size: Rows per batch and device.
         """
-        checkpoint = monitored_checkpoint(trainer)
+        checkpoint, steps = monitored_checkpoint(trainer), trainer.estimated_stepping_batches
         score = checkpoint.best_model_score if checkpoint else None
         return {
             "best_global_step": best_step,
@@ -89,7 +104,7 @@ class History(Callback):
             "is_world_process_zero": trainer.is_global_zero,
             "log_history": self.log_history,
             "logging_steps": trainer.log_every_n_steps,  # type: ignore[attr-defined]
-            "max_steps": int(trainer.estimated_stepping_batches),
+            "max_steps": -1 if steps == float("inf") else int(steps),
             "num_train_epochs": trainer.max_epochs,
             "train_batch_size": batch_size,
         }

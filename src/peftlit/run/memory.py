@@ -54,14 +54,16 @@ def _advice(module: Any, data: LightningDataModule | None, trainer: Trainer, rea
     if isinstance(module, PeftModule) and backbone is not None:
         if not reached_a_batch and backbone.quantization is None:
             return "model.init_args.backbone.quantization: nf4-double"
+        if reached_a_batch and not module.training:
+            rows = getattr(data, "eval_batch_size", None) or 2 * getattr(data, "batch_size", 1)
+            if rows > 1:
+                return f"data.init_args.eval_batch_size: {rows // 2}"
         if not backbone.gradient_checkpointing:
             return "model.init_args.backbone.gradient_checkpointing: true"
     rows = getattr(data, "batch_size", 1)
     if rows > 1:
         accumulation = trainer.accumulate_grad_batches * 2
-        return (
-            f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation} (same result)"
-        )
+        return f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation}"
     length = getattr(data, "max_length", None)
     if length and length > 32:
         return f"data.init_args.max_length: {length // 2}"

@@ -6,12 +6,15 @@ import logging
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from peftlit.architecture import RANDOM_WEIGHTS_SEED
+from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
 from peftlit.errors import ReloadError
 from peftlit.modules.base import PeftModule
@@ -45,22 +48,26 @@ def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
         ReloadError: The folder cannot be loaded, or answers otherwise.
     """
     assert module.model is not None
-    expected = module.evaluate_batch(probe)
-    inputs = {f"input.{k}": v for k, v in probe.items() if k not in ("labels", "row")}
+    with _full_float32():
+        expected = module.evaluate_batch(probe)
+    storage, dtype = _storage(module)
+    inputs = {f"input.{k}": v for k, v in module.model_inputs(probe).items()}
     script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch, "probe.safetensors")
-        save_file(inputs, file)  # type: ignore[arg-type]
+        save_file(inputs, file)
         arguments = [
             str(folder.resolve()), str(file), str(RANDOM_WEIGHTS_SEED), str(module.backbone.trust_remote_code),
-            str(next(module.model.parameters()).device), module.auto_class.__name__,
+            str(next(module.model.parameters()).device),
+            dtype, module.auto_class.__name__,
         ]  # fmt: skip
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # the other process needs room
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=scratch)
         if done.returncode != 0:
             lines = done.stderr.strip().splitlines() or ["no message"]
             raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {lines[-1]}")
         answers = load_file(file)
-    storage = _storage(module)
     _compare(expected, answers["logits_same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder)
     difference = _compare(expected, answers["logits"], ANY_KERNEL_TOLERANCE[storage], folder)
     log.info("a fresh process with plain transformers + peft answers the same (logits within %.1e)", difference)
@@ -82,8 +89,21 @@ def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path)
     return difference
 
 
-def _storage(module: PeftModule) -> str:
-    if module.backbone.quantization is not None:
-        return "quantized"
+def _storage(module: PeftModule) -> tuple[str, str]:
+    """Say which tolerance holds, and in which dtype the backbone's unquantized weights are stored."""
     assert module.model is not None
-    return "float" if all(p.dtype.itemsize >= 4 for p in module.model.parameters() if p.is_floating_point()) else "half"
+    half = half_dtype(module.model)
+    if half is not None:
+        return "half", str(half).removeprefix("torch.")
+    return "quantized" if module.backbone.quantization is not None else "float", "float32"
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Multiply in full float32, as a fresh process does."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

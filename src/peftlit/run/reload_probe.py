@@ -1,6 +1,6 @@
 """Load an exported folder with plain transformers + peft and answer a probe batch. Imports nothing of peftlit.
 
-Run as ``python -c <this text> FOLDER PROBE RANDOM_WEIGHTS_SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; the probe file
+Run as ``python -c <this text> FOLDER PROBE SEED TRUST_REMOTE_CODE DEVICE DTYPE AUTO_CLASS``; the probe file
 gets the logits added. This is also what a user without peftlit would write.
 """
 
@@ -14,8 +14,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-folder, probe, seed, trust_remote_code, device, auto_class_name = (
-    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5], sys.argv[6],
+folder, probe, seed, trust_remote_code, device, dtype, auto_class_name = (
+    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5],
+    getattr(torch, sys.argv[6]), sys.argv[7],
 )  # fmt: skip
 transformers.logging.set_verbosity_error()
 auto_class = getattr(transformers, auto_class_name)
@@ -23,7 +24,10 @@ labels = json.loads((folder / "label_map.json").read_text())
 labels = {"id2label": {int(k): v for k, v in labels["id2label"].items()}, "label2id": labels["label2id"]}
 record = next((folder / n for n in ("adapter_config.json", "head.json") if (folder / n).is_file()), None)
 base = json.loads(record.read_text()) if record else {"base_model_name_or_path": str(folder), "revision": None}
-arguments = {}
+overrides = {}
+if (folder / "config_overrides.json").is_file():
+    overrides = json.loads((folder / "config_overrides.json").read_text())
+arguments = {"dtype": dtype}
 quantized = (folder / "quantization_config.json").is_file()
 if quantized:
     arguments["quantization_config"] = BitsAndBytesConfig.from_dict(
@@ -36,15 +40,14 @@ if base["base_model_name_or_path"] is None:
     torch.manual_seed(seed)
     model = auto_class.from_config(config, **({"trust_remote_code": True} if trust_remote_code else {}))
     if quantized:
-        model = type(model).from_pretrained(
-            None, config=config, state_dict=model.state_dict(), dtype=torch.float32, **arguments
-        )
+        model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **arguments)
 else:
     model = auto_class.from_pretrained(
         base["base_model_name_or_path"],
         revision=base["revision"],
         trust_remote_code=trust_remote_code,
         **labels,
+        **overrides,
         **arguments,
     )
 if (folder / "adapter_config.json").is_file():
