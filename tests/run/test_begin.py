@@ -1,0 +1,53 @@
+"""The run folder is made at the first step, by one run only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from peftlit.errors import RunFolderError
+from peftlit.run.begin import BeginRun
+from peftlit.run.folder import RunFolder
+
+
+def trainer(**changes: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"fast_dev_run": 0, "is_global_zero": True, "loggers": [], **changes})
+
+
+def begin(path: Path, *, resumes: bool = False, log: bool = True) -> BeginRun:
+    return BeginRun(RunFolder(path), "a: 1\n", resumes=resumes, log=log)
+
+
+def test_of_two_runs_that_chose_the_same_folder_one_gets_it(tmp_path: Path) -> None:
+    first, second = begin(tmp_path / "runs/001"), begin(tmp_path / "runs/001")
+    first.on_train_start(trainer(), None)
+    with pytest.raises(RunFolderError, match="another run has taken it meanwhile"):
+        second.on_train_start(trainer(), None)
+    assert (tmp_path / "runs/001/config.yaml").read_text() == "a: 1\n"
+
+
+def test_an_empty_folder_of_the_users_may_be_filled(tmp_path: Path) -> None:
+    begin(tmp_path).on_train_start(trainer(), None)
+    assert (tmp_path / "config.yaml").is_file()
+
+
+def test_a_resumed_run_goes_on_in_its_folder_and_keeps_its_log(tmp_path: Path) -> None:
+    begin(tmp_path / "run").on_train_start(trainer(), None)
+    (tmp_path / "run/metrics.csv").write_text("step\n1\n")
+    second = trainer()
+    begin(tmp_path / "run", resumes=True).on_train_start(second, None)
+    assert Path(second.loggers[0].log_dir) == tmp_path / "run/resumed_1"
+
+
+@pytest.mark.parametrize(("changes", "log"), [({"fast_dev_run": 5}, True), ({"is_global_zero": False}, False)])
+def test_a_trial_run_and_another_rank_write_nothing(changes, log, tmp_path: Path) -> None:
+    begin(tmp_path / "run", log=log).on_train_start(trainer(**changes), None)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    own = trainer(loggers=["mine"])
+    begin(tmp_path / "run", log=False).on_train_start(own, None)
+    assert own.loggers == ["mine"]
