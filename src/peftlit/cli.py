@@ -241,7 +241,7 @@ class PeftlitCLI(LightningCLI):
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
-            if isinstance(error, ValueError) and _raised_by_lightning(error):
+            if _raised_by_lightning(error):
                 raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
             if not is_out_of_memory(error):
                 raise

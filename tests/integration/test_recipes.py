@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests import tiny
 from tests.conftest import run_in_process, toy_rows
@@ -19,8 +20,17 @@ def trainable_line(stderr: str) -> str:
     return next(line for line in stderr.splitlines() if "peftlit: trainable " in line)
 
 
-def contract_five_steps_then_test(folder: Path, arguments: list[object], trainable: str) -> None:
-    steps = ["--trainer.max_steps=5", "--trainer.accelerator=cpu", "--run_dir=run"]
+def random_weights(folder: Path, config: object) -> Path:
+    """An overlay that puts random weights of a true shape in the place of the recipe's."""
+    path = folder / "random_weights.yaml"
+    backbone = {"name_or_path": None, "config": config}
+    path.write_text(yaml.safe_dump({"model": {"init_args": {"backbone": backbone}}}), encoding="utf-8")
+    return path
+
+
+def contract_five_steps_then_test(folder: Path, arguments: list[object], batches: int, trainable: str) -> None:
+    steps = ["--trainer.max_epochs=1", f"--trainer.limit_train_batches={batches}", "--run_dir=run"]
+    steps += ["--trainer.accelerator=cpu"]
     done = run_in_process(folder, "fit", *arguments, *steps)
     assert done.returncode == 0, done.stderr
     assert f"trainable {trainable} of" in trainable_line(done.stderr)
@@ -39,10 +49,10 @@ def contract_five_steps_then_test(folder: Path, arguments: list[object], trainab
 @pytest.mark.slow
 def test_distilbert_sst2_qlora_in_its_true_shape(tmp_path, toy_data) -> None:
     tiny.write_tokenizer(tmp_path / "tokenizer")
-    backbone = ["--model.backbone.name_or_path=null", '--model.backbone.config={"model_type": "distilbert"}']
+    overlay = random_weights(tmp_path, {"model_type": "distilbert"})
     data = [f"--data.data_dir={toy_data}", "--data.tokenizer=tokenizer"]
-    arguments = ["--config", RECIPES / "distilbert-sst2-qlora.yaml", *backbone, *data]
-    contract_five_steps_then_test(tmp_path, arguments, "739,586")
+    arguments = ["--config", RECIPES / "distilbert-sst2-qlora.yaml", "--config", overlay, *data]
+    contract_five_steps_then_test(tmp_path, arguments, 5, "739,586")
 
 
 @pytest.mark.slow
@@ -57,10 +67,11 @@ def test_stella_reviews_qlora_in_its_true_shape(tmp_path) -> None:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([row["text"], ("OR", "CG")[row["label"]]] for row in toy_rows(150))
-    backbone = ["--model.backbone.name_or_path=null", "--model.backbone.config=fused_400m"]
-    arguments = ["--config", RECIPES / "stella-reviews-qlora.yaml", *backbone, "--data.tokenizer=tokenizer"]
+    overlay = random_weights(tmp_path, "fused_400m")
+    recipe = RECIPES / "stella-reviews-qlora.yaml"
+    arguments = ["--config", recipe, "--config", overlay, "--data.tokenizer=tokenizer"]
     # 2,359,296 in the adapter (0.54 % of the model), 2,050 in the head
-    contract_five_steps_then_test(tmp_path, arguments, "2,361,346")
+    contract_five_steps_then_test(tmp_path, arguments, 5 * 8, "2,361,346")
 
 
 def test_masked_language_model_targets_on_bert_are_refused_with_berts_own_names(

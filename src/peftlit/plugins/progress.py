@@ -102,7 +102,8 @@ class LineProgress(ProgressBar):
             batch_idx: Its number in the epoch.
         """
         self._throughput.stop(batch, trainer.world_size)
-        total = int(self.total_train_batches) if self.total_train_batches != float("inf") else 0
+        batches = trainer.num_training_batches
+        total = int(batches) if batches != float("inf") else 0
         lines = min(total, _LINES_PER_EPOCH) or 1
         due = (batch_idx + 1) * lines // total > batch_idx * lines // total if total else (batch_idx + 1) % 100 == 0
         if due:

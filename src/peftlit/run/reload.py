@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import tempfile
@@ -65,8 +66,9 @@ def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
             torch.cuda.empty_cache()  # the other process needs room
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=scratch)
         if done.returncode != 0:
-            lines = done.stderr.strip().splitlines() or ["no message"]
-            raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {lines[-1]}")
+            raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
+            said = raised[-1] if raised else (done.stderr.strip().splitlines() or ["no message"])[-1]
+            raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {said}")
         answers = load_file(file)
     _compare(expected, answers["logits_same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder)
     difference = _compare(expected, answers["logits"], ANY_KERNEL_TOLERANCE[storage], folder)

@@ -34,7 +34,7 @@ if quantized:
         json.loads((folder / "quantization_config.json").read_text())
     )
     arguments["device_map"] = {"": device}
-if base["base_model_name_or_path"] is None:
+if (folder / "random_base").is_dir():
     # weights from a config: anyone can build them again from the seed
     config = AutoConfig.from_pretrained(folder / "random_base", trust_remote_code=trust_remote_code)
     torch.manual_seed(seed)
