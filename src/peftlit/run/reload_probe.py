@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from accelerate import init_empty_weights
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
@@ -50,6 +51,14 @@ else:
         **overrides,
         **arguments,
     )
+if trust_remote_code:
+    # transformers loads by way of the meta device; code of a model's own seldom fills its unsaved buffers again
+    with init_empty_weights(include_buffers=False):
+        computed = dict(type(model)(model.config).named_buffers())
+    for name, module in model.named_modules():
+        for leaf in module._non_persistent_buffers_set:
+            buffer = computed[f"{name}.{leaf}".lstrip(".")]
+            setattr(module, leaf, buffer.to(getattr(module, leaf).device, getattr(module, leaf).dtype))
 if (folder / "adapter_config.json").is_file():
     model = PeftModel.from_pretrained(model, folder)
 elif (folder / "head.safetensors").is_file():
