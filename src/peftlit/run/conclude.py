@@ -13,7 +13,7 @@ from peftlit.data import TextDataModule
 from peftlit.modules.base import PeftModule
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
 from peftlit.run import figures
-from peftlit.run.export import export, load_export, restore_trainables, trainable_sha256, weights_sha256
+from peftlit.run.export import export, load_export, trainable_sha256, weights_sha256
 from peftlit.run.files import write_json
 from peftlit.run.folder import METRICS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
@@ -165,7 +165,8 @@ def _restore_best(trainer: Trainer, module: PeftModule) -> int:
     if callback is None or not callback.best_model_path:
         return trainer.global_step
     checkpoint = AdapterCheckpointIO().load_checkpoint(callback.best_model_path)
-    restore_trainables(module, checkpoint["state_dict"])
+    module.on_load_checkpoint(checkpoint)  # refuses one that does not hold exactly what trains
+    module.load_state_dict(checkpoint["state_dict"], strict=False)
     log.info(
         "best %s %.4f at step %d",
         callback.monitor,

@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import PeftModel, set_peft_model_state_dict
 from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import load_file, save_file
@@ -153,22 +152,3 @@ def trainable_sha256(module: PeftModule) -> str:
         module: The module.
     """
     return sha256_of_tensors({n: p for n, p in module.named_parameters() if p.requires_grad})
-
-
-def restore_trainables(module: PeftModule, state: dict[str, Tensor]) -> None:
-    """Put a checkpoint's trainable weights back.
-
-    Args:
-        module: The module.
-        state: The checkpoint's ``state_dict``.
-
-    Raises:
-        RunFolderError: It does not hold exactly what trains.
-    """
-    parameters = {n: p for n, p in module.named_parameters() if p.requires_grad}
-    if set(parameters) != set(state):
-        odd = sorted(set(parameters) ^ set(state))[0]
-        raise RunFolderError(f"the checkpoint does not hold what this config trains ({odd})")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[name].to(parameter.device))
