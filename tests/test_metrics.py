@@ -12,6 +12,7 @@ from sklearn.metrics import (
     recall_score,
 )  # fmt: skip
 
+from peftlit.errors import ConfigError
 from peftlit.metrics import CALIBRATION_BINS, SingleLabelMetrics
 
 NAMES = ["bad", "fair", "good", "great"]
@@ -58,6 +59,7 @@ def test_every_number_equals_scikit_learns(classes, answers):
     expected = {"accuracy": accuracy_score(y, p), "mcc": matthews_corrcoef(y, p)}
     for stem, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
         expected[stem] = score(y, p, average="macro", zero_division=0)
+        expected[f"{stem}_macro"] = expected[stem]
         expected[f"{stem}_weighted"] = score(y, p, average="weighted", zero_division=0)
         each = score(y, p, labels=range(4), average=None, zero_division=0)
         expected |= {f"{stem}_{name}": value for name, value in zip(NAMES, each, strict=True)}
@@ -86,10 +88,7 @@ def test_every_scalar_has_a_direction():
     assert [name for name, way in directions.items() if way == "min"] == ["calibration_error"]
 
 
-@pytest.mark.parametrize("names", [["macro", "weighted"], ["a", "weighted"]])
-def test_a_label_named_like_an_average_does_not_overwrite_it(names):
-    metrics = SingleLabelMetrics(names)
-    metrics.update(torch.tensor([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7]]), torch.tensor([0, 1, 1]))
-    scalars = metrics.scalars(metrics.compute())
-    expected = f1_score([0, 1, 1], [0, 0, 1], average="weighted")
-    assert scalars["f1_weighted"] == pytest.approx(expected)
+@pytest.mark.parametrize("names", [["macro", "weighted"], ["weighted", "a"]])
+def test_a_label_named_like_an_average_is_refused(names):
+    with pytest.raises(ConfigError, match=f"a label called '{names[0]}' would be taken for the average f1_{names[0]}"):
+        SingleLabelMetrics(names)

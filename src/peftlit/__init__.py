@@ -1,3 +1,23 @@
 """peftlit: parameter-efficient fine-tuning with Lightning. Importing it loads nothing heavy."""
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from peftlit.api import Run, fit
+    from peftlit.run.load import load
+
+__all__ = ["Run", "__version__", "fit", "load"]
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what does the work when it is asked for."""
+    if name in ("Run", "fit"):
+        from peftlit import api
+
+        return getattr(api, name)
+    if name == "load":
+        from peftlit.run.load import load
+
+        return load
+    raise AttributeError(f"module 'peftlit' has no attribute {name!r}")

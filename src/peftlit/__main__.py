@@ -18,7 +18,7 @@ commands:
   fit        train, keep the best weights, export them to RUN/adapter, score the test split
   validate   score the validation split with RUN/adapter      (--run_dir RUN)
   test       score the test split with RUN/adapter            (--run_dir RUN)
-  predict    write predictions.csv for the test split         (--run_dir RUN)
+  predict    answer texts, as JSON lines    (--run_dir RUN --text "..." | --file FILE)
 
 first steps:
   peftlit fit --config configs/quickstart.yaml     the whole way, on a laptop, in minutes
@@ -53,9 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
     console.set_up()
     try:
-        from peftlit.cli import run
+        if arguments[0] == "predict":
+            from peftlit.predict import run as run_predict
 
-        run(arguments)
+            run_predict(arguments)
+        else:
+            from peftlit.cli import run
+
+            run(arguments)
     except PeftlitError as error:
         print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

@@ -25,9 +25,11 @@ def head_modules(model: PreTrainedModel) -> list[str]:
     """Name the task head: the model's own children that hold weights and are not the backbone.
 
     Args:
-        model: A model of an Auto class with a head; the meta device will do.
+        model: A model of an Auto class, on the meta device or loaded; one without a head has none.
     """
     backbone = model.base_model
+    if backbone is model:
+        return []
     return [
         name
         for name, child in model.named_children()
@@ -41,8 +43,16 @@ def float_modules(model: PreTrainedModel) -> list[str]:
     Args:
         model: A model of an Auto class with a head; the meta device will do.
     """
-    poolers = [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] == POOLER]
-    return [*head_modules(model), *poolers]
+    return [*head_modules(model), *poolers(model)]
+
+
+def poolers(model: nn.Module) -> list[str]:
+    """Name the poolers.
+
+    Args:
+        model: A transformers model, on the meta device or loaded.
+    """
+    return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] == POOLER]
 
 
 def learned_positions(model: nn.Module) -> int | None:

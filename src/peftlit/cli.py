@@ -18,28 +18,26 @@ from peftlit import config_errors, console, defaults
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
-from peftlit.modules import PeftModule
+from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
-from peftlit.plugins import (
-    TrainabilityGuard,
-)
+from peftlit.plugins import TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
-from peftlit.run.folder import CONFIG_FILE, RunFolder, next_run_folder
+from peftlit.run.folder import CONFIG_FILE, PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 from peftlit.run.predictions import Predictions
 
 _NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
-COMMANDS = ("fit", "validate", "test", "predict")
+COMMANDS = ("fit", "validate", "test")
 _GROUP_TITLES = {"trainer": "The Trainer", "model": "The model", "data": "The data"}
 RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
 _NOT_SAVED = ("run_dir", "ckpt_path", "weights_only", "config", "verbose", "return_predictions")
 
 
 class PeftlitCLI(LightningCLI):
-    """``fit``, ``validate``, ``test`` and ``predict`` around a run folder."""
+    """``fit``, ``validate`` and ``test`` around a run folder."""
 
     def __init__(self, arguments: Sequence[str]) -> None:
         exact = {"allow_abbrev": False}
@@ -66,6 +64,11 @@ class PeftlitCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
         )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return Lightning's commands but ``predict``, which answers texts and needs neither Trainer nor data."""
+        return {name: skipped for name, skipped in LightningCLI.subcommands().items() if name in COMMANDS}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--run_dir``.
@@ -170,8 +173,8 @@ class PeftlitCLI(LightningCLI):
                 callbacks = defaults.checkpoints(callbacks, self.folder)
         else:
             callbacks.append(UseExport(self.folder))
-        if names := getattr(self.datamodule, "label_names", None):
-            callbacks.append(Predictions(self.folder.path / "predictions.csv", names))
+        if isinstance(self.model, SequenceClassification):
+            callbacks.append(Predictions(self.folder.path / PREDICTIONS_FILE, self.model.problem))
         return defaults.progress(config, callbacks)
 
     def fit(self, **arguments: Any) -> None:
@@ -209,16 +212,6 @@ class PeftlitCLI(LightningCLI):
             **arguments: Arguments of ``Trainer.test``.
         """
         self._evaluate(self.trainer.test, arguments, "test")
-
-    def predict(self, **arguments: Any) -> None:
-        """Write ``predictions.csv`` for the test split.
-
-        Args:
-            **arguments: Arguments of ``Trainer.predict``.
-        """
-        arguments["return_predictions"] = False
-        self._require_split("test")
-        self._run(self.trainer.predict, arguments)
 
     def _evaluate(self, method: Any, arguments: dict[str, Any], split: str) -> None:
         arguments["verbose"] = not isinstance(self.model, PeftModule)
@@ -262,7 +255,7 @@ def _without(settings: Namespace, *keys: str) -> Namespace:
 
 
 def _config_of_run(arguments: list[str]) -> list[str]:
-    """Take a finished run's own config where ``validate``, ``test`` or ``predict`` name none."""
+    """Take a finished run's own config where ``validate`` or ``test`` name none."""
     if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
         return arguments
     for i, argument in enumerate(arguments):
@@ -276,11 +269,14 @@ def _config_of_run(arguments: list[str]) -> list[str]:
     return arguments
 
 
-def run(arguments: Sequence[str]) -> None:
+def run(arguments: Sequence[str]) -> PeftlitCLI:
     """Parse a command line and run it.
 
     Args:
         arguments: The command line without the program's name.
+
+    Returns:
+        What ran.
 
     Raises:
         PeftlitError: Anything that the user can mend.
@@ -288,8 +284,9 @@ def run(arguments: Sequence[str]) -> None:
     console.quiet_lightning()
     arguments = list(arguments)
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
-        near = config_errors.nearest(arguments[0], COMMANDS)
-        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(COMMANDS)})")
+        known = (*COMMANDS, "predict")
+        near = config_errors.nearest(arguments[0], known)
+        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(known)})")
     arguments = _config_of_run(arguments)
     for file in config_errors.config_files(arguments):
         if not file.is_file():
@@ -300,4 +297,4 @@ def run(arguments: Sequence[str]) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
     torch.set_float32_matmul_precision("high")
-    PeftlitCLI(arguments)
+    return PeftlitCLI(arguments)

@@ -53,9 +53,13 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
     """
     model = settings["model"].get("init_args", Namespace())
     names = getattr(data, "label_names", None)
+    train = getattr(data, "reports", {}).get("train")
     known: dict[str, Any] = {
+        "problem_type": getattr(data, "problem_type", None),
         "label_names": names,
         "num_labels": len(names) if names else None,
+        "class_counts": getattr(data, "class_counts", None),
+        "num_rows": train.rows if train else None,
         "pad_token_id": getattr(data, "pad_token_id", None),
         "max_length": getattr(data, "max_length", None),
         "padding_side": getattr(data, "side_padded", None),

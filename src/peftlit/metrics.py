@@ -5,11 +5,18 @@ Letters: ``B`` rows in the batch, ``C`` classes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor
-from torchmetrics import MetricCollection
+from torchmetrics import (
+    MeanAbsoluteError,
+    MeanSquaredError,
+    MetricCollection,
+    PearsonCorrCoef,
+    SpearmanCorrCoef,
+)
 from torchmetrics.classification import (
     MulticlassAccuracy,
     MulticlassCalibrationError,
@@ -18,61 +25,193 @@ from torchmetrics.classification import (
     MulticlassMatthewsCorrCoef,
     MulticlassPrecision,
     MulticlassRecall,
+    MultilabelConfusionMatrix,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+    MultilabelHammingDistance,
+    MultilabelPrecision,
+    MultilabelRecall,
 )
 
+from peftlit.errors import ConfigError
+
 Direction = Literal["min", "max"]
+Average = Literal["macro", "micro", "weighted"]
 
 CALIBRATION_BINS = 15
 """Equal-width confidence bins of the expected calibration error (Guo et al., ICML 2017)."""
 
-_AVERAGED = {"precision": MulticlassPrecision, "recall": MulticlassRecall, "f1": MulticlassF1Score}
+HEADLINES = ("loss", "accuracy", "f1", "mcc", "mse", "pearson", "spearman")
+"""What a line of progress has room for, where it is measured."""
+
+_AVERAGED = ("precision", "recall", "f1")
+_PER_CLASS = "_per_class"
+_CONFUSION = "confusion_matrix"
 
 
-class SingleLabelMetrics(MetricCollection):
-    """Metrics of single-label classification: feed class probabilities (B, C) and labels (B,).
-
-    ``f1``, ``precision`` and ``recall`` are macro averages; the weighted ones and the ones of each
-    class carry a suffix. A class that occurs neither among labels nor among predictions is left
-    out of the macro average, as in scikit-learn.
-
-    Args:
-        label_names: The classes' names in the order of their ids.
-    """
-
-    def __init__(self, label_names: Sequence[str]) -> None:
-        n = len(label_names)
-        members: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(n, average="micro"),
-            "mcc": MulticlassMatthewsCorrCoef(n),
-            "calibration_error": MulticlassCalibrationError(n, n_bins=CALIBRATION_BINS, norm="l1"),
-            "confusion_matrix": MulticlassConfusionMatrix(n),
-        }
-        for name, metric in _AVERAGED.items():
-            members[name] = metric(n, average="macro")
-            members[f"{name}_weighted"] = metric(n, average="weighted")
-            members[f"{name}_per_class"] = metric(n, average=None)
-        super().__init__(members)
-        self.label_names = list(label_names)
+class Metrics(MetricCollection, ABC):
+    """What is measured of one problem type. Feed it what the problem answers, and the labels."""
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
-        """Flatten what ``compute()`` returned into named numbers, per-class ones as ``f1_<label>``.
+        """Turn what ``compute()`` returned into named numbers.
+
+        Args:
+            computed: The result of ``compute()``.
+        """
+        return {name: float(value) for name, value in computed.items() if name != _CONFUSION}
+
+    @abstractmethod
+    def directions(self) -> dict[str, Direction]:
+        """Name every scalar and say whether a lower or a higher value is better."""
+
+
+class ClassMetrics(Metrics):
+    """What the metrics of classification have in common: precision, recall and F1, averaged and of each class.
+
+    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are
+    logged beside them, and those of each class as ``f1_<label>``.
+
+    Args:
+        members: The metrics; those averaged under ``<name>_<average>`` and ``<name>_per_class``.
+        label_names: The classes' names in the order of their ids.
+        average: Which average goes by the bare name.
+        averages: The averages there are.
+        others: The remaining scalars.
+
+    Raises:
+        ConfigError: A label's name is that of an average, or there is no such average.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, Any],
+        *,
+        label_names: Sequence[str],
+        average: Average,
+        averages: Sequence[Average],
+        others: dict[str, Direction],
+    ) -> None:
+        super().__init__(members)
+        if average not in averages:
+            raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {', '.join(averages)}")
+        for label in label_names:
+            if label in averages:
+                raise ConfigError(
+                    f"data.label_names: a label called {label!r} would be taken for the average f1_{label}"
+                )
+        self.label_names = list(label_names)
+        self.average = average
+        self.averages = list(averages)
+        self._others = others
+
+    def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
+        """Flatten what ``compute()`` returned, per-class values as ``f1_<label>``.
 
         Args:
             computed: The result of ``compute()``.
         """
         flat: dict[str, float] = {}
         for name, value in computed.items():
-            if name.endswith("_per_class"):
-                stem = name.removesuffix("_per_class")
+            if name.endswith(_PER_CLASS):
+                stem = name.removesuffix(_PER_CLASS)
                 flat |= {f"{stem}_{label}": float(v) for label, v in zip(self.label_names, value, strict=True)}
-            elif name != "confusion_matrix":
+            elif name != _CONFUSION:
                 flat[name] = float(value)
-        return flat
+        return flat | {stem: flat[f"{stem}_{self.average}"] for stem in _AVERAGED}
 
     def directions(self) -> dict[str, Direction]:
-        """Name every scalar and say whether a lower or a higher value is better."""
-        names: dict[str, Direction] = {"accuracy": "max", "mcc": "max", "calibration_error": "min"}
-        for stem in _AVERAGED:
-            for suffix in ("", "_weighted", *(f"_{label}" for label in self.label_names)):
-                names[f"{stem}{suffix}"] = "max"
-        return names
+        """Name every scalar; of the averaged ones a higher value is better."""
+        suffixes = ["", *(f"_{average}" for average in self.averages), *(f"_{label}" for label in self.label_names)]
+        averaged: dict[str, Direction] = {f"{stem}{suffix}": "max" for stem in _AVERAGED for suffix in suffixes}
+        return self._others | averaged
+
+
+class SingleLabelMetrics(ClassMetrics):
+    """Metrics of one class per row: feed probabilities (B, C) and class ids (B,).
+
+    A class that occurs neither among labels nor among predictions is left out of the macro average, as in
+    scikit-learn.
+
+    Args:
+        label_names: The classes' names in the order of their ids.
+        average: ``macro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+    """
+
+    def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
+        n = len(label_names)
+        members: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(n, average="micro"),
+            "mcc": MulticlassMatthewsCorrCoef(n),
+            "calibration_error": MulticlassCalibrationError(n, n_bins=CALIBRATION_BINS, norm="l1"),
+            _CONFUSION: MulticlassConfusionMatrix(n),
+        }
+        kinds = zip(_AVERAGED, (MulticlassPrecision, MulticlassRecall, MulticlassF1Score), strict=True)
+        for name, metric in kinds:
+            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in ("macro", "weighted")}
+            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
+        super().__init__(
+            members,
+            label_names=label_names,
+            average=average,
+            averages=("macro", "weighted"),
+            others={"accuracy": "max", "mcc": "max", "calibration_error": "min"},
+        )
+
+
+class MultiLabelMetrics(ClassMetrics):
+    """Metrics of any number of labels per row: feed probabilities (B, C) and labels (B, C) of 0 and 1.
+
+    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label
+    that is never given nor predicted counts as 0 in the macro average, as in scikit-learn.
+
+    Args:
+        label_names: The labels' names in the order of their ids.
+        average: ``macro``, ``micro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+        thresholds: From which probability on each label is given, (C,); shared with the problem.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, label_names: Sequence[str], average: Average, thresholds: Tensor) -> None:
+        n = len(label_names)
+        members: dict[str, Any] = {
+            "accuracy": MultilabelExactMatch(n),
+            "hamming_loss": MultilabelHammingDistance(n, average="micro"),
+            _CONFUSION: MultilabelConfusionMatrix(n),
+        }
+        averages: tuple[Average, ...] = ("macro", "micro", "weighted")
+        kinds = zip(_AVERAGED, (MultilabelPrecision, MultilabelRecall, MultilabelF1Score), strict=True)
+        for name, metric in kinds:
+            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in averages}
+            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
+        others: dict[str, Direction] = {"accuracy": "max", "hamming_loss": "min"}
+        super().__init__(members, label_names=label_names, average=average, averages=averages, others=others)
+        self.thresholds = thresholds
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:  # type: ignore[override]  # of a dict
+        """Count a batch.
+
+        Args:
+            probabilities: Probability of each label, (B, C).
+            labels: 1 where the label is given, (B, C).
+        """
+        given = probabilities >= self.thresholds.to(probabilities.device)
+        super().update(given.int(), labels.int())
+
+
+class RegressionMetrics(Metrics):
+    """Metrics of one number per row: feed values (B,) and labels (B,)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "mse": MeanSquaredError(),
+                "mae": MeanAbsoluteError(),
+                "pearson": PearsonCorrCoef(),
+                "spearman": SpearmanCorrCoef(),
+            }
+        )
+
+    def directions(self) -> dict[str, Direction]:
+        """Errors fall, correlations rise."""
+        return {"mse": "min", "mae": "min", "pearson": "max", "spearman": "max"}

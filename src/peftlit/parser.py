@@ -10,6 +10,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from peftlit import config_errors
 from peftlit.errors import ConfigError
+from peftlit.heads import Head
+from peftlit.losses import Loss
 from peftlit.optim import Schedule
 
 
@@ -32,7 +34,7 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)  # a nested class's parser: the outermost one has the whole story
         commands = self._subcommands_action.choices if self._subcommands_action else {}
         options = [action.dest for action in commands.get(self.command_line[0], self)._actions]
-        bases = (LightningModule, LightningDataModule, Schedule, Callback)
+        bases = (LightningModule, LightningDataModule, Schedule, Callback, Head, Loss)
         classes = [c.__name__ for base in bases for c in _subclasses(base)]
         raise ConfigError(config_errors.one_line(str(message), self.command_line, options, classes)) from ex
 

@@ -45,6 +45,7 @@ def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, na
     expected["calibration_error"] = calibration_error(rows, names)
     for stem, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
         expected[stem] = score(truth, answers, average="macro", zero_division=0)
+        expected[f"{stem}_macro"] = expected[stem]
         expected[f"{stem}_weighted"] = score(truth, answers, average="weighted", zero_division=0)
         per_class = score(truth, answers, labels=names, average=None, zero_division=0)
         expected |= {f"{stem}_{name}": value for name, value in zip(names, per_class, strict=True)}
@@ -60,7 +61,7 @@ def evaluate(model_folder, toy_data: Path, folder: Path, batch_size: int) -> tup
     path = folder / f"{batch_size}.csv"
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Predictions(path, data.label_names)], use_distributed_sampler=False,
+        enable_model_summary=False, callbacks=[Predictions(path, module.problem)], use_distributed_sampler=False,
     )  # fmt: skip
     logged = trainer.test(module, datamodule=data, verbose=False)[0]
     return {name.removeprefix("test/"): value for name, value in logged.items()}, path

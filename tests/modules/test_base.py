@@ -11,7 +11,6 @@ from peft import LoraConfig
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, BackboneError, ConfigError
 from peftlit.modules import SequenceClassification
-from peftlit.modules.base import PeftModule
 from peftlit.optim import LinearWarmup
 from tests import tiny
 from tests.conftest import toy_rows
@@ -162,15 +161,14 @@ def test_the_models_config_knows_the_labels(model_folder):
     assert config.label2id == {"negative": 0, "positive": 1}
 
 
-def test_test_and_predict_steps_give_rows_labels_and_probabilities(model_folder):
+def test_a_test_step_gives_rows_labels_and_answers(model_folder):
     folder = model_folder("gpt2")
     module = make_module(Case("gpt2", "lora"), folder)
     module.configure_model()
     module.eval()
     batch = collate(folder, toy_rows(3))
-    for method in (PeftModule.test_step, PeftModule.predict_step):
-        with torch.inference_mode():
-            found = getattr(module, method.__name__)(batch, 0)
-        assert found["row"].tolist() == [1, 2, 3]
-        assert found["label"].tolist() == [row["label"] for row in toy_rows(3)]
-        torch.testing.assert_close(found["probabilities"].sum(-1), torch.ones(3))
+    with torch.inference_mode():
+        found = module.test_step(batch, 0)
+    assert found["row"].tolist() == [1, 2, 3]
+    assert found["labels"].tolist() == [row["label"] for row in toy_rows(3)]
+    torch.testing.assert_close(found["answers"].sum(-1), torch.ones(3))

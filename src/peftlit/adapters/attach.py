@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
@@ -21,7 +22,13 @@ Adapter = PeftConfig | FullFineTuning | None
 
 
 def attach(
-    model: PreTrainedModel, adapter: Adapter, *, heads: list[str], task_type: TaskType, quantized: bool
+    model: PreTrainedModel,
+    adapter: Adapter,
+    *,
+    heads: list[str],
+    task_type: TaskType,
+    quantized: bool,
+    unused: Sequence[str] = (),
 ) -> PreTrainedModel | PeftModel:
     """Attach the adapter; afterwards adapter and head train in float32, and nothing else does.
 
@@ -31,6 +38,7 @@ def attach(
         heads: Names of the modules that are new and have to train.
         task_type: peft's name of the task.
         quantized: Whether the backbone is quantized.
+        unused: Names of modules whose output the task does not use; nothing in them could learn.
 
     Returns:
         The model itself, or the peft model around it.
@@ -46,7 +54,7 @@ def attach(
             model.get_submodule(name).requires_grad_(True)
         _answer_once(model)
     else:
-        return _in_float32(_attach_peft(model, adapter, heads, task_type, quantized))
+        return _in_float32(_attach_peft(model, adapter, heads, task_type, quantized, unused))
     return _in_float32(model)
 
 
@@ -59,7 +67,12 @@ def _in_float32(model: _Model) -> _Model:
 
 
 def _attach_peft(
-    model: PreTrainedModel, adapter: PeftConfig, heads: list[str], task_type: TaskType, quantized: bool
+    model: PreTrainedModel,
+    adapter: PeftConfig,
+    heads: list[str],
+    task_type: TaskType,
+    quantized: bool,
+    unused: Sequence[str],
 ) -> PeftModel:
     name = type(model).__name__
     check_targets(adapter, model, name)
@@ -71,7 +84,12 @@ def _attach_peft(
     config.task_type = task_type
     if hasattr(config, "modules_to_save"):
         saved = dict.fromkeys([*(config.modules_to_save or []), *(head.rsplit(".", 1)[-1] for head in heads)])
-        config.modules_to_save = list(saved)
+        config.modules_to_save = list(saved) or None
+    if unused and not isinstance(getattr(config, "exclude_modules", ""), str):
+        excluded = [
+            f"{part}.{name}" for part in unused for name, _ in model.get_submodule(part).named_modules() if name
+        ]
+        config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded})  # type: ignore[attr-defined]
     try:
         wrapped = get_peft_model(model, config)
         _answer_once(wrapped)

@@ -60,11 +60,25 @@ def check_columns(rows: datasets.Dataset, wanted: Sequence[str], source: str) ->
     Raises:
         DataError: Naming the column, the nearest one, and all there are.
     """
+    check_names(rows.column_names, wanted, source)
+
+
+def check_names(columns: Sequence[str], wanted: Sequence[str], source: str) -> None:
+    """Refuse a table that lacks a column.
+
+    Args:
+        columns: The columns there are.
+        wanted: The columns that are used.
+        source: Where the rows are from.
+
+    Raises:
+        DataError: Naming the column, the nearest one, and all there are.
+    """
     for name in wanted:
-        if name not in rows.column_names:
-            near = difflib.get_close_matches(name, rows.column_names, n=1)
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(f"{source}: no column {name!r}; {hint}its columns are {', '.join(rows.column_names)}")
+            raise DataError(f"{source}: no column {name!r}; {hint}its columns are {', '.join(columns)}")
 
 
 def joined_texts(rows: datasets.Dataset) -> list[str]:

@@ -5,6 +5,7 @@ Letters: ``B`` rows in the batch, ``T`` tokens after padding.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,3 +39,19 @@ class PadCollator:
         batch["labels"] = torch.tensor(columns["label"])
         batch["row"] = torch.tensor(columns["row"])
         return batch
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]]) -> Batch:
+    """Make a batch of texts, cut to the length that the tokenizer was saved with.
+
+    Args:
+        tokenizer: The tokenizer.
+        texts: Texts, or pairs of texts.
+
+    Returns:
+        Token columns (B, T); there are no labels.
+    """
+    batch: Batch = dict(  # type: ignore[assignment]
+        tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
+    )
+    return batch

@@ -19,7 +19,7 @@ def load_tokenizer(
     revision: str | None = None,
     trust_remote_code: bool = False,
     padding_side: Literal["left", "right"] | None = None,
-    max_length: int,
+    max_length: int | None = None,
 ) -> PreTrainedTokenizerBase:
     """Load a tokenizer; give it a padding token where it has none.
 
@@ -28,7 +28,7 @@ def load_tokenizer(
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run Python code that comes with the tokenizer.
         padding_side: On which side to pad; None = the tokenizer's own.
-        max_length: Tokens of the longest row; the saved tokenizer cuts there too.
+        max_length: Tokens of the longest row; the saved tokenizer cuts there too. None = as it was saved.
 
     Raises:
         DataError: There is no tokenizer, or nothing to pad with.
@@ -50,5 +50,6 @@ def load_tokenizer(
         log.info("tokenizer has no padding token; pads with its end token %r", tokenizer.eos_token)
     if padding_side is not None:
         tokenizer.padding_side = padding_side
-    tokenizer.model_max_length = max_length
+    if max_length is not None:
+        tokenizer.model_max_length = max_length
     return tokenizer

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Callable
 from inspect import signature
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from peft import PeftModel, TaskType
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter, FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
-from peftlit.adapters.targets import check_targets
-from peftlit.architecture import half_dtype, is_causal, learned_positions
+from peftlit.architecture import half_dtype, poolers
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
 from peftlit.errors import BackboneError, CheckpointError, ConfigError
 from peftlit.hardware import current_device_type
+from peftlit.heads import Head
 from peftlit.metrics import Direction
+from peftlit.modules.check import check_fit
 from peftlit.optim import Schedule, parameter_groups
 from peftlit.quantization import is_quantized
 
@@ -39,6 +40,7 @@ class PeftModule(LightningModule):
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, :class:`~peftlit.adapters.FullFineTuning`, or None for the head alone.
+        head: Makes logits of hidden states; None = the head that belongs to the Auto class.
         optimizer: Builds the optimizer from parameter groups.
         scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
         pad_token_id: Id of the tokenizer's padding token; linked from the data.
@@ -46,14 +48,15 @@ class PeftModule(LightningModule):
         padding_side: Side the tokenizer pads on; linked from the data.
     """
 
-    auto_class: ClassVar[Any]
-    task_type: ClassVar[TaskType]
+    auto_class: Any
+    task_type: TaskType
 
     def __init__(
         self,
         backbone: Backbone,
         adapter: Adapter,
         *,
+        head: Head | None = None,
         optimizer: OptimizerCallable,
         scheduler: Schedule | LRSchedulerCallable | None,
         pad_token_id: int | None,
@@ -63,6 +66,9 @@ class PeftModule(LightningModule):
         super().__init__()
         self.backbone = backbone
         self.adapter = adapter
+        self.head = head
+        if head is not None:
+            self.auto_class, self.task_type = AutoModel, TaskType.FEATURE_EXTRACTION
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.pad_token_id = pad_token_id
@@ -72,8 +78,6 @@ class PeftModule(LightningModule):
         self.heads: list[str] = []
         self.batch_shape: tuple[int, ...] = ()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
-        self.val_loss = MeanMetric()
-        self.test_loss = MeanMetric()
 
     @abstractmethod
     def config_updates(self) -> dict[str, Any]:
@@ -90,6 +94,23 @@ class PeftModule(LightningModule):
             The sum of the losses (scalar), their weight (scalar: rows or tokens), and the logits. What a
             gradient is divided by is the weight summed over all that one optimizer step sees.
         """
+
+    @abstractmethod
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of a batch, in float32.
+
+        Args:
+            batch: The batch; its labels are not looked at.
+        """
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return what has to be known to read the logits: JSON files of the export by name; the base has none."""
+        return {}
+
+    @property
+    @abstractmethod
+    def num_outputs(self) -> int:
+        """Number of logits that a head of our own gives for a row."""
 
     @abstractmethod
     def metric_directions(self) -> dict[str, Direction]:
@@ -120,29 +141,7 @@ class PeftModule(LightningModule):
         Raises:
             PeftlitError: Saying what does not fit.
         """
-        config = self.read_config()
-        vocabulary = getattr(config, "vocab_size", None)
-        if self.pad_token_id is not None and vocabulary and self.pad_token_id >= vocabulary:
-            raise ConfigError(
-                f"data.tokenizer: its padding token has id {self.pad_token_id}, but the model knows {vocabulary} "
-                "tokens; tokenizer and backbone do not belong together"
-            )
-        skeleton = self.backbone.skeleton(self.auto_class, config)
-        if isinstance(self.adapter, FullFineTuning):
-            self.adapter.check(quantized=self.backbone.quantization is not None)
-        elif self.adapter is not None:
-            check_targets(self.adapter, skeleton, type(skeleton).__name__)
-        if self.padding_side == "left" and not is_causal(skeleton):
-            raise ConfigError(
-                f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
-                "leave padding_side out, or set it to right"
-            )
-        positions = learned_positions(skeleton)
-        if self.max_length is not None and positions and self.max_length > positions:
-            raise ConfigError(
-                f"data.max_length: got {self.max_length}, but {config.model_type} has {positions} positions; "
-                f"set max_length to {positions} or less"
-            )
+        check_fit(self)
 
     def configure_model(self) -> None:
         """Load the weights, attach the adapter, turn on training mode; the second call does nothing."""
@@ -160,22 +159,29 @@ class PeftModule(LightningModule):
         quantized = self.backbone.quantization is not None
         if quantized and not is_quantized(model):
             raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
-        self.model = attach(model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized)
+        unused: list[str] = []
+        if self.head is not None:  # of the backbone only the hidden states are used
+            self.heads, unused = [], poolers(model)
+        self.model = attach(
+            model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized, unused=unused
+        )
+        if self.head is not None:
+            self.head.build(model.config.hidden_size, self.num_outputs)
         self.train()
         self._report_parameters()
 
     def _report_parameters(self) -> None:
         """Log once what trains, by part."""
         assert self.model is not None
-        trainable, total = count_parameters(self.model)
-        head = sum(p.numel() for n, p in self.model.named_parameters() if p.requires_grad and self._in_head(n))
+        trainable, total = count_parameters(self)
+        head = sum(p.numel() for n, p in self.named_parameters() if p.requires_grad and self._in_head(n))
         share, rest = 100 * trainable / total, trainable - head
         body = "backbone" if isinstance(self.adapter, FullFineTuning) else "adapter"
         log.info("trainable %s of %s parameters (%.2f %%): %s %s, head %s",
                  f"{trainable:,}", f"{total:,}", share, body, f"{rest:,}", f"{head:,}")  # fmt: skip
 
     def _in_head(self, parameter_name: str) -> bool:
-        return any(f".{head}." in f".{parameter_name}" for head in self.heads)
+        return parameter_name.startswith("head.") or any(f".{head}." in parameter_name for head in self.heads)
 
     def on_validation_model_train(self) -> None:
         """Go back to training mode after a validation: all of it, dropout in the frozen layers included."""
@@ -211,7 +217,7 @@ class PeftModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer over trainables only, and the schedule over optimizer steps."""
         assert self.model is not None
-        optimizer = self.optimizer(parameter_groups(self.model))
+        optimizer = self.optimizer(parameter_groups(self))
         if hasattr(optimizer, "keep_embeddings_in_32_bits"):
             optimizer.keep_embeddings_in_32_bits(self.model)
         if self.scheduler is None:
@@ -249,21 +255,31 @@ class PeftModule(LightningModule):
         """
         total, weight, _ = self.loss(batch)
         mean = total / weight
-        self.log("train/loss", mean, batch_size=int(weight))
+        self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
         return mean
 
-    def _update_loss(self, metric: MeanMetric, total: Tensor, weight: Tensor) -> None:
-        metric.update(total.detach().float() / weight, weight)
-
-    @torch.inference_mode()
     def evaluate_batch(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch in evaluation mode, and leave the mode as it was.
+        """Return the logits of a batch in evaluation mode, on the CPU, and leave the mode as it was.
 
         There is no autocast, unless frozen weights are stored in 16 bits and have to meet a float32 head.
 
         Args:
             batch: The batch, anywhere.
         """
+        return self._in_evaluation(self.logits, batch)
+
+    def hidden_states(self, batch: Batch) -> Tensor:
+        """Return the backbone's last hidden states (B, T, H) as :meth:`evaluate_batch` returns logits.
+
+        Args:
+            batch: The batch, anywhere.
+        """
+        assert self.model is not None
+        model = self.model
+        return self._in_evaluation(lambda moved: model(**self.model_inputs(moved)).last_hidden_state, batch)
+
+    @torch.inference_mode()
+    def _in_evaluation(self, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
         assert self.model is not None
         training = self.training
         self.eval()
@@ -271,9 +287,9 @@ class PeftModule(LightningModule):
         moved: Any = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
         half = half_dtype(self.model)
         with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-            _, _, logits = self.loss(moved)
+            answer = forward(moved)
         self.train(training)
-        return logits.float().cpu()
+        return answer.float().cpu()
 
 
 def _base_model(model: PreTrainedModel | PeftModel) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Sequence classification, one label per row, with the Auto class's own head.
+"""Sequence classification: one label per row, any number of labels, or a number.
 
 Letters: ``B`` rows in the batch, ``C`` classes.
 """
@@ -12,28 +12,39 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from peft import TaskType
 from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torchmetrics import MeanMetric
 from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
 from peftlit.errors import ConfigError
-from peftlit.metrics import Direction, SingleLabelMetrics
+from peftlit.heads import Head
+from peftlit.losses import Loss
+from peftlit.metrics import Average, Direction, Metrics
 from peftlit.modules.base import PeftModule
 from peftlit.optim import Schedule
+from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, ProblemType, make_problem
 
 
 class SequenceClassification(PeftModule):
-    """Classify texts or text pairs.
+    """Classify texts or text pairs, or predict a number for them.
 
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, ``FullFineTuning``, or null to train the head alone.
+        head: A head of our own, such as ``PooledHead``; null = the one that belongs to the Auto class.
+        loss: ``CrossEntropy``, ``FocalLoss``, ``BinaryCrossEntropy`` or ``MeanSquaredError``; null = the usual one
+            of the problem type. ``BinaryCrossEntropy`` tells two classes apart with one logit.
+        average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro``, ``weighted``, or, for several
+            labels per row, ``micro``.
         optimizer: Optimizer class and its arguments; parameters come from the model.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
+        problem_type: What the labels are; linked from the data.
         label_names: The classes' names in the order of their ids; linked from the data.
         num_labels: Number of classes; linked from the data.
+        class_counts: Training rows of each class, for balanced weights; linked from the data.
+        num_rows: Training rows in all; linked from the data.
         pad_token_id: Id of the padding token; linked from the data.
         max_length: Tokens of the longest row; linked from the data.
         padding_side: Side the tokenizer pads on; linked from the data.
@@ -47,10 +58,16 @@ class SequenceClassification(PeftModule):
         backbone: Backbone,
         adapter: Adapter = None,
         *,
+        head: Head | None = None,
+        loss: Loss | None = None,
+        average: Average = "macro",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | LRSchedulerCallable | None = None,
+        problem_type: ProblemType | None = None,
         label_names: Sequence[str] | None = None,
         num_labels: int | None = None,
+        class_counts: Sequence[int] | None = None,
+        num_rows: int | None = None,
         pad_token_id: int | None = None,
         max_length: int | None = None,
         padding_side: Literal["left", "right"] | None = None,
@@ -58,6 +75,7 @@ class SequenceClassification(PeftModule):
         super().__init__(
             backbone,
             adapter,
+            head=head,
             optimizer=optimizer,
             scheduler=scheduler,
             pad_token_id=pad_token_id,
@@ -68,37 +86,49 @@ class SequenceClassification(PeftModule):
             raise ConfigError("model.label_names: the data gives no label names, so name them here")
         if num_labels not in (None, len(label_names)):
             raise ConfigError(f"model.num_labels: got {num_labels}, but there are {len(label_names)} label names")
-        self.label_names = list(label_names)
-        self.val_metrics = SingleLabelMetrics(self.label_names)
-        self.test_metrics = SingleLabelMetrics(self.label_names)
+        self.problem, self.criterion = make_problem(problem_type or "single_label_classification", label_names, loss)
+        self.criterion.prepare(class_counts, num_rows)
+        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.val_metrics, self.test_metrics = self.problem.metrics(average), self.problem.metrics(average)
+        self.average = average
+        self.confusion_matrix: list[Any] | None = None
+
+    @property
+    def num_outputs(self) -> int:
+        """Number of logits for a row."""
+        return len(self.problem.outputs)
 
     def config_updates(self) -> dict[str, Any]:
-        """Return number and names of the labels."""
-        return {
-            "num_labels": len(self.label_names),
-            "id2label": dict(enumerate(self.label_names)),
-            "label2id": {name: i for i, name in enumerate(self.label_names)},
-            "problem_type": "single_label_classification",
-        }
+        """Return number and names of the labels, and the problem type; an own head keeps them to itself."""
+        return {"num_labels": self.num_outputs, **self.problem.label_map()} if self.head is None else {}
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return the label map, which transformers takes as it is, and what else the problem has to know."""
+        return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: self.problem.record()}
 
     def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of single-label classification."""
+        """Name the metrics of the problem type."""
         return self.val_metrics.directions()
 
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the summed cross-entropy, the number of rows, and the logits (B, C).
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits (B, outputs) in float32.
 
         Args:
-            batch: ``labels`` are class ids, (B,).
+            batch: The batch.
         """
         assert self.model is not None
-        logits = self.model(**self.model_inputs(batch)).logits.float()
-        labels = batch["labels"]
-        return (
-            cross_entropy(logits, labels, reduction="sum"),
-            torch.tensor(float(len(labels)), device=logits.device),
-            logits,
-        )
+        output = self.model(**self.model_inputs(batch))
+        logits = output.logits if self.head is None else self.head(output.last_hidden_state, batch["attention_mask"])
+        return logits.float()  # type: ignore[no-any-return]
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the summed loss, its weight, and the logits (B, outputs).
+
+        Args:
+            batch: ``labels`` are class ids (B,), sets of labels (B, C), or numbers (B,).
+        """
+        logits = self.logits(batch)
+        return (*self.criterion(logits, batch["labels"]), logits)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Feed a validation batch to the metrics.
@@ -107,9 +137,7 @@ class SequenceClassification(PeftModule):
             batch: The batch.
             batch_idx: Its number.
         """
-        total, weight, logits = self.loss(batch)
-        self._update_loss(self.val_loss, total, weight)
-        self.val_metrics.update(logits.softmax(-1), batch["labels"])
+        self._evaluate(batch, self.val_loss, self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Feed a test batch to the metrics.
@@ -119,31 +147,17 @@ class SequenceClassification(PeftModule):
             batch_idx: Its number.
 
         Returns:
-            ``row`` (B,), ``label`` (B,) and ``probabilities`` (B, C), on the CPU.
+            ``row`` (B,), ``labels`` and ``answers`` (probabilities or numbers), on the CPU.
         """
+        answers = self._evaluate(batch, self.test_loss, self.test_metrics)
+        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}
+
+    def _evaluate(self, batch: Batch, loss: MeanMetric, metrics: Metrics) -> Tensor:
         total, weight, logits = self.loss(batch)
-        self._update_loss(self.test_loss, total, weight)
-        probabilities = logits.softmax(-1)
-        self.test_metrics.update(probabilities, batch["labels"])
-        return {
-            "row": batch["row"].cpu(),
-            "label": batch["labels"].cpu(),
-            "probabilities": probabilities.cpu(),
-        }
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return ``row`` (B,), ``label`` (B,) and ``probabilities`` (B, C), on the CPU.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
-        """
-        _, _, logits = self.loss(batch)
-        return {
-            "row": batch["row"].cpu(),
-            "label": batch["labels"].cpu(),
-            "probabilities": logits.softmax(-1).cpu(),
-        }
+        loss.update(total.detach().float() / weight, weight)
+        answers = self.problem.answers(logits)
+        metrics.update(answers, batch["labels"])
+        return answers
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
@@ -157,16 +171,15 @@ class SequenceClassification(PeftModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the metrics of the whole validation split."""
-        self._log_epoch("val")
+        self._log_epoch("val", self.val_loss, self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
         """Log the metrics of the whole test split."""
-        self._log_epoch("test")
+        self._log_epoch("test", self.test_loss, self.test_metrics)
 
-    def _log_epoch(self, stage: Literal["val", "test"]) -> None:
-        loss = self.val_loss if stage == "val" else self.test_loss
-        metrics = self.val_metrics if stage == "val" else self.test_metrics
+    def _log_epoch(self, stage: Literal["val", "test"], loss: MeanMetric, metrics: Metrics) -> None:
         computed = metrics.compute()
-        self.confusion_matrix = computed["confusion_matrix"].cpu().tolist()
+        if "confusion_matrix" in computed:
+            self.confusion_matrix = computed["confusion_matrix"].cpu().tolist()
         scalars = {"loss": float(loss.compute()), **metrics.scalars(computed)}
         self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})

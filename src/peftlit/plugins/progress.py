@@ -8,6 +8,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from peftlit.metrics import HEADLINES
 from peftlit.plugins.throughput import Throughput
 
 _LINES_PER_EPOCH = 10
@@ -122,9 +123,8 @@ class LineProgress(ProgressBar):
         """
         if trainer.sanity_checking:
             return
-        values = {
-            k: float(v) for k, v in trainer.callback_metrics.items() if k in ("val/loss", "val/accuracy", "val/f1")
-        }
+        logged = trainer.callback_metrics
+        values = {f"val/{name}": float(logged[f"val/{name}"]) for name in HEADLINES if f"val/{name}" in logged}
         _say(f"epoch {trainer.current_epoch + 1}  " + "  ".join(f"{k} {v:.4f}" for k, v in values.items()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from peftlit.data import TextDataModule
-from peftlit.modules.base import PeftModule
+from peftlit.metrics import HEADLINES
+from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.problems import MultiLabel
 from peftlit.run import figures
 from peftlit.run.export import export, load_export, trainable_sha256, weights_sha256
 from peftlit.run.files import write_json
-from peftlit.run.folder import METRICS_FILE, RunFolder
+from peftlit.run.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
 from peftlit.run.memory import peak_mib
 from peftlit.run.reload import prove_reload
+from peftlit.run.thresholds import tune_thresholds
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +49,12 @@ def conclude_fit(
     """
     best_step = _restore_best(trainer, module)
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
+    thresholds = tune_thresholds(trainer, module, data)
     if trainer.is_global_zero:
         state = history.trainer_state(trainer, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)
         write_json(folder.path / "split_manifest.json", data.manifest())
-        difference = prove_reload(module, _probe(data), folder.adapter)
+        difference = prove_reload(module, data.get_tokenizer(), _probe(data), folder.adapter)
         figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
         write_json(
             folder.path / METRICS_FILE,
@@ -66,6 +71,7 @@ def conclude_fit(
                     "skipped_steps": getattr(trainer.precision_plugin, "skipped_steps", 0),
                 },
                 "validation": history.evaluation_at(best_step),
+                **({"thresholds": thresholds} if thresholds else {}),
                 "test": None,
             },
         )
@@ -94,17 +100,29 @@ def conclude_evaluation(
     prefix = "val/" if split == "validation" else "test/"
     scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
     numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars}
-    counts = getattr(module, "confusion_matrix", None)
-    names = data.label_names or []
-    if counts is not None:
-        numbers["confusion_matrix"] = counts
+    if isinstance(module, SequenceClassification) and module.confusion_matrix is not None:
+        numbers["confusion_matrix"] = module.confusion_matrix
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
     write_json(folder.path / METRICS_FILE, {**recorded, split: numbers})
-    if counts is not None and split == "test":
-        title = f"{split}: {numbers['rows']:,} rows, macro-F1 {scalars['f1']:.3f}"
-        figures.confusion_matrix(counts, names, folder.path / "confusion_matrix.png", title)
-    shown = "  ".join(f"{name} {scalars[name]:.4f}" for name in ("loss", "accuracy", "f1", "mcc") if name in scalars)
+    if isinstance(module, SequenceClassification) and split == "test":
+        _draw(module, folder, numbers)
+    shown = "  ".join(f"{name} {scalars[name]:.4f}" for name in HEADLINES if name in scalars)
     log.info("%s (%d rows): %s", split, numbers["rows"], shown)
+
+
+def _draw(module: SequenceClassification, folder: RunFolder, numbers: dict[str, Any]) -> None:
+    """Draw the confusion matrix, or, where the answers are numbers, the predicted ones over the true ones."""
+    title = f"test: {numbers['rows']:,} rows, "
+    if module.confusion_matrix is not None:
+        title += f"F1 ({module.average}) {numbers['f1']:.3f}"
+        draw = figures.label_counts if isinstance(module.problem, MultiLabel) else figures.confusion_matrix
+        draw(module.confusion_matrix, module.problem.label_names, folder.path / "confusion_matrix.png", title)
+        return
+    with (folder.path / PREDICTIONS_FILE).open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels, predictions = ([float(row[name]) for row in rows] for name in ("label", "prediction"))
+    title += f"Pearson {numbers['pearson']:.3f}"
+    figures.predicted_values(labels, predictions, folder.path / "predicted_values.png", title)
 
 
 def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
@@ -149,15 +167,6 @@ class UseExport(Callback):
         """
         self._load(pl_module)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
-        self._load(pl_module)
-
 
 def _restore_best(trainer: Trainer, module: PeftModule) -> int:
     """Put the monitored checkpoint's weights back; return the optimizer step of the weights in the module."""
@@ -176,9 +185,8 @@ def _restore_best(trainer: Trainer, module: PeftModule) -> int:
     return int(checkpoint["global_step"])
 
 
-def _probe(data: TextDataModule) -> Any:
-    """Collate a few rows that the model was not trained on, or training rows where there are no others."""
-    data.setup("test")
-    loader = data.test_dataloader() or data.val_dataloader() or data.train_dataloader()
-    batch = next(iter(loader))
-    return {name: value[:_PROBE_ROWS] for name, value in batch.items()}
+def _probe(data: TextDataModule) -> list[str | tuple[str, str]]:
+    """Take a few rows that the model was not trained on, or training rows where there are no others."""
+    splits = data.read()
+    rows = next(splits[name] for name in ("test", "validation", "train") if name in splits)[:_PROBE_ROWS]
+    return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else rows["text"]

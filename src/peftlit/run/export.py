@@ -1,10 +1,11 @@
-"""The folder that others use: adapter, head, tokenizer, label map, quantization record."""
+"""The folder that others use: adapter, head, tokenizer, label map, and a record of the backbone."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peftlit.architecture import float_modules
+from peftlit.architecture import float_modules, half_dtype
 from peftlit.digest import sha256_of_file, sha256_of_tensors
 from peftlit.errors import RunFolderError
 from peftlit.modules.base import PeftModule
 from peftlit.run.files import write_json
 
-LABEL_MAP_FILE = "label_map.json"
 QUANTIZATION_FILE = "quantization_config.json"
-OVERRIDES_FILE = "config_overrides.json"
+BACKBONE_FILE = "backbone.json"
 HEAD_FILE = "head.safetensors"
 HEAD_RECORD_FILE = "head.json"
 RANDOM_BASE_FOLDER = "random_base"
@@ -33,7 +33,8 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     """Write the folder aside and rename it into place.
 
     A peft adapter becomes a peft folder; a head alone ``head.safetensors`` and ``head.json``; full fine-tuning an
-    ordinary transformers folder. All of them get the tokenizer, the label map and the quantization record.
+    ordinary transformers folder. An own head is ``head.safetensors`` and ``head.json`` beside any of them. All get
+    the tokenizer, the label map, and what the backbone is, quantized how.
 
     Args:
         module: The trained module.
@@ -47,16 +48,15 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     aside.mkdir(parents=True)
     _save_weights(module, module.model, aside)
     tokenizer.save_pretrained(aside)
-    config = module.read_config()
-    write_json(aside / LABEL_MAP_FILE, {"id2label": config.id2label, "label2id": config.label2id})
-    device_type = next(module.model.parameters()).device.type
-    quantization = module.backbone.quantization_config(float_modules(_inner(module.model)), device_type)
+    for name, content in module.records().items():
+        write_json(aside / name, content)
+    inner = _inner(module.model)
+    quantization = module.backbone.quantization_config(float_modules(inner), inner.device.type)
     if quantization is not None:
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
-    if module.backbone.config_overrides:
-        write_json(aside / OVERRIDES_FILE, module.backbone.config_overrides)
+    write_json(aside / BACKBONE_FILE, _backbone_record(module, inner))
     if module.backbone.location is None:
-        config.save_pretrained(aside / RANDOM_BASE_FOLDER)
+        module.read_config().save_pretrained(aside / RANDOM_BASE_FOLDER)
         if isinstance(module.backbone.config, str):  # a model's own code goes with its config
             for code in Path(module.backbone.config).glob("*.py"):
                 shutil.copy(code, aside / RANDOM_BASE_FOLDER)
@@ -71,41 +71,54 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return inner
 
 
+def _revision(module: PeftModule, inner: PreTrainedModel) -> str | None:
+    return getattr(inner.config, "_commit_hash", None) or module.backbone.revision
+
+
+def _backbone_record(module: PeftModule, inner: PreTrainedModel) -> dict[str, Any]:
+    half = half_dtype(inner)
+    return {
+        "base_model_name_or_path": module.backbone.location,
+        "revision": _revision(module, inner),
+        "config_overrides": module.backbone.config_overrides,
+        "dtype": "float32" if half is None else str(half).removeprefix("torch."),
+    }
+
+
 def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    backbone = module.backbone
-    revision = getattr(_inner(model).config, "_commit_hash", None) or backbone.revision
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.base_model_name_or_path = backbone.location
-            config.revision = revision
+            config.base_model_name_or_path = module.backbone.location
+            config.revision = _revision(module, _inner(model))
         model.save_pretrained(str(folder), save_embedding_layers=False)
         # peft writes a card of empty headings; no card is better than that one
         (folder / "README.md").unlink(missing_ok=True)
         for config in model.peft_config.values():
             config.inference_mode = False
-    elif module.adapter is None:
-        save_file(head_tensors(module), folder / HEAD_FILE)
-        write_json(
-            folder / HEAD_RECORD_FILE,
-            {
-                "auto_class": module.auto_class.__name__,
-                "base_model_name_or_path": backbone.location,
-                "modules": module.heads,
-                "revision": revision,
-            },
-        )
-    else:
+    elif module.adapter is not None:
         model.save_pretrained(folder)
+    if module.head is not None:
+        kind = type(module.head)
+        record = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": module.head.settings()}
+        write_json(folder / HEAD_RECORD_FILE, record)
+        save_file(_on_cpu(module.head.state_dict()), folder / HEAD_FILE)
+    elif module.adapter is None:
+        write_json(folder / HEAD_RECORD_FILE, {"auto_class": module.auto_class.__name__, "modules": module.heads})
+        save_file(head_tensors(module), folder / HEAD_FILE)
+
+
+def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def head_tensors(module: PeftModule) -> dict[str, Tensor]:
-    """Return the weights that a head-only run trained, by name.
+    """Return the weights that a run of the Auto class's head alone trained, by name.
 
     Args:
         module: The module.
     """
     assert module.model is not None
-    return {n: p.detach().cpu().contiguous() for n, p in module.model.named_parameters() if p.requires_grad}
+    return _on_cpu({name: p for name, p in module.model.named_parameters() if p.requires_grad})
 
 
 def load_export(module: PeftModule, folder: Path) -> None:
@@ -119,30 +132,41 @@ def load_export(module: PeftModule, folder: Path) -> None:
         RunFolderError: The folder's weights do not fit the module.
     """
     assert module.model is not None
+    unexpected: list[str] = []
+    missing: set[str] = set()
     if isinstance(module.model, PeftModel):
         if not (folder / "adapter_config.json").is_file():
             raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
         result: Any = set_peft_model_state_dict(module.model, load_peft_weights(str(folder), device="cpu"))
-        unexpected = list(result.unexpected_keys)
-    else:
-        name = HEAD_FILE if module.adapter is None else "model.safetensors"
-        if not (folder / name).is_file():
-            raise RunFolderError(f"{folder}: holds no {name}, but the config asks for one")
-        result = module.model.load_state_dict(load_file(folder / name), strict=False)
-        unexpected = list(result.unexpected_keys)
-    trained = {n for n, p in module.model.named_parameters() if p.requires_grad}
-    absent = sorted(trained & set(result.missing_keys))
+        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+    elif module.adapter is not None:
+        result = module.model.load_state_dict(_read(folder / "model.safetensors"), strict=False)
+        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+    elif module.head is None:
+        result = module.model.load_state_dict(_read(folder / HEAD_FILE), strict=False)
+        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+    absent = sorted(missing & {n for n, p in module.model.named_parameters() if p.requires_grad})
+    if module.head is not None:
+        result = module.head.load_state_dict(_read(folder / HEAD_FILE), strict=False)
+        unexpected, absent = unexpected + result.unexpected_keys, absent + result.missing_keys
     if unexpected or absent:
         raise RunFolderError(f"{folder}: its weights do not belong to this config ({(unexpected + absent)[0]})")
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise RunFolderError(f"{path.parent}: holds no {path.name}, but the config asks for one")
+    return load_file(path)
+
+
 def weights_sha256(folder: Path) -> str:
-    """Return the digest of the exported weights file.
+    """Return the digest of the exported weights file; of two, an adapter and an own head, one digest of both.
 
     Args:
         folder: What :func:`export` wrote.
     """
-    return sha256_of_file(next(folder / name for name in WEIGHT_FILES if (folder / name).is_file()))
+    digests = [sha256_of_file(folder / name) for name in WEIGHT_FILES if (folder / name).is_file()]
+    return digests[0] if len(digests) == 1 else sha256(" ".join(digests).encode()).hexdigest()
 
 
 def trainable_sha256(module: PeftModule) -> str:

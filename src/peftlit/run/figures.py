@@ -20,16 +20,73 @@ def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str]
         path: The PNG file.
         title: What stands above it.
     """
-    n = len(label_names)
-    names = [name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…" for name in label_names]
-    rates = [[c / sum(row) if sum(row) else 0.0 for c in row] for row in counts]
-    cell = 1.3 if n <= 4 else 0.9 if n <= 8 else 0.62
-    margin = 0.09 * max(map(len, names))
-    figure = Figure(
-        figsize=(max(4.6, n * cell + margin + 2.0), max(3.9, n * cell + margin + 1.3)), layout="constrained"
-    )
+    names = _short(label_names)
+    figure = _grid(counts, [_shares(row) for row in counts], names, names)
+    axes = figure.axes[0]
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def label_counts(counts: Sequence[Any], label_names: Sequence[str], path: Path, title: str) -> None:
+    """Draw, for each of the labels that a row may have several of, how often it was found, missed, and made up.
+
+    Args:
+        counts: For each label a matrix of (not given, given) x (not predicted, predicted), (C, 2, 2).
+        label_names: The labels' names.
+        path: The PNG file.
+        title: What stands above it.
+    """
+    cells = [[tp, fn, fp, tn] for (tn, fp), (fn, tp) in counts]
+    rates = [_shares(row[:2]) + _shares(row[2:]) for row in cells]
+    figure = _grid(cells, rates, ["found", "missed", "made up", "rightly not"], _short(label_names))
+    figure.axes[0].set_xlabel("of the rows with the label (left half), without it (right half)")
+    figure.axes[0].set_title(title, fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def predicted_values(labels: Sequence[float], predictions: Sequence[float], path: Path, title: str) -> None:
+    """Draw predicted over true numbers.
+
+    Args:
+        labels: The true numbers.
+        predictions: The predicted ones.
+        path: The PNG file.
+        title: What stands above it.
+    """
+    figure = Figure(figsize=(5.2, 5.0), layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1)
+    ends = [min(*labels, *predictions), max(*labels, *predictions)]
+    axes.plot(ends, ends, color="#d95f0e", linestyle="--", linewidth=1, label="predicted = true")
+    axes.scatter(labels, predictions, s=16, alpha=0.45, color="#08519c", edgecolors="none")
+    axes.set_xlabel("true")
+    axes.set_ylabel("predicted")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper left", fontsize=9)
+    axes.set_title(title, fontsize=11)
+    figure.savefig(path, dpi=150)
+
+
+def _short(names: Sequence[str]) -> list[str]:
+    return [name if len(name) <= _NAME_LENGTH else name[: _NAME_LENGTH - 1] + "…" for name in names]
+
+
+def _shares(counts: Sequence[int]) -> list[float]:
+    return [count / sum(counts) if sum(counts) else 0.0 for count in counts]
+
+
+def _grid(
+    counts: Sequence[Sequence[int]], rates: Sequence[Sequence[float]], columns: Sequence[str], rows: Sequence[str]
+) -> Figure:
+    """Draw numbers and rates in coloured cells."""
+    n = max(len(rows), len(columns))
+    cell = 1.3 if n <= 4 else 0.9 if n <= 8 else 0.62
+    margin = 0.09 * max(map(len, rows))
+    width, height = len(columns) * cell + margin + 2.0, len(rows) * cell + margin + 1.3
+    figure = Figure(figsize=(max(4.6, width), max(3.9, height)), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(rates, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     size = 12 if n <= 4 else 9 if n <= 8 else 7.5
     for i, row in enumerate(counts):
         for j, count in enumerate(row):
@@ -37,14 +94,11 @@ def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str]
                 rate = f"{rates[i][j]:.1%}" if n <= 8 else f"{rates[i][j]:.0%}"
                 color = "white" if rates[i][j] > 0.55 else "#222222"
                 axes.text(j, i, f"{count:,}\n{rate}", ha="center", va="center", fontsize=size, color=color)
-    axes.set_xticks(range(n), names, rotation=0 if n <= 4 and max(map(len, names)) <= 10 else 45,
-                    ha="center" if n <= 4 and max(map(len, names)) <= 10 else "right")  # fmt: skip
-    axes.set_yticks(range(n), names)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title, fontsize=11)
+    upright = len(columns) <= 4 and max(map(len, columns)) <= 11
+    axes.set_xticks(range(len(columns)), columns, rotation=0 if upright else 45, ha="center" if upright else "right")
+    axes.set_yticks(range(len(rows)), rows)
     figure.colorbar(image, ax=axes, label="share of the true label", shrink=0.85)
-    figure.savefig(path, dpi=150)
+    return figure
 
 
 def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step: int, metric: str = "f1") -> None:

@@ -10,6 +10,7 @@ from peftlit.errors import RunFolderError
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.csv"
 CHECKPOINT_FOLDER = "checkpoints"
 
 

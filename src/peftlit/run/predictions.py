@@ -1,30 +1,30 @@
-"""``predictions.csv``: one line per row of the source, in its order, with a probability for every label."""
+"""``predictions.csv``: one line per row of the test split, in its order, with a probability for every label."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from peftlit.problems import Problem
 from peftlit.run.files import write_text
 
 
 class Predictions(Callback):
-    """Collect what ``test_step`` or ``predict_step`` returns and write it as CSV, from all ranks.
+    """Collect what ``test_step`` returns and write it as CSV, from all ranks.
 
     Args:
         path: The file.
-        label_names: The classes' names in the order of their ids.
+        problem: Tells labels and answers.
     """
 
-    def __init__(self, path: Path, label_names: Sequence[str]) -> None:
+    def __init__(self, path: Path, problem: Problem) -> None:
         self.path = path
-        self.label_names = list(label_names)
+        self.problem = problem
         self._parts: list[dict[str, torch.Tensor]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -45,15 +45,12 @@ class Predictions(Callback):
         Args:
             trainer: The trainer.
             pl_module: The module.
-            outputs: ``row``, ``label`` and ``probabilities``.
+            outputs: ``row``, ``labels`` and ``answers``.
             batch: Not used.
             batch_idx: Not used.
             dataloader_idx: Not used.
         """
         self._parts.append(outputs)
-
-    on_predict_start = on_test_start
-    on_predict_batch_end = on_test_batch_end
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather and write.
@@ -69,15 +66,11 @@ class Predictions(Callback):
         if trainer.is_global_zero:
             self._write([part for rank in parts for part in rank])
 
-    on_predict_epoch_end = on_test_epoch_end
-
     def _write(self, parts: list[dict[str, torch.Tensor]]) -> None:
-        joined = {name: torch.cat([part[name] for part in parts]) for name in ("row", "label", "probabilities")}
-        names, text = self.label_names, io.StringIO()
+        joined = {name: torch.cat([part[name] for part in parts]) for name in ("row", "labels", "answers")}
+        text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["row", "label", "prediction", *(f"prob_{name}" for name in names)])
+        writer.writerow(["row", *self.problem.columns()])
         for i in joined["row"].argsort().tolist():
-            probabilities = joined["probabilities"][i]
-            row, label, best = int(joined["row"][i]), int(joined["label"][i]), int(probabilities.argmax())
-            writer.writerow([row, names[label], names[best], *(f"{p:.8g}" for p in probabilities.tolist())])
+            writer.writerow([int(joined["row"][i]), *self.problem.spell(joined["answers"][i], joined["labels"][i])])
         write_text(self.path, text.getvalue())

@@ -1,22 +1,26 @@
-"""Prove that the exported folder works: a fresh process with plain transformers + peft must answer the same."""
+"""Prove that the exported folder works: a fresh process must read the same tokens and give the same answers."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
+from peftlit.data.collate import tokenize
 from peftlit.errors import ReloadError
 from peftlit.modules.base import PeftModule
 
@@ -33,71 +37,118 @@ ANY_KERNEL_TOLERANCE = {"float": 1e-4, "quantized": 5e-2, "half": 5e-2}
 whose bfloat16 arithmetic differs in the third digit.
 """
 
+_OWN_HEAD_TOLERANCE = 1e-4
+"""The same for :func:`peftlit.load`, which sets everything up as training did."""
 
-def prove_reload(module: PeftModule, probe: Batch, folder: Path) -> float:
-    """Compare the logits of a probe batch between this process and a fresh one.
+_LOAD = """
+import importlib, json, sys
+from pathlib import Path
+from safetensors.torch import save_file
+folder, scratch, trust_remote_code, device, head = sys.argv[1:]
+importlib.import_module(head)
+from peftlit.data.collate import tokenize
+from peftlit.run.load import load
+classifier = load(folder, device=device, trust_remote_code=trust_remote_code == "True")
+texts = json.loads(Path(scratch, "texts.json").read_text())
+texts = [tuple(text) if isinstance(text, list) else text for text in texts]
+save_file({"logits": classifier.logits(tokenize(classifier.tokenizer, texts))}, Path(scratch, "logits.safetensors"))
+"""
+
+
+def prove_reload(
+    module: PeftModule, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]], folder: Path
+) -> float:
+    """Compare what this process and a fresh one answer to some texts.
+
+    A head of the Auto class: plain transformers + peft give equal logits. An own head: plain transformers + peft give
+    equal hidden states, and :func:`peftlit.load` equal logits.
 
     Args:
         module: The trained module with the exported weights in it.
-        probe: A batch of rows, on the CPU.
+        tokenizer: The tokenizer it was trained with.
+        texts: Texts, or pairs of texts.
         folder: The exported folder.
 
     Returns:
-        The largest absolute difference of a logit.
+        The largest absolute difference of a logit; with an own head, of a hidden value or logit.
 
     Raises:
         ReloadError: The folder cannot be loaded, or answers otherwise.
     """
     assert module.model is not None
-    with _full_float32():
-        expected = module.evaluate_batch(probe)
-    storage, dtype = _storage(module)
-    inputs = {f"input.{k}": v for k, v in module.model_inputs(probe).items()}
-    script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, "probe.safetensors")
-        save_file(inputs, file)
-        arguments = [
-            str(folder.resolve()), str(file), str(RANDOM_WEIGHTS_SEED), str(module.backbone.trust_remote_code),
-            str(next(module.model.parameters()).device),
-            dtype, module.auto_class.__name__,
-        ]  # fmt: skip
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # the other process needs room
-        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=scratch)
-        if done.returncode != 0:
-            raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
-            said = raised[-1] if raised else (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise ReloadError(f"{folder}: plain transformers + peft cannot load what was exported: {said}")
-        answers = load_file(file)
-    _compare(expected, answers["logits_same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder)
-    difference = _compare(expected, answers["logits"], ANY_KERNEL_TOLERANCE[storage], folder)
-    log.info("a fresh process with plain transformers + peft answers the same (logits within %.1e)", difference)
+    batch = tokenize(tokenizer, texts)
+    trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # the other processes need room
+    with tempfile.TemporaryDirectory() as name:
+        scratch = Path(name)
+        (scratch / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
+        more = {k: v for k, v in module.model_inputs(batch).items() if k not in batch}
+        if more:
+            save_file(more, scratch / "more_inputs.safetensors")
+        script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
+        arguments = [str(folder.resolve()), name, str(RANDOM_WEIGHTS_SEED), trust, device, module.auto_class.__name__]
+        _run(script, arguments, folder, "plain transformers + peft", scratch)
+        answers = load_file(scratch / "answers.safetensors")
+        difference = _compare_plain(module, batch, answers, folder)
+        if module.head is not None:
+            arguments = [str(folder.resolve()), name, trust, device, type(module.head).__module__]
+            _run(_LOAD, arguments, folder, "peftlit.load", Path.cwd())
+            logits = load_file(scratch / "logits.safetensors")["logits"]
+            with _full_float32():
+                expected = module.evaluate_batch(batch)
+            difference = max(difference, _compare(expected, logits, _OWN_HEAD_TOLERANCE, folder, "logits"))
+    same = "the same" if module.head is None else "the same hidden states, and peftlit.load the same logits"
+    log.info("a fresh process with plain transformers + peft answers %s (within %.1e)", same, difference)
     return difference
 
 
-def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path) -> float:
+def _run(script: str, arguments: list[str], folder: Path, what: str, cwd: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=cwd)
+    if done.returncode != 0:
+        raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
+        said = raised[-1] if raised else (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise ReloadError(f"{folder}: {what} cannot load what was exported: {said}")
+
+
+def _compare_plain(module: PeftModule, batch: Batch, answers: dict[str, Tensor], folder: Path) -> float:
+    """Compare tokens, then what plain transformers + peft gave."""
+    tokens = {k.removeprefix("input."): v for k, v in answers.items() if k.startswith("input.")}
+    ours: dict[str, Any] = dict(batch)
+    if tokens.keys() != ours.keys() or any(not torch.equal(tokens[k], ours[k]) for k in ours):
+        raise ReloadError(f"{folder}: the tokenizer in it cuts the same texts into other tokens than training did")
+    with _full_float32():
+        expected = module.evaluate_batch(batch) if module.head is None else module.hidden_states(batch)
+    what, storage = "logits", _storage(module)
+    if module.head is not None:  # what stands at padding is nobody's
+        what, shown = "hidden states", batch["attention_mask"].bool()
+        expected = expected[shown]
+        answers = {name: answers[name][shown] for name in ("same_kernel", "any_kernel")}
+    _compare(expected, answers["same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder, what)
+    return _compare(expected, answers["any_kernel"], ANY_KERNEL_TOLERANCE[storage], folder, what)
+
+
+def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path, what: str) -> float:
     if answered.shape != expected.shape:
         raise ReloadError(
-            f"{folder}: reloaded, it answers with shape {tuple(answered.shape)}, not {tuple(expected.shape)}"
+            f"{folder}: reloaded, its {what} have the shape {tuple(answered.shape)}, not {tuple(expected.shape)}"
         )
     difference = float((answered - expected).abs().max())
     allowed = tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise ReloadError(
-            f"{folder}: reloaded in a fresh process, its logits differ by {difference:.2g} (allowed {allowed:.2g}); "
+            f"{folder}: reloaded in a fresh process, its {what} differ by {difference:.2g} (allowed {allowed:.2g}); "
             "the export is kept for inspection, do not publish it"
         )
     return difference
 
 
-def _storage(module: PeftModule) -> tuple[str, str]:
-    """Say which tolerance holds, and in which dtype the backbone's unquantized weights are stored."""
+def _storage(module: PeftModule) -> str:
+    """Say which tolerance holds."""
     assert module.model is not None
-    half = half_dtype(module.model)
-    if half is not None:
-        return "half", str(half).removeprefix("torch.")
-    return "quantized" if module.backbone.quantization is not None else "float", "float32"
+    if half_dtype(module.model) is not None:
+        return "half"
+    return "quantized" if module.backbone.quantization is not None else "float"
 
 
 @contextmanager

@@ -1,7 +1,8 @@
-"""Load an exported folder with plain transformers + peft and answer a probe batch. Imports nothing of peftlit.
+"""Load an exported folder with plain transformers + peft and answer some texts. Imports nothing of peftlit.
 
-Run as ``python -c <this text> FOLDER PROBE SEED TRUST_REMOTE_CODE DEVICE DTYPE AUTO_CLASS``; the probe file
-gets the logits added. This is also what a user without peftlit would write.
+Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; SCRATCH holds the texts and
+gets the answers: logits, or the last hidden states where the head is none of transformers'. This is also what a user
+without peftlit would write.
 """
 
 import json
@@ -15,27 +16,25 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-folder, probe, seed, trust_remote_code, device, dtype, auto_class_name = (
-    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5],
-    getattr(torch, sys.argv[6]), sys.argv[7],
+folder, scratch, seed, trust_remote_code, device, auto_class_name = (
+    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5], sys.argv[6],
 )  # fmt: skip
 transformers.logging.set_verbosity_error()
 auto_class = getattr(transformers, auto_class_name)
+own_head = auto_class_name == "AutoModel"
 labels = json.loads((folder / "label_map.json").read_text())
-labels = {"id2label": {int(k): v for k, v in labels["id2label"].items()}, "label2id": labels["label2id"]}
-record = next((folder / n for n in ("adapter_config.json", "head.json") if (folder / n).is_file()), None)
-base = json.loads(record.read_text()) if record else {"base_model_name_or_path": str(folder), "revision": None}
-overrides = {}
-if (folder / "config_overrides.json").is_file():
-    overrides = json.loads((folder / "config_overrides.json").read_text())
-arguments = {"dtype": dtype}
+labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
+base = json.loads((folder / "backbone.json").read_text())
+if (folder / "model.safetensors").is_file():
+    base = {**base, "base_model_name_or_path": str(folder), "revision": None}
+arguments = {"dtype": getattr(torch, base["dtype"])}
 quantized = (folder / "quantization_config.json").is_file()
 if quantized:
     arguments["quantization_config"] = BitsAndBytesConfig.from_dict(
         json.loads((folder / "quantization_config.json").read_text())
     )
     arguments["device_map"] = {"": device}
-if (folder / "random_base").is_dir():
+if (folder / "random_base").is_dir() and not (folder / "model.safetensors").is_file():
     # weights from a config: anyone can build them again from the seed
     config = AutoConfig.from_pretrained(folder / "random_base", trust_remote_code=trust_remote_code)
     torch.manual_seed(seed)
@@ -47,8 +46,8 @@ else:
         base["base_model_name_or_path"],
         revision=base["revision"],
         trust_remote_code=trust_remote_code,
-        **labels,
-        **overrides,
+        **({} if own_head else labels),
+        **base["config_overrides"],
         **arguments,
     )
 if trust_remote_code:
@@ -61,25 +60,38 @@ if trust_remote_code:
             setattr(module, leaf, buffer.to(getattr(module, leaf).device, getattr(module, leaf).dtype))
 if (folder / "adapter_config.json").is_file():
     model = PeftModel.from_pretrained(model, folder)
-elif (folder / "head.safetensors").is_file():
+elif (folder / "head.safetensors").is_file() and not own_head:
     result = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
     assert not result.unexpected_keys, result.unexpected_keys
 if not quantized:
     model = model.to(device)
 model.eval()
-assert model.config.id2label == labels["id2label"], "label names are lost"
+assert own_head or model.config.id2label == labels["id2label"], "label names are lost"
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 if model.config.pad_token_id is None:  # as with Llama: the tokenizer in the folder brings one
     model.config.pad_token_id = tokenizer.pad_token_id
-batch = load_file(probe)
+texts = [tuple(text) if isinstance(text, list) else text for text in json.loads((scratch / "texts.json").read_text())]
+inputs = dict(tokenizer(texts, truncation=True, padding=True, return_tensors="pt"))
+answers = {f"input.{name}": value for name, value in inputs.items()}
+assert int(inputs["input_ids"].max()) < model.config.vocab_size, "the tokenizer is another one"
+if (scratch / "more_inputs.safetensors").is_file():  # positions under left padding
+    inputs |= load_file(scratch / "more_inputs.safetensors")
+inputs = {name: value.to(device) for name, value in inputs.items()}
+
+
+def answer() -> torch.Tensor:
+    """Return logits or last hidden states."""
+    output = model(**inputs)
+    answered: torch.Tensor = output.last_hidden_state if own_head else output.logits
+    return answered.float().cpu()
+
+
 with torch.inference_mode():
-    inputs = {k.removeprefix("input."): v.to(device) for k, v in batch.items() if k.startswith("input.")}
-    assert int(inputs["input_ids"].max()) < len(tokenizer), "the tokenizer is another one"
     repacking = [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", False)]
     for module in repacking:
         module.support_avx512bf16_for_cpu = False  # first with the kernel that training used ...
-    batch["logits_same_kernel"] = model(**inputs).logits.float().cpu()
+    answers["same_kernel"] = answer()
     for module in repacking:
         module.support_avx512bf16_for_cpu = True
-    batch["logits"] = model(**inputs).logits.float().cpu()  # ... then as anyone would get them
-save_file(batch, probe)
+    answers["any_kernel"] = answer()  # ... then as anyone would get them
+save_file(answers, scratch / "answers.safetensors")

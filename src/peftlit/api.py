@@ -1,0 +1,83 @@
+"""peftlit from Python: the same settings, the same guarantees, the same files as on the command line."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from peftlit import cli
+from peftlit.errors import ConfigError
+from peftlit.run.classifier import Classifier
+from peftlit.run.folder import METRICS_FILE
+from peftlit.run.load import load
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """What ``metrics.json`` holds: scores by split, hashes, speed, memory."""
+        content: dict[str, Any] = json.loads((self.path / METRICS_FILE).read_text(encoding="utf-8"))
+        return content
+
+    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Classifier:
+        """Load the trained classifier; see :func:`peftlit.load`.
+
+        Args:
+            device: A torch device; None = the accelerator where there is one, else the CPU.
+            trust_remote_code: Run Python code that comes with the backbone.
+        """
+        return load(self.path, device=device, trust_remote_code=trust_remote_code)
+
+
+def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = None) -> Run:
+    """Train, export, prove and score, as ``peftlit fit`` does.
+
+    Args:
+        *configs: YAML files, or their content; later ones overlay earlier ones key by key.
+        run_dir: Folder of the run; None = the next number under ``runs/``.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        PeftlitError: Anything that can be mended by other settings.
+    """
+    if not configs:
+        raise ConfigError("fit: needs a configuration: a YAML file, or its content as a dict")
+    arguments = ["fit"]
+    with tempfile.TemporaryDirectory() as scratch:
+        for i, config in enumerate(configs, 1):
+            path = config
+            if isinstance(config, Mapping):
+                path = Path(scratch, f"config_{i}.yaml")
+                path.write_text(yaml.safe_dump(_plain(config), sort_keys=False), encoding="utf-8")
+            arguments += ["--config", str(path)]
+        if run_dir is not None:
+            arguments += ["--run_dir", str(run_dir)]
+        return Run(cli.run(arguments).folder.path)
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings as dicts, sequences as lists and paths as texts, which is what YAML knows."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,117 @@
+"""Task heads of our own, for backbones whose Auto class has none, or where another one is wanted.
+
+Letters: ``B`` rows in the batch, ``T`` tokens, ``H`` hidden size.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from peftlit.errors import ConfigError
+
+Pooling = Literal["cls", "mean", "last"]
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class Head(nn.Module, ABC):
+    """Makes logits of a backbone's last hidden states. A head of your own is a dataclass with these two methods.
+
+    Its fields are what the configuration may set, and are saved beside the weights.
+    """
+
+    def __post_init__(self) -> None:
+        """Check settings; there are no weights yet."""
+        super().__init__()
+
+    @abstractmethod
+    def build(self, hidden_size: int, num_outputs: int) -> None:
+        """Make the layers.
+
+        Args:
+            hidden_size: Width of the hidden states.
+            num_outputs: Number of logits.
+        """
+
+    @abstractmethod
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return logits, (B, outputs).
+
+        Args:
+            hidden_states: The backbone's last layer, (B, T, H).
+            attention_mask: 1 for tokens and 0 for padding, (B, T).
+        """
+
+    def settings(self) -> dict[str, Any]:
+        """Return the fields with their values, as JSON."""
+        return asdict(self)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class PooledHead(Head):
+    """One vector per row, then dropout and linear layers.
+
+    Args:
+        pooling: ``cls`` = the first token, ``mean`` = all tokens but padding, ``last`` = the last token that is none.
+        dropout: Probability of dropping a value, before every linear layer.
+        hidden_sizes: Widths of hidden layers with a GELU each; none = one linear layer.
+    """
+
+    pooling: Pooling = "mean"
+    dropout: float = 0.1
+    hidden_sizes: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        if not 0 <= self.dropout < 1:
+            raise ConfigError(f"model.head.dropout: got {self.dropout}, needs a share from 0 to below 1")
+        if any(size < 1 for size in self.hidden_sizes):
+            raise ConfigError(f"model.head.hidden_sizes: got {self.hidden_sizes}, needs widths of 1 or more")
+
+    def build(self, hidden_size: int, num_outputs: int) -> None:
+        """Make the layers.
+
+        Args:
+            hidden_size: Width of the hidden states.
+            num_outputs: Number of logits.
+        """
+        layers: list[nn.Module] = []
+        width = hidden_size
+        for size in self.hidden_sizes:
+            layers += [nn.Dropout(self.dropout), nn.Linear(width, size), nn.GELU()]
+            width = size
+        self.layers = nn.Sequential(*layers, nn.Dropout(self.dropout), nn.Linear(width, num_outputs))
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return logits, (B, outputs).
+
+        Args:
+            hidden_states: The backbone's last layer, (B, T, H).
+            attention_mask: 1 for tokens and 0 for padding, (B, T).
+        """
+        weight = next(self.parameters())
+        pooled = self.pool(hidden_states.to(weight.dtype), attention_mask)
+        logits: Tensor = self.layers(pooled)
+        return logits
+
+    def pool(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return one vector per row, (B, H); it does not depend on padding, nor on its side.
+
+        Args:
+            hidden_states: The backbone's last layer, (B, T, H).
+            attention_mask: 1 for tokens and 0 for padding, (B, T).
+        """
+        if self.pooling == "mean":
+            mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
+            return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
+        positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
+        if self.pooling == "last":
+            chosen = (positions * attention_mask).argmax(1)
+        else:
+            chosen = attention_mask.argmax(1)
+        return hidden_states[torch.arange(len(chosen), device=chosen.device), chosen]

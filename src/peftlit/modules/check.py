@@ -1,0 +1,61 @@
+"""What can be known to be wrong with a model before its weights load."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from transformers import PretrainedConfig, PreTrainedModel
+
+from peftlit.adapters import FullFineTuning
+from peftlit.adapters.targets import check_targets
+from peftlit.architecture import is_causal, learned_positions
+from peftlit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from peftlit.modules.base import PeftModule
+
+
+def check_fit(module: PeftModule) -> None:
+    """Compare a module's settings with the architecture: tokens, targets, head, padding, length.
+
+    Args:
+        module: The module; nothing is loaded.
+
+    Raises:
+        PeftlitError: Saying what does not fit.
+    """
+    config = module.read_config()
+    vocabulary = getattr(config, "vocab_size", None)
+    if module.pad_token_id is not None and vocabulary and module.pad_token_id >= vocabulary:
+        raise ConfigError(
+            f"data.tokenizer: its padding token has id {module.pad_token_id}, but the model knows {vocabulary} "
+            "tokens; tokenizer and backbone do not belong together"
+        )
+    skeleton = module.backbone.skeleton(module.auto_class, config)
+    if isinstance(module.adapter, FullFineTuning):
+        module.adapter.check(quantized=module.backbone.quantization is not None)
+    elif module.adapter is not None:
+        check_targets(module.adapter, skeleton, type(skeleton).__name__)
+    if module.head is not None:
+        _check_head(module, config, skeleton)
+    if module.padding_side == "left" and not is_causal(skeleton):
+        raise ConfigError(
+            f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
+            "leave padding_side out, or set it to right"
+        )
+    positions = learned_positions(skeleton)
+    if module.max_length is not None and positions and module.max_length > positions:
+        raise ConfigError(
+            f"data.max_length: got {module.max_length}, but {config.model_type} has {positions} positions; "
+            f"set max_length to {positions} or less"
+        )
+
+
+def _check_head(module: PeftModule, config: PretrainedConfig, skeleton: PreTrainedModel) -> None:
+    if not isinstance(getattr(config, "hidden_size", None), int):
+        raise ConfigError(f"model.head: the config of {config.model_type} models does not say its hidden_size")
+    if getattr(module.head, "pooling", None) == "cls" and is_causal(skeleton):
+        raise ConfigError(
+            f"model.head.pooling: cls takes the first token, to which {type(skeleton).__name__} shows no other; "
+            "set last or mean"
+        )

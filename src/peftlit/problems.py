@@ -1,0 +1,288 @@
+"""What is asked of a classifier, by transformers' ``problem_type``: how logits become answers, and how they are told.
+
+Letters: ``B`` rows in the batch, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from peftlit.errors import ConfigError
+from peftlit.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
+from peftlit.metrics import Average, Metrics, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+
+LABEL_MAP_FILE = "label_map.json"
+PROBLEM_FILE = "problem.json"
+
+SEPARATOR = ";"
+"""Stands between the labels of one row in ``predictions.csv``."""
+
+
+class Problem(ABC):
+    """A problem type with its labels.
+
+    Args:
+        label_names: The classes' names in the order of their ids; for regression, the name of the number.
+    """
+
+    problem_type: ClassVar[ProblemType]
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        self.label_names = list(label_names)
+
+    @property
+    def outputs(self) -> list[str]:
+        """What each logit stands for."""
+        return self.label_names
+
+    def label_map(self) -> dict[str, Any]:
+        """Return what the model's config has to know, and anyone who loads the model with transformers."""
+        return {
+            "id2label": dict(enumerate(self.outputs)),
+            "label2id": {name: i for i, name in enumerate(self.outputs)},
+            "problem_type": self.problem_type,
+        }
+
+    def record(self) -> dict[str, Any]:
+        """Return what has to be known to make the problem again, as JSON."""
+        return {"problem_type": self.problem_type, "label_names": self.label_names, "num_outputs": len(self.outputs)}
+
+    @abstractmethod
+    def answers(self, logits: Tensor) -> Tensor:
+        """Turn logits into what people are told.
+
+        Args:
+            logits: (B, outputs).
+
+        Returns:
+            Probabilities (B, C), or numbers (B,).
+        """
+
+    @abstractmethod
+    def metrics(self, average: Average) -> Metrics:
+        """Return the metrics to feed answers and labels to.
+
+        Args:
+            average: Which average ``f1``, ``precision`` and ``recall`` are.
+        """
+
+    @abstractmethod
+    def say(self, answer: Tensor) -> dict[str, Any]:
+        """Return one row's answer as JSON.
+
+        Args:
+            answer: One row of :meth:`answers`.
+        """
+
+    @abstractmethod
+    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+        """Return one row's label, prediction and probabilities as they stand in ``predictions.csv``.
+
+        Args:
+            answer: One row of :meth:`answers`.
+            label: The row's label.
+        """
+
+    def columns(self) -> list[str]:
+        """Name what :meth:`spell` returns."""
+        return ["label", "prediction", *(f"prob_{name}" for name in self.label_names)]
+
+    def _probabilities(self, answer: Tensor) -> dict[str, float]:
+        return dict(zip(self.label_names, answer.tolist(), strict=True))
+
+
+class SingleLabel(Problem):
+    """One class per row, by softmax."""
+
+    problem_type = "single_label_classification"
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Return the classes' probabilities, (B, C).
+
+        Args:
+            logits: (B, C).
+        """
+        return logits.softmax(-1)
+
+    def metrics(self, average: Average) -> Metrics:
+        """Return the metrics of one class per row.
+
+        Args:
+            average: Which average ``f1``, ``precision`` and ``recall`` are.
+        """
+        return SingleLabelMetrics(self.label_names, average)
+
+    def say(self, answer: Tensor) -> dict[str, Any]:
+        """Return ``label`` and ``probabilities``.
+
+        Args:
+            answer: The classes' probabilities, (C,).
+        """
+        return {"label": self.label_names[int(answer.argmax())], "probabilities": self._probabilities(answer)}
+
+    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+        """Return both names and the probabilities.
+
+        Args:
+            answer: The classes' probabilities, (C,).
+            label: The class id, ().
+        """
+        names = self.label_names
+        return [names[int(label)], names[int(answer.argmax())], *(f"{p:.8g}" for p in answer.tolist())]
+
+
+class Binary(SingleLabel):
+    """One of two classes per row, by one logit for the second one and a sigmoid."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """The class that the logit stands for."""
+        return self.label_names[1:]
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Return both classes' probabilities, (B, 2).
+
+        Args:
+            logits: (B, 1).
+        """
+        return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=-1)
+
+
+class MultiLabel(Problem):
+    """Any number of labels per row, each by a sigmoid and a threshold of its own."""
+
+    problem_type = "multi_label_classification"
+
+    def __init__(self, label_names: Sequence[str]) -> None:
+        super().__init__(label_names)
+        self.thresholds = torch.full((len(self.label_names),), 0.5)
+
+    def record(self) -> dict[str, Any]:
+        """Return what the others have, and the thresholds."""
+        return {**super().record(), "thresholds": self.thresholds.tolist()}
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Return each label's probability, (B, C).
+
+        Args:
+            logits: (B, C).
+        """
+        return logits.sigmoid()
+
+    def metrics(self, average: Average) -> Metrics:
+        """Return the metrics of label sets, under these thresholds.
+
+        Args:
+            average: Which average ``f1``, ``precision`` and ``recall`` are.
+        """
+        return MultiLabelMetrics(self.label_names, average, self.thresholds)
+
+    def say(self, answer: Tensor) -> dict[str, Any]:
+        """Return ``labels`` and ``probabilities``.
+
+        Args:
+            answer: Each label's probability, (C,).
+        """
+        return {"labels": self._given(answer >= self.thresholds), "probabilities": self._probabilities(answer)}
+
+    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+        """Return both label sets, joined, and the probabilities.
+
+        Args:
+            answer: Each label's probability, (C,).
+            label: 1 where the label is given, (C,).
+        """
+        sets = [SEPARATOR.join(self._given(given)) for given in (label > 0, answer >= self.thresholds)]
+        return [*sets, *(f"{p:.8g}" for p in answer.tolist())]
+
+    def _given(self, given: Tensor) -> list[str]:
+        return [name for name, yes in zip(self.label_names, given.tolist(), strict=True) if yes]
+
+
+class Regression(Problem):
+    """One number per row."""
+
+    problem_type = "regression"
+
+    def answers(self, logits: Tensor) -> Tensor:
+        """Return the numbers, (B,).
+
+        Args:
+            logits: (B, 1).
+        """
+        return logits.squeeze(-1)
+
+    def metrics(self, average: Average) -> Metrics:
+        """Return the metrics of numbers.
+
+        Args:
+            average: Not used: there are no classes.
+        """
+        return RegressionMetrics()
+
+    def say(self, answer: Tensor) -> dict[str, Any]:
+        """Return ``value``.
+
+        Args:
+            answer: The number, ().
+        """
+        return {"value": float(answer)}
+
+    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+        """Return both numbers.
+
+        Args:
+            answer: The number, ().
+            label: The label, ().
+        """
+        return [f"{float(label):.8g}", f"{float(answer):.8g}"]
+
+    def columns(self) -> list[str]:
+        """Name the two numbers."""
+        return ["label", "prediction"]
+
+
+def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Loss | None) -> tuple[Problem, Loss]:
+    """Put problem and loss together.
+
+    Args:
+        problem_type: What the labels are.
+        label_names: Their names.
+        loss: How far logits are from labels; None = the usual one of the problem.
+
+    Returns:
+        The problem and its loss.
+
+    Raises:
+        ConfigError: The loss does not belong to the problem.
+    """
+    if problem_type == "regression":
+        problem: Problem = Regression(label_names)
+        fitting: tuple[type[Loss], ...] = (MeanSquaredError,)
+    elif problem_type == "multi_label_classification":
+        problem, fitting = MultiLabel(label_names), (BinaryCrossEntropy,)
+    elif isinstance(loss, BinaryCrossEntropy):
+        if len(label_names) != 2:
+            raise ConfigError(
+                f"model.loss: BinaryCrossEntropy tells two classes apart, the data has {len(label_names)}; "
+                "use CrossEntropy, or data.problem_type: multi_label_classification"
+            )
+        loss.one_logit = True
+        return Binary(label_names), loss
+    else:
+        problem, fitting = SingleLabel(label_names), (CrossEntropy,)
+    if loss is None:
+        return problem, fitting[0]()
+    ours = type(loss).__module__ == Loss.__module__
+    if ours and not isinstance(loss, fitting):
+        raise ConfigError(
+            f"model.loss: {type(loss).__name__} does not fit {problem_type}; use {fitting[0].__name__} or leave it out"
+        )
+    return problem, loss

@@ -1,0 +1,69 @@
+"""From which probability on a label is given, chosen on the validation split."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from lightning import Trainer
+from torch import Tensor
+
+from peftlit.data import TextDataModule
+from peftlit.modules import SequenceClassification
+from peftlit.modules.base import PeftModule
+from peftlit.problems import MultiLabel
+
+log = logging.getLogger(__name__)
+
+
+def tune_thresholds(trainer: Trainer, module: PeftModule, data: TextDataModule) -> dict[str, float] | None:
+    """Give every label the threshold with the best F1 on the validation split; the module then uses them.
+
+    The scores of the validation split itself stay those at 0.5: tuned on it, they would flatter.
+
+    Args:
+        trainer: The trainer.
+        module: The trained module, with the best weights in it.
+        data: The data module.
+
+    Returns:
+        The thresholds by label; None where the problem has none.
+    """
+    if not isinstance(module, SequenceClassification) or not isinstance(module.problem, MultiLabel):
+        return None
+    problem, parts = module.problem, []
+    if "validation" not in data.read():
+        log.info("thresholds: 0.5 for every label, as there is no validation split to tune them on")
+    else:
+        data.setup("validate")
+        for batch in data.val_dataloader():
+            parts.append((problem.answers(module.evaluate_batch(batch)), batch["labels"]))
+        if trainer.world_size > 1:
+            gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(gathered, parts)
+            parts = [part for rank in gathered for part in rank]
+        probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        for i in range(len(problem.label_names)):
+            problem.thresholds[i] = best_threshold(probabilities[:, i], labels[:, i])
+    tuned = dict(zip(problem.label_names, problem.thresholds.tolist(), strict=True))
+    log.info("thresholds: %s", ", ".join(f"{name} {value:.3f}" for name, value in tuned.items()))
+    return tuned
+
+
+def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
+    """Return the threshold with the highest F1, halfway between two probabilities; 0.5 where no row has the label.
+
+    Args:
+        probabilities: One label's probability for each row, (B,).
+        labels: 1 where the row has the label, (B,).
+    """
+    positives = float(labels.sum())
+    if positives == 0:
+        return 0.5
+    values, order = probabilities.sort(descending=True, stable=True)
+    hits = labels[order].cumsum(0)
+    f1 = 2 * hits / (torch.arange(1, len(values) + 1) + positives)
+    below = torch.cat([values[1:], values.new_zeros(1)])
+    f1[values == below] = -1  # equal probabilities cannot be told apart
+    best = int(f1.argmax())
+    return float((values[best] + below[best]) / 2)
