@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.data import base, split
+from peftlit.data import TextDataModule, manifest, split
 from peftlit.run.files import write_json
 from tests.data.helpers import labelled, text_files
 
@@ -111,27 +111,27 @@ def test_p09_manifest_hash_can_be_checked_from_the_saved_file(make):
 
 
 def test_p09_breaker_row_hash_of_the_label_alone(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
+    monkeypatch.setattr(manifest, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
     with pytest.raises(AssertionError):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_seed_and_shares_left_out(make, tmp_path, monkeypatch):
-    kept = base.TextDataModule.manifest
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
+    kept = TextDataModule.manifest
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
     with pytest.raises((AssertionError, TypeError)):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_hash_that_changes_by_itself(make, tmp_path, monkeypatch):
-    kept, calls = base.TextDataModule.manifest, iter(range(100))
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
+    kept, calls = TextDataModule.manifest, iter(range(100))
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
     with pytest.raises(AssertionError, match="same data, same seed"):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_hash_of_a_constant(make, tmp_path, monkeypatch):
-    kept = base.TextDataModule.manifest
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
+    kept = TextDataModule.manifest
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
     with pytest.raises(AssertionError, match="same hash"):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
