@@ -1,4 +1,7 @@
-"""P9: stratified splits are off by one row per class at most; the manifest names the split, and its hash is stable."""
+"""P9: stratified splits are off by one row per class at most; the manifest names the split, and its hash is stable.
+
+Where rows carry several labels, "class" is a common label set, or all rare ones together; of values, a tenth of them.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 import pytest
 
 from peftlit.data import TextDataModule, manifest, split
+from peftlit.data.labels import Labels, LabelSets, Values
 from peftlit.run.files import write_json
 from tests.data.helpers import labelled, text_files
 
@@ -79,6 +83,28 @@ def test_p09_breaker_a_cut_that_ignores_classes(monkeypatch):
     monkeypatch.setattr(split, "stratified_split", plain)
     with pytest.raises(AssertionError, match=r"class \d in"):
         contract_shares([0] * 50 + [1] * 50, SHARES, 0)
+
+
+def contract_shares_of_strata(labels: list[Any], kind: Labels, seed: int) -> None:
+    """Each stratum keeps its share to within one row, and alike labels are in one stratum."""
+    strata = kind.strata(labels, min(SHARES.values()))
+    assert len({(str(label), s) for label, s in zip(labels, strata, strict=True)}) == len(set(map(str, labels)))
+    contract_shares(strata, SHARES, seed)
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_p09_label_sets_and_bins_of_values_keep_their_shares(number):
+    chance = random.Random(number)
+    sets = [[float(chance.random() < p) for p in (0.7, 0.3, 0.02)] for _ in range(chance.randint(1, 300))]
+    contract_shares_of_strata(sets, LabelSets(["a", "b", "c"], "label", ";"), number)
+    values = [round(chance.gauss(0, 1), chance.choice([0, 9])) for _ in range(chance.randint(1, 300))]
+    contract_shares_of_strata(values, Values("label"), number)
+
+
+def test_p09_breaker_strata_that_tear_alike_labels_apart(monkeypatch):
+    monkeypatch.setattr(Values, "strata", lambda self, labels, smallest_share: [i % 10 for i in range(len(labels))])
+    with pytest.raises(AssertionError):
+        contract_shares_of_strata([1.0, 2.0] * 50, Values("label"), 0)
 
 
 @pytest.fixture

@@ -140,17 +140,31 @@ class TextDataModule(TextRows, LightningDataModule):
     def _eval_rows(self) -> int:
         return self.eval_batch_size or 2 * self.batch_size
 
+    @property
+    def _training_seed(self) -> int:
+        return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+    @property
+    def _place(self) -> tuple[int, int]:
+        """This process's rank, and the number of processes."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    @property
+    def _pin_memory(self) -> bool:
+        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
         rows = self._encoded[split]
+        rank, world_size = self._place
         sampler = LengthGroupedSampler(
             rows["length"][:],
             batch_size,
             shuffle=shuffle,
-            seed=self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0)),
+            seed=self._training_seed,
             group_by_length=self.group_by_length,
             tokens_per_batch=self.tokens_per_batch if shuffle else None,
-            rank=self.trainer.global_rank if self.trainer else 0,
-            world_size=self.trainer.world_size if self.trainer else 1,
+            rank=rank,
+            world_size=world_size,
         )
         return DataLoader(
             rows,
@@ -159,5 +173,5 @@ class TextDataModule(TextRows, LightningDataModule):
             collate_fn=PadCollator(self.get_tokenizer()),  # type: ignore[arg-type]  # takes columns: batch_size is None
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            pin_memory=self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            pin_memory=self._pin_memory,
         )

@@ -101,8 +101,23 @@ def check_texts(texts: Sequence[object], column: str, source: str) -> None:
         DataError: Naming the row.
     """
     for row, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise DataError(f"{source}, row {row}: {column} is {text!r}, needs a text")
+        check_text(text, column, source, row)
+
+
+def check_text(text: object, column: str, source: str, row: int) -> None:
+    """Refuse a value that is no text.
+
+    Args:
+        text: The value.
+        column: The column's name.
+        source: Where the row is from.
+        row: Its number there.
+
+    Raises:
+        DataError: Naming the row.
+    """
+    if not isinstance(text, str):
+        raise DataError(f"{source}, row {row}: {column} is {text!r}, needs a text")
 
 
 def report_splits(splits: Mapping[str, datasets.Dataset], labels: Labels) -> dict[str, RowReport]:

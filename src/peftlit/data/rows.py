@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,17 +96,9 @@ class TextRows:
         """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
 
         A split that is absent is cut from train by its share. Fill ``self.sources`` with each split's
-        file for better messages.
+        file for better messages. Cleaning of your own belongs here, other than ``cleaning_steps``.
         """
         raise NotImplementedError(f"{type(self).__name__} must say where its rows are")
-
-    def clean(self, text: str) -> str:
-        """Clean one text before anything else sees it: apply ``cleaning_steps``.
-
-        Args:
-            text: The text as read.
-        """
-        return self._cleaner(text)
 
     def read(self) -> dict[str, datasets.Dataset]:
         """Read, check and split the rows, once. No tokenizer and no weights are needed for it.
@@ -138,8 +130,7 @@ class TextRows:
         raw = {split: raw[split] for split in SPLITS if split in raw}
         for split in raw:
             self.sources.setdefault(split, f"{type(self).__name__} {split}")
-        texts = {"text": self.text_column, "text_pair": self.text_pair_column}
-        columns = {name: column for name, column in texts.items() if column is not None}
+        columns = self._text_columns
         for split, rows in raw.items():
             check_columns(rows.column_names, [*columns.values(), self.label_column], self.sources[split])
         self._labels: Labels = make_labels(
@@ -147,9 +138,14 @@ class TextRows:
         )
         self.label_names = self._labels.names
         return {
-            split: normalise(rows, columns, self._labels, self.clean, self.sources[split])
+            split: normalise(rows, columns, self._labels, self._cleaner, self.sources[split])
             for split, rows in raw.items()
         }
+
+    @property
+    def _text_columns(self) -> dict[str, str]:
+        columns = {"text": self.text_column, "text_pair": self.text_pair_column}
+        return {name: column for name, column in columns.items() if column is not None}
 
     def _cut_missing(self, splits: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         """Cut the splits that the set does not bring from train, then limit train."""
@@ -196,7 +192,7 @@ def normalise(
     rows: datasets.Dataset,
     text_columns: Mapping[str, str],
     labels: Labels,
-    clean: Callable[[str], str],
+    clean: Cleaner,
     source: str,
 ) -> datasets.Dataset:
     """Bring a split's columns to the names and kinds that all else relies on.
