@@ -1,6 +1,6 @@
 """The batch: what a collator hands to a task, and what a task may rely on.
 
-Letters: ``B`` rows in the batch, ``T`` tokens after padding.
+Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Batch(TypedDict, total=False):
         input_ids: Token ids, (B, T) int64.
         attention_mask: 1 for tokens and 0 for padding, (B, T) int64.
         token_type_ids: Segment ids of a text pair where the model has them, (B, T) int64.
-        labels: Class ids, (B,) int64.
+        labels: Class ids, (B,) int64; label sets, 1 for each label that a row carries, (B, C) float32; or values,
+            (B,) float32.
         row: Row number in the source, counted from 1, (B,) int64.
     """
 

@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from peftlit.cli import run
-from peftlit.data import TextFiles, checks, files
-from peftlit.data.base import TextDataModule
+from peftlit.data import TextDataModule, TextFiles, files, rows
+from peftlit.data.spelling import ClassIds
 from peftlit.errors import PeftlitError
 from tests.data.helpers import labelled, refusal, text_files, write_jsonl
 
@@ -40,9 +40,9 @@ def contract_counted_and_kept(make: Callable[..., TextDataModule], expected: dic
     """Every row is kept, odd ones are counted and listed in the manifest, and ``strict`` refuses them."""
     data = make()
     manifest = data.manifest()
-    for split, (rows, empty, repeated, shared) in expected.items():
+    for split, (count, empty, repeated, shared) in expected.items():
         entry = manifest["splits"][split]
-        assert entry["rows"] == len(data.read()[split]) == len(entry["row_hashes"]) == rows
+        assert entry["rows"] == len(data.read()[split]) == len(entry["row_hashes"]) == count
         assert entry["empty_texts"] == len(empty)
         assert entry["empty_text_rows"] == empty
         assert entry["duplicates"] == len(repeated)
@@ -68,8 +68,8 @@ def test_p08_unknown_star_rating_in_test_is_refused_with_file_and_row(tmp_path, 
 
 @pytest.mark.parametrize("label", [None, "", math.nan], ids=repr)
 def test_p08_missing_label_is_refused_with_file_and_row(tmp_path, label):
-    rows = labelled([0.0, 1.0, label] if isinstance(label, float) else ["neg", "pos", label])
-    contract_refused(text_files(tmp_path, rows), f"{tmp_path / 'train.jsonl'}, row 3", "no label")
+    given = labelled([0.0, 1.0, label] if isinstance(label, float) else ["neg", "pos", label])
+    contract_refused(text_files(tmp_path, given), f"{tmp_path / 'train.jsonl'}, row 3", "no label")
 
 
 def test_p08_missing_text_is_refused_with_file_and_row(tmp_path):
@@ -97,14 +97,14 @@ def test_p08_undecodable_bytes_in_parquet_are_refused_with_file_and_row(tmp_path
 
 
 def test_p08_breaker_label_check_that_takes_unknown_for_zero(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "label_ids", lambda values, names, column, source: [0, 1] * (len(values) // 2) + [0])
+    monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: row % 2)
     with pytest.raises(AssertionError, match="had to be refused"):
         test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
 
 
 def test_p08_breaker_label_check_that_names_another_row(tmp_path, monkeypatch):
-    kept = checks.label_ids
-    monkeypatch.setattr(checks, "label_ids", lambda v, n, c, s: kept(sorted(v, key=n.__contains__), n, c, s))
+    kept = ClassIds.find
+    monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: kept(ids, value, source, row - 1))
     with pytest.raises(AssertionError, match="row 5"):
         test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
 
@@ -116,7 +116,7 @@ def test_p08_breaker_no_check_of_bytes(tmp_path, monkeypatch):
 
 
 def test_p08_breaker_no_check_of_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "check_columns", lambda *_: None)
+    monkeypatch.setattr(rows, "check_columns", lambda *_: None)
     with pytest.raises((AssertionError, KeyError, ValueError)):
         test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, "text_column", "text")
 
@@ -148,7 +148,7 @@ def test_p08_refused_before_any_weight_loads(tmp_path, fit):
 
 
 def test_p08_breaker_data_read_after_the_weights(fit, monkeypatch):
-    monkeypatch.setattr(checks, "label_ids", lambda values, names, column, source: [0, 1] * (len(values) // 2) + [0])
+    monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: row % 2)
     with pytest.raises((AssertionError, PeftlitError, OSError)):
         contract_refused_before_weights(fit, "row 5")
 
@@ -207,17 +207,13 @@ def test_p08_counts_are_told_in_the_log(tmp_path, caplog):
 
 
 def test_p08_breaker_empty_rows_dropped(tmp_path, monkeypatch):
-    kept = TextDataModule._normalise
-    monkeypatch.setattr(
-        TextDataModule,
-        "_normalise",
-        lambda self, rows, split: kept(self, rows, split).filter(lambda r: r["text"].strip()),
-    )
+    kept = rows.normalise
+    monkeypatch.setattr(rows, "normalise", lambda *given: kept(*given).filter(lambda row: row["text"].strip()))
     with pytest.raises(AssertionError):
         test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)
 
 
 def test_p08_breaker_strict_without_effect(tmp_path, monkeypatch):
-    monkeypatch.setattr(checks, "refuse_if_strict", lambda reports, sources: None)
+    monkeypatch.setattr(rows, "refuse_if_strict", lambda reports, sources: None)
     with pytest.raises(AssertionError, match="had to be refused"):
         test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)

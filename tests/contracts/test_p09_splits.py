@@ -1,4 +1,7 @@
-"""P9: stratified splits are off by one row per class at most; the manifest names the split, and its hash is stable."""
+"""P9: stratified splits are off by one row per class at most; the manifest names the split, and its hash is stable.
+
+Where rows carry several labels, "class" is a common label set, or all rare ones together; of values, a tenth of them.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,8 @@ from typing import Any
 
 import pytest
 
-from peftlit.data import base, split
+from peftlit.data import TextDataModule, manifest, split
+from peftlit.data.labels import Labels, LabelSets, Values
 from peftlit.run.files import write_json
 from tests.data.helpers import labelled, text_files
 
@@ -81,6 +85,28 @@ def test_p09_breaker_a_cut_that_ignores_classes(monkeypatch):
         contract_shares([0] * 50 + [1] * 50, SHARES, 0)
 
 
+def contract_shares_of_strata(labels: list[Any], kind: Labels, seed: int) -> None:
+    """Each stratum keeps its share to within one row, and alike labels are in one stratum."""
+    strata = kind.strata(labels, min(SHARES.values()))
+    assert len({(str(label), s) for label, s in zip(labels, strata, strict=True)}) == len(set(map(str, labels)))
+    contract_shares(strata, SHARES, seed)
+
+
+@pytest.mark.parametrize("number", range(50))
+def test_p09_label_sets_and_bins_of_values_keep_their_shares(number):
+    chance = random.Random(number)
+    sets = [[float(chance.random() < p) for p in (0.7, 0.3, 0.02)] for _ in range(chance.randint(1, 300))]
+    contract_shares_of_strata(sets, LabelSets(["a", "b", "c"], "label", ";"), number)
+    values = [round(chance.gauss(0, 1), chance.choice([0, 9])) for _ in range(chance.randint(1, 300))]
+    contract_shares_of_strata(values, Values("label"), number)
+
+
+def test_p09_breaker_strata_that_tear_alike_labels_apart(monkeypatch):
+    monkeypatch.setattr(Values, "strata", lambda self, labels, smallest_share: [i % 10 for i in range(len(labels))])
+    with pytest.raises(AssertionError):
+        contract_shares_of_strata([1.0, 2.0] * 50, Values("label"), 0)
+
+
 @pytest.fixture
 def make(tmp_path):
     return lambda rows, **settings: text_files(tmp_path, rows, **{**CUT, **settings})
@@ -111,27 +137,27 @@ def test_p09_manifest_hash_can_be_checked_from_the_saved_file(make):
 
 
 def test_p09_breaker_row_hash_of_the_label_alone(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(base, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
+    monkeypatch.setattr(manifest, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
     with pytest.raises(AssertionError):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_seed_and_shares_left_out(make, tmp_path, monkeypatch):
-    kept = base.TextDataModule.manifest
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
+    kept = TextDataModule.manifest
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
     with pytest.raises((AssertionError, TypeError)):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_hash_that_changes_by_itself(make, tmp_path, monkeypatch):
-    kept, calls = base.TextDataModule.manifest, iter(range(100))
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
+    kept, calls = TextDataModule.manifest, iter(range(100))
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
     with pytest.raises(AssertionError, match="same data, same seed"):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 
 
 def test_p09_breaker_hash_of_a_constant(make, tmp_path, monkeypatch):
-    kept = base.TextDataModule.manifest
-    monkeypatch.setattr(base.TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
+    kept = TextDataModule.manifest
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
     with pytest.raises(AssertionError, match="same hash"):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)

@@ -53,3 +53,14 @@ def test_rows_without_tokens_stay_int64(tokenizer):
     batch = PadCollator(tokenizer)(columns)
     assert batch["input_ids"].shape == (2, 0)
     assert batch["input_ids"].dtype == torch.int64
+
+
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [([1, 0], torch.int64), ([[1.0, 0.0, 1.0], [0.0, 0.0, 0.0]], torch.float32), ([4.0, 2.5], torch.float32)],
+    ids=["classes", "label sets", "values"],
+)
+def test_labels_have_the_type_that_their_loss_takes(tokenizer, labels, dtype):
+    batch = PadCollator(tokenizer)({**COLUMNS, "label": labels})
+    assert batch["labels"].dtype == dtype
+    assert batch["labels"].tolist() == labels

@@ -12,22 +12,6 @@ def _reviews(tmp_path, texts: list[str], **settings) -> Reviews:
     return Reviews(file=write_jsonl(tmp_path / "reviews.jsonl", rows), **WHOLE, **settings)
 
 
-@pytest.mark.parametrize(
-    ("raw", "clean"),
-    [
-        ("Tom &amp; Jerry", "Tom & Jerry"),
-        ("good<br /><br/>film", "good film"),
-        ("&lt;b&gt;good&lt;/b&gt;", "good"),
-        (" two\n\tlines\u00a0here ", "two lines here"),
-        ("1 < 2 and 3 > 2", "1 < 2 and 3 > 2"),
-        ("<3 this <not closed", "<3 this <not closed"),
-        ("clean", "clean"),
-    ],
-)
-def test_cleaning_takes_out_markup_and_nothing_else(tmp_path, raw, clean):
-    assert _reviews(tmp_path, [raw, "other"]).read()["train"]["text"][0] == clean
-
-
 def test_the_manifest_says_how_many_texts_each_step_changed(tmp_path):
     data = _reviews(tmp_path, ["a &amp; b", "c<br>d", "e  f", "g", "&lt;i&gt; h"])
     data.read()

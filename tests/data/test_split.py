@@ -5,8 +5,11 @@ from collections import Counter
 
 import pytest
 
+from peftlit.data import Reviews
+from peftlit.data.labels import LabelSets, Values
 from peftlit.data.manifest import row_hash
 from peftlit.data.split import stratified_split
+from tests.data.test_labels import REVIEWS
 
 SHARES = {"train": 0.72, "validation": 0.08, "test": 0.2}
 
@@ -59,3 +62,73 @@ def test_a_row_hash_names_text_and_label():
     assert len({row_hash(*row) for row in rows}) == len(rows)
     assert row_hash(*rows[0]) == row_hash(*rows[0])
     assert len(row_hash("ä", "neg")) == 16
+
+
+# Label sets and values ---------------------------------------------------------------------------------------------
+
+
+def test_label_sets_too_rare_for_the_smallest_share_are_dealt_as_one_group():
+    sets = [(1.0, 0.0)] * 13 + [(0.0, 0.0)] * 12 + [(0.0, 1.0)] * 1 + [(1.0, 1.0)] * 12
+    strata = LabelSets(["a", "b"], "label", ";").strata(sets, min(SHARES.values()))
+    assert strata == [0] * 13 + [-1] * 25, "0.08 of 13 rows is one row, of 12 it is not"
+
+
+def test_each_common_label_set_keeps_its_share_to_within_one_row_and_so_do_the_rare_ones_together():
+    for number in range(100):
+        chance = random.Random(number)
+        weights = [chance.random() ** 3 for _ in range(8)]
+        sets = [tuple(map(float, f"{i:03b}")) for i in chance.choices(range(8), weights, k=chance.randint(20, 400))]
+        strata = LabelSets(["a", "b", "c"], "label", ";").strata(sets, min(SHARES.values()))
+        parts = stratified_split(strata, SHARES, seed=number)
+        assert sorted(sum(parts.values(), [])) == list(range(len(sets))), "each row once"
+        common = {s for s, count in Counter(sets).items() if count * 0.08 >= 1}
+        for name, members in parts.items():
+            dealt = Counter(sets[i] if sets[i] in common else "rare" for i in members)
+            for group, total in Counter(s if s in common else "rare" for s in sets).items():
+                assert abs(dealt[group] - SHARES[name] * total) < 1 + 1e-6
+
+
+def test_equal_values_share_a_bin_and_bins_follow_the_values():
+    chance = random.Random(0)
+    for values in ([chance.gauss(0, 1) for _ in range(1000)], [float(chance.randint(1, 5)) for _ in range(1000)]):
+        bins = Values("label").strata(values, 0.1)
+        in_order = [b for _, b in sorted(zip(values, bins, strict=True))]
+        assert in_order == sorted(in_order)
+        assert len({(v, b) for v, b in zip(values, bins, strict=True)}) == len(set(values))
+    assert set(Counter(Values("label").strata(range(1000), 0.1)).values()) == {100}, "ten bins of a tenth each"
+
+
+def test_each_bin_of_values_keeps_its_share_to_within_one_row():
+    for number in range(100):
+        chance = random.Random(number)
+        values = [chance.expovariate(1) for _ in range(chance.randint(1, 300))]
+        strata = Values("label").strata(values, 0.08)
+        for name, members in stratified_split(strata, SHARES, seed=number).items():
+            dealt = Counter(strata[i] for i in members)
+            for group, total in Counter(strata).items():
+                assert abs(dealt[group] - SHARES[name] * total) < 1 + 1e-6
+
+
+def test_label_sets_of_the_shipped_reviews_keep_their_shares():
+    data = Reviews(file=str(REVIEWS), label_column="aspects", problem_type="multi_label_classification")
+    dealt = {name: Counter(map(tuple, rows["label"])) for name, rows in data.read().items()}
+    totals = sum(dealt.values(), Counter())
+    common = {s for s, count in totals.items() if count * SHARES["validation"] >= 1}
+    rare = totals.total() - sum(totals[s] for s in common)
+    assert (len(totals), len(common), rare) == (19, 9, 46)
+    for name, share in SHARES.items():
+        for label_set in common:
+            assert abs(dealt[name][label_set] - share * totals[label_set]) < 1 + 1e-6
+        assert abs(sum(dealt[name][s] for s in totals.keys() - common) - share * rare) < 1 + 1e-6
+        for i, label in enumerate(data.label_names):  # so a label is off by less than one row a set that carries it
+            carriers = {s for s in common if s[i]}
+            kept = sum(dealt[name][s] for s in carriers)
+            assert abs(kept - share * sum(totals[s] for s in carriers)) < len(carriers), f"{label} in {name}"
+
+
+def test_stars_of_the_shipped_reviews_keep_their_shares():
+    data = Reviews(file=str(REVIEWS), label_column="stars", problem_type="regression")
+    dealt = {name: Counter(rows["label"]) for name, rows in data.read().items()}
+    for value, total in sum(dealt.values(), Counter()).items():
+        for name, share in SHARES.items():
+            assert abs(dealt[name][value] - share * total) < 1 + 1e-6, "each of the five values has a bin of its own"

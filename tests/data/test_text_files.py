@@ -62,7 +62,7 @@ def test_a_hub_set_gives_its_splits_and_what_is_missing_is_cut(monkeypatch):
     asked = []
     sets = {"train": labelled([0, 1] * 50), "test": labelled([0, 1]), "unsupervised": labelled([-1, -1])}
 
-    def load_dataset(path, name, revision):
+    def load_dataset(path, name, revision, streaming):
         asked.append((path, name, revision))
         return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in sets.items()})
 

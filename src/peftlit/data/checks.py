@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections import Counter
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import datasets
 
+from peftlit.data.labels import Labels
 from peftlit.errors import DataError
+
+log = logging.getLogger(__name__)
 
 PAIR_SEPARATOR = "\x1e"
 """Stands between the two texts of a pair where they are compared as one."""
 
-_NUMBER = re.compile(r"-?[0-9]+")
 _LISTED = 20
 """At most so many row numbers are listed in a report."""
 
@@ -26,7 +27,8 @@ class RowReport:
 
     Attributes:
         rows: Number of rows.
-        labels: Rows of each class.
+        labels: Rows of each class, or rows that carry each label; of values the lowest, the mean and the highest.
+        notes: What else is worth knowing of the labels.
         empty_texts: Number of texts that are empty or white space.
         empty_text_rows: The first of their row numbers.
         duplicates: Rows whose text repeats an earlier row of the same split.
@@ -36,7 +38,8 @@ class RowReport:
     """
 
     rows: int
-    labels: dict[str, int]
+    labels: dict[str, float]
+    notes: list[str] = field(default_factory=list)
     empty_texts: int = 0
     empty_text_rows: list[int] = field(default_factory=list)
     duplicates: int = 0
@@ -48,12 +51,19 @@ class RowReport:
         """Return the report as plain JSON values."""
         return asdict(self)
 
+    def oddities(self) -> str:
+        """Return what was found, in brackets; nothing where all is well."""
+        found = [f"{self.empty_texts} empty texts"] * bool(self.empty_texts)
+        found += [f"{self.duplicates} repeated texts"] * bool(self.duplicates)
+        found += [f"{count} texts that also stand in {other}" for other, count in self.duplicates_of.items()]
+        return f" ({', '.join(found)})" if found else ""
 
-def check_columns(rows: datasets.Dataset, wanted: Sequence[str], source: str) -> None:
+
+def check_columns(columns: Sequence[str], wanted: Sequence[str], source: str) -> None:
     """Refuse rows that lack a column.
 
     Args:
-        rows: The rows.
+        columns: The rows' columns.
         wanted: The columns that are used.
         source: Where the rows are from.
 
@@ -105,84 +115,53 @@ def check_texts(texts: Sequence[object], column: str, source: str) -> None:
         DataError: Naming the row.
     """
     for row, text in enumerate(texts, 1):
-        if not isinstance(text, str):
-            raise DataError(f"{source}, row {row}: {column} is {text!r}, needs a text")
+        check_text(text, column, source, row)
 
 
-def infer_label_names(values: Sequence[object]) -> list[str]:
-    """List the distinct labels, numbers by size and names by alphabet.
-
-    Args:
-        values: The training labels.
-    """
-    distinct = {_spelled(v) for v in values} - {""}
-    return sorted(distinct, key=lambda v: (0, int(v), v) if _NUMBER.fullmatch(v) else (1, 0, v))
-
-
-def _spelled(value: object) -> str:
-    """Spell a label: ``1.0`` as ``1``, and a missing one (None, NaN, white space) as an empty text."""
-    if value is None or value != value:  # NaN alone differs from itself
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value) if str(value).strip() else ""
-
-
-def label_ids(values: Sequence[object], names: Sequence[str], column: str, source: str) -> list[int]:
-    """Turn labels into class ids: a name becomes its position, an integer is taken as the id.
+def check_text(text: object, column: str, source: str, row: int) -> None:
+    """Refuse a value that is no text.
 
     Args:
-        values: The column's values.
-        names: The classes' names in the order of their ids.
+        text: The value.
         column: The column's name.
-        source: Where the rows are from.
+        source: Where the row is from.
+        row: Its number there.
 
     Raises:
-        DataError: A label is missing or unknown, with its row.
+        DataError: Naming the row.
     """
-    known: dict[str, int] = {name: i for i, name in enumerate(names)}
-    if not any(_NUMBER.fullmatch(name) for name in names):  # where names are numbers, a number is a name
-        known = {str(i): i for i in range(len(names))} | known
-    ids = []
-    for row, value in enumerate(values, 1):
-        text = _spelled(value)
-        if not text:
-            raise DataError(f"{source}, row {row}: no label in column {column!r}; every row needs one")
-        if text not in known:
-            near = difflib.get_close_matches(text, names, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
-            raise DataError(f"{source}, row {row}: unknown label {value!r}; {hint}known are {', '.join(names)}")
-        ids.append(known[text])
-    return ids
+    if not isinstance(text, str):
+        raise DataError(f"{source}, row {row}: {column} is {text!r}, needs a text")
 
 
-def check_classes(ids: Sequence[int], names: Sequence[str], source: str) -> None:
-    """Refuse training rows that do not hold at least two classes.
+def report_splits(splits: Mapping[str, datasets.Dataset], labels: Labels) -> dict[str, RowReport]:
+    """Count labels, empty texts and duplicates within and across splits. Logs a line for each split.
 
     Args:
-        ids: The training rows' class ids.
-        names: The classes' names.
-        source: Where the rows are from.
-
-    Raises:
-        DataError: Naming the only class.
+        splits: The normalised rows of each split; a split is compared with those before it.
+        labels: Counts the labels.
     """
-    present = sorted(set(ids))
-    if len(present) < 2:
-        only = names[present[0]] if present else "none"
-        raise DataError(f"{source}: the training rows hold one class only ({only}); a classifier needs at least two")
+    seen: dict[str, set[str]] = {}
+    reports = {}
+    for split, part in splits.items():
+        texts, rows = joined_texts(part), part["row"][:]
+        report = report_rows(texts, rows, labels.summary(part["label"][:]))
+        for other, earlier in seen.items():
+            compare_splits(report, texts, rows, other, earlier)
+        seen[split] = set(texts)
+        reports[split] = report
+        log.info("%s", f"{split}: {report.rows} rows{report.oddities()}")
+    return reports
 
 
-def report_rows(texts: Sequence[str], ids: Sequence[int], rows: Sequence[int], names: Sequence[str]) -> RowReport:
-    """Count classes, empty texts and duplicates of one split.
+def report_rows(texts: Sequence[str], rows: Sequence[int], labels: dict[str, float]) -> RowReport:
+    """Count empty texts and duplicates of one split.
 
     Args:
         texts: The texts; pairs joined.
-        ids: Their class ids.
         rows: Their row numbers in the source.
-        names: The classes' names.
+        labels: What to say of the labels.
     """
-    counts = Counter(ids)
     empty = [r for r, text in zip(rows, texts, strict=True) if not all(map(str.strip, text.split(PAIR_SEPARATOR)))]
     seen: set[str] = set()
     repeated = []
@@ -192,7 +171,7 @@ def report_rows(texts: Sequence[str], ids: Sequence[int], rows: Sequence[int], n
         seen.add(text)
     return RowReport(
         rows=len(texts),
-        labels={name: counts[i] for i, name in enumerate(names)},
+        labels=labels,
         empty_texts=len(empty),
         empty_text_rows=empty[:_LISTED],
         duplicates=len(repeated),

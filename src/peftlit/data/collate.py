@@ -1,6 +1,6 @@
 """Pad rows to the longest of their batch.
 
-Letters: ``B`` rows in the batch, ``T`` tokens after padding.
+Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ class PadCollator:
             columns: Lists by column, as a sliced ``datasets.Dataset`` gives them.
 
         Returns:
-            Token columns (B, T), ``labels`` and ``row`` (B,).
+            Token columns (B, T) and ``row`` (B,), int64; ``labels``: class ids (B,) int64, label sets (B, C) or values
+            (B,), float32.
         """
         tokens = {name: columns[name] for name in self._inputs if name in columns}
         batch: Batch = dict(self.tokenizer.pad(tokens, return_tensors="pt"))  # type: ignore[assignment]
-        batch["labels"] = torch.tensor(columns["label"])
+        labels = columns["label"]
+        batch["labels"] = torch.tensor(labels, dtype=torch.int64 if isinstance(labels[0], int) else torch.float32)
         batch["row"] = torch.tensor(columns["row"])
         return batch
 

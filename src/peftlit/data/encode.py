@@ -41,18 +41,25 @@ def encode(
         split: What to call the rows while it lasts.
 
     Returns:
-        The token columns, ``length`` in tokens, ``row`` and ``label``.
+        The token columns, ``length`` in tokens, ``tokens`` (their number before cutting), ``row`` and ``label``.
     """
     texts = [name for name in ("text", "text_pair") if name in rows.column_names]
 
     def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = dict(tokenizer(*(batch[name] for name in texts), truncation=True, max_length=max_length))
-        encoded["length"] = [len(ids) for ids in encoded["input_ids"]]
-        return encoded
+        columns = [batch[name] for name in texts]
+        encoded = dict(tokenizer(*columns, verbose=False))
+        tokens = [len(ids) for ids in encoded["input_ids"]]
+        too_long = [i for i, length in enumerate(tokens) if length > max_length]
+        if too_long:
+            again = [[column[i] for i in too_long] for column in columns]
+            for name, values in tokenizer(*again, truncation=True, max_length=max_length).items():
+                for i, value in zip(too_long, values, strict=True):
+                    encoded[name][i] = value
+        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "tokens": tokens}
 
     # The name of the cache file says all that the result depends on.
     content = [rows[name][:] for name in ("row", "label", *texts)]
-    name = sha256(json.dumps([content, state, max_length]).encode()).hexdigest()
+    name = sha256(json.dumps([content, state, max_length, "length", "tokens"]).encode()).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
     folder.mkdir(parents=True, exist_ok=True)
     return rows.map(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
 import pyarrow
+import pyarrow.parquet
 
 from peftlit.errors import DataError
 
@@ -27,10 +30,49 @@ def read_rows(path: str | Path) -> datasets.Dataset:
         DataError: The file is missing, empty, of an unknown kind, or not UTF-8.
     """
     path = Path(path)
-    if not path.exists():
-        raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
     if path.is_dir():
         return _read_arrow(path)
+    kind = _kind(path)
+    if kind == "parquet":
+        return _load("parquet", path)
+    check_encoding(path)
+    if kind == "csv":
+        return _read_csv(path)
+    deque(_iterate_json(path), maxlen=0)  # checks each line
+    return _load("json", path)
+
+
+def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
+    """Read one file row by row, with the same values as :func:`read_rows` and flat memory; nothing is cached.
+
+    Args:
+        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
+
+    Yields:
+        Each row's values by column.
+
+    Raises:
+        DataError: As :func:`read_rows` does, when the reader gets there.
+    """
+    path = Path(path)
+    kind = _kind(path)
+    try:
+        if kind == "parquet":
+            yield from _iterate_parquet(path)
+        elif kind == "json":
+            yield from _iterate_json(path)
+        else:
+            records = _iterate_csv(path)
+            header = next(records)
+            yield from (dict(zip(header, record, strict=True)) for record in records)
+    except UnicodeDecodeError as error:
+        check_encoding(path)  # raises, naming the line
+        raise DataError(f"{path}: a text holds bytes that are not UTF-8") from error
+
+
+def _kind(path: Path) -> str:
+    if not path.is_file():
+        raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
@@ -38,25 +80,52 @@ def read_rows(path: str | Path) -> datasets.Dataset:
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
-    if kind == "parquet":
-        return _load("parquet", path)
-    check_encoding(path)
-    return _read_csv(path) if kind == "csv" else _read_json(path)
+    return kind
 
 
-def read_hub(path: str, name: str | None, revision: str | None) -> dict[str, datasets.Dataset]:
+def find_splits(folder: str | Path) -> dict[str, str]:
+    """Find the files of a folder's splits: ``train``, ``validation`` and ``test``, the first ending that there is.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The file of each split that is there.
+
+    Raises:
+        DataError: There is no train split.
+    """
+    found: dict[str, str] = {}
+    for split in ("train", "validation", "test"):
+        files = [Path(folder, split + ending) for ending in (".jsonl", ".csv", ".tsv", ".parquet")]
+        there = [str(file) for file in files if file.is_file()]
+        if there:
+            found[split] = there[0]
+    if "train" not in found:
+        raise DataError(
+            f"{Path(folder, 'train.jsonl')}: no such file, nor one that ends in .csv, .tsv or .parquet; "
+            f"paths are taken from the folder the command runs in ({Path.cwd()})"
+        )
+    return found
+
+
+def read_hub(path: str, name: str | None, revision: str | None, *, streaming: bool = False) -> dict[str, Any]:
     """Load all splits of a data set from the hub, or from its cache.
 
     Args:
         path: The data set's id.
         name: Its configuration, where it has several.
         revision: Branch, tag or commit.
+        streaming: Download nothing yet.
+
+    Returns:
+        A ``datasets.Dataset`` by split; under ``streaming`` a ``datasets.IterableDataset``.
 
     Raises:
         DataError: The data set cannot be reached.
     """
     try:
-        return dict(datasets.load_dataset(path, name, revision=revision))
+        return dict(datasets.load_dataset(path, name, revision=revision, streaming=streaming))
     except (OSError, ValueError) as error:
         raise DataError(
             f"data: cannot load {path!r} from the hub ({type(error).__name__}); without network give local files "
@@ -107,48 +176,55 @@ def check_encoding(path: Path) -> None:
 
 
 def _read_csv(path: Path) -> datasets.Dataset:
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
-    csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        try:
-            header = _check_records(reader, path)
-        except csv.Error as error:
-            raise DataError(
-                f"{path}, line {reader.line_num}: {error}; quote the whole text, and double the quotes in it"
-            ) from error
+    records = _iterate_csv(path)
+    header = next(records)
+    deque(records, maxlen=0)  # checks each record
     return _load(
         "csv",
         path,
         features=datasets.Features({name: datasets.Value("string") for name in header}),
         names=header,
         header=0,
-        delimiter=delimiter,
+        delimiter=_delimiter(path),
         keep_default_na=False,
         na_filter=False,
         encoding="utf-8-sig",
     )
 
 
-def _check_records(reader: Any, path: Path) -> list[str]:
-    """Read a CSV file through; return its header."""
-    # a nameless column, such as the index that pandas writes, goes by its number
-    header = [name or f"column_{i}" for i, name in enumerate(next(reader, []))]
-    if len(set(header)) != len(header):
-        raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
-    row = 0
-    for row, record in enumerate(filter(None, reader), 1):
-        if len(record) != len(header):
+def _delimiter(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
+
+
+def _iterate_csv(path: Path) -> Iterator[list[str]]:
+    """Yield a file's header, then its records, checked."""
+    csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+        try:
+            # a nameless column, such as the index that pandas writes, goes by its number
+            header = [name or f"column_{i}" for i, name in enumerate(next(reader, []))]
+            if len(set(header)) != len(header):
+                raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
+            yield header
+            row = 0
+            for row, record in enumerate(filter(None, reader), 1):
+                if len(record) != len(header):
+                    raise DataError(
+                        f"{path}, row {row} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
+                        "quote texts that hold the delimiter"
+                    )
+                yield record
+        except csv.Error as error:
             raise DataError(
-                f"{path}, row {row} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
-                "quote texts that hold the delimiter"
-            )
+                f"{path}, line {reader.line_num}: {error}; quote the whole text, and double the quotes in it"
+            ) from error
     if row == 0:
         raise DataError(f"{path}: a header but no rows")
-    return header
 
 
-def _read_json(path: Path) -> datasets.Dataset:
+def _iterate_json(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's objects, checked."""
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -159,7 +235,16 @@ def _read_json(path: Path) -> datasets.Dataset:
                 raise DataError(f"{path}, line {number}: not JSON ({error.msg}); one object per line") from error
             if not isinstance(record, dict):
                 raise DataError(f"{path}, line {number}: got {type(record).__name__}, needs one object per line")
-    return _load("json", path)
+            yield record
+
+
+def _iterate_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1000):
+                yield from batch.to_pylist()
+    except pyarrow.ArrowInvalid as error:
+        raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
 
 
 def _read_arrow(path: Path) -> datasets.Dataset:

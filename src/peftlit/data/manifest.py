@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
+import datasets
+
+from peftlit.data.checks import joined_texts
+from peftlit.data.labels import Labels
+
 
 def row_hash(text: str, label: str) -> str:
     """Name a row by its content: the first 64 bits of SHA-256, in hex.
@@ -18,31 +23,51 @@ def row_hash(text: str, label: str) -> str:
     return sha256(f"{label}\x1f{text}".encode()).hexdigest()[:16]
 
 
+def row_hashes(rows: datasets.Dataset, labels: Labels) -> list[str]:
+    """Name each row of a split, in order.
+
+    Args:
+        rows: The normalised rows.
+        labels: Spells the labels.
+    """
+    return [
+        row_hash(text, labels.spell(label)) for text, label in zip(joined_texts(rows), rows["label"][:], strict=True)
+    ]
+
+
 def build_manifest(
     *,
+    problem_type: str,
     label_names: Sequence[str],
     cut_from_train: Mapping[str, Any] | None,
+    max_train_samples: int | None,
     cleaning: Mapping[str, int],
     reports: Mapping[str, Mapping[str, Any]],
     row_hashes: Mapping[str, Sequence[str]],
     sources: Mapping[str, str],
+    lengths: Mapping[str, Mapping[str, float]],
 ) -> dict[str, Any]:
     """Put the description of a data set's splits together.
 
     Args:
-        label_names: The classes' names in the order of their ids.
+        problem_type: What the labels are.
+        label_names: The labels' names in the order of their ids.
         cut_from_train: Shares and seed of a stratified cut, None where the set brought its splits.
+        max_train_samples: How many training rows were kept, None where all were.
         cleaning: How many texts each cleaning step changed.
         reports: What was counted in each split.
         row_hashes: The hash of each row of each split, in order.
         sources: Where each split is from; the same rows in another folder are the same data.
+        lengths: Token statistics of each split that is tokenized; they depend on the tokenizer, the splits do not.
 
     Returns:
-        The manifest; ``sha256`` names all of it but the sources.
+        The manifest; ``sha256`` names all of it but the sources and the lengths.
     """
     content = {
+        "problem_type": problem_type,
         "label_names": list(label_names),
         "cut_from_train": cut_from_train,
+        "max_train_samples": max_train_samples,
         "cleaning": dict(cleaning),
         "splits": {
             split: {
@@ -54,4 +79,4 @@ def build_manifest(
         },
     }
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {"sha256": digest, "sources": {split: sources[split] for split in reports}, **content}
+    return {"sha256": digest, "sources": dict(sources), "lengths": dict(lengths), **content}

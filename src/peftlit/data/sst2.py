@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import datasets
 
 from peftlit.data.base import TextDataModule
-from peftlit.data.files import read_hub, read_rows
+from peftlit.data.files import find_splits, read_hub, read_rows
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -35,22 +34,11 @@ class SST2(TextDataModule):
     def load(self) -> dict[str, datasets.Dataset]:
         """Return local files, or the hub's splits by the policy above."""
         if self.data_dir is not None:
-            return self._load_folder(Path(self.data_dir))
+            self.sources = find_splits(self.data_dir)
+            return {split: read_rows(file) for split, file in self.sources.items()}
         hub = read_hub("stanfordnlp/sst2", None, self.revision)
         self.sources = {"train": "stanfordnlp/sst2 train", "test": "stanfordnlp/sst2 validation"}
         return {
             split: rows if self.text_column == "sentence" else rows.rename_column("sentence", self.text_column)
             for split, rows in (("train", hub["train"]), ("test", hub["validation"]))
         }
-
-    def _load_folder(self, folder: Path) -> dict[str, datasets.Dataset]:
-        found = {}
-        for split in ("train", "validation", "test"):
-            for ending in (".jsonl", ".csv", ".tsv", ".parquet"):
-                if (folder / f"{split}{ending}").is_file():
-                    found[split] = folder / f"{split}{ending}"
-                    break
-        if "train" not in found:
-            read_rows(folder / "train.jsonl")  # raises, naming the file that is missing
-        self.sources = {split: str(path) for split, path in found.items()}
-        return {split: read_rows(path) for split, path in found.items()}

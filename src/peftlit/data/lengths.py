@@ -1,0 +1,45 @@
+"""How long the rows of a split are in tokens, and how many of them ``max_length`` cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, median
+
+
+def summarise(tokens: Sequence[int], max_length: int) -> dict[str, float]:
+    """Return the statistics of a split.
+
+    Args:
+        tokens: Tokens of each row before cutting, those that the tokenizer adds included; at least one row.
+        max_length: Tokens of a row after cutting, at most.
+
+    Returns:
+        ``rows``, ``mean``, ``median``, ``percentile_95`` (the least length that at least 95 % of the rows do not
+        exceed), ``longest``, ``max_length``, and ``cut``, the number of rows that are longer than that.
+    """
+    ordered = sorted(tokens)
+    return {
+        "rows": len(ordered),
+        "mean": fmean(ordered),
+        "median": median(ordered),
+        "percentile_95": ordered[-(-95 * len(ordered) // 100) - 1],
+        "longest": ordered[-1],
+        "max_length": max_length,
+        "cut": sum(length > max_length for length in ordered),
+    }
+
+
+def line(split: str, lengths: dict[str, float]) -> str:
+    """Return one line for the log.
+
+    Args:
+        split: The split.
+        lengths: What :func:`summarise` gave.
+    """
+    share = 100 * lengths["cut"] / lengths["rows"]
+    cut = f"{lengths['cut']:,} rows ({share:.1f} %) cut to" if lengths["cut"] else "none longer than"
+    return (
+        f"{split}: {lengths['rows']:,} rows, tokens a row: mean {lengths['mean']:,.0f}, "
+        f"median {lengths['median']:,.0f}, 95 % {lengths['percentile_95']:,}, longest {lengths['longest']:,}; "
+        f"{cut} {lengths['max_length']:,}"
+    )
