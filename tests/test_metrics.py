@@ -3,17 +3,22 @@ from __future__ import annotations
 import numpy
 import pytest
 import torch
+from scipy import stats
 from sklearn.metrics import (
     accuracy_score,
     confusion_matrix,
     f1_score,
+    hamming_loss,
     matthews_corrcoef,
+    mean_absolute_error,
+    mean_squared_error,
+    multilabel_confusion_matrix,
     precision_score,
     recall_score,
 )  # fmt: skip
 
 from peftlit.errors import ConfigError
-from peftlit.metrics import CALIBRATION_BINS, SingleLabelMetrics
+from peftlit.metrics import CALIBRATION_BINS, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
 
 NAMES = ["bad", "fair", "good", "great"]
 
@@ -92,3 +97,65 @@ def test_every_scalar_has_a_direction():
 def test_a_label_named_like_an_average_is_refused(names):
     with pytest.raises(ConfigError, match=f"a label called '{names[0]}' would be taken for the average f1_{names[0]}"):
         SingleLabelMetrics(names)
+
+
+def draw_sets(rows: int = 70, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Probabilities and label sets over four labels, the third of which is never given."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = (torch.rand(rows, 4, generator=generator) > 0.6).float()
+    labels[:, 2] = 0
+    return torch.rand(rows, 4, generator=generator), labels
+
+
+@pytest.mark.parametrize("average", ["macro", "micro", "weighted"])
+@pytest.mark.parametrize("batch", [1, 9, 70])
+def test_label_sets_are_scored_as_scikit_learn_does(batch, average):
+    probabilities, labels = draw_sets()
+    thresholds = torch.tensor([0.5, 0.3, 0.9, 0.7])
+    metrics = MultiLabelMetrics(NAMES, average, thresholds)
+    for p, y in zip(probabilities.split(batch), labels.split(batch), strict=True):
+        metrics.update(p, y)
+    computed = metrics.compute()
+    y, p = labels.numpy(), (probabilities >= thresholds).numpy()
+    expected = {"accuracy": accuracy_score(y, p), "hamming_loss": hamming_loss(y, p)}
+    for stem, score in (("f1", f1_score), ("precision", precision_score), ("recall", recall_score)):
+        for kind in ("macro", "micro", "weighted"):
+            expected[f"{stem}_{kind}"] = score(y, p, average=kind, zero_division=0)
+        expected[stem] = expected[f"{stem}_{average}"]
+        each = score(y, p, average=None, zero_division=0)
+        expected |= {f"{stem}_{name}": value for name, value in zip(NAMES, each, strict=True)}
+    assert metrics.scalars(computed) == pytest.approx(expected, abs=1e-6)
+    assert (computed["confusion_matrix"].numpy() == multilabel_confusion_matrix(y, p)).all()
+    assert set(metrics.directions()) == set(expected)
+
+
+@pytest.mark.parametrize("batch", [1, 9, 50])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_numbers_are_scored_as_scipy_and_scikit_learn_do(batch):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(1, 6, (50,), generator=generator).float()  # ties, as stars have them
+    values = labels + torch.randn(50, generator=generator)
+    metrics = RegressionMetrics()
+    for v, y in zip(values.split(batch), labels.split(batch), strict=True):
+        metrics.update(v, y)
+    expected = {
+        "mse": mean_squared_error(labels, values),
+        "mae": mean_absolute_error(labels, values),
+        "pearson": stats.pearsonr(labels, values).statistic,
+        "spearman": stats.spearmanr(labels, values).statistic,
+    }
+    assert metrics.scalars(metrics.compute()) == pytest.approx(expected, abs=1e-5)
+    assert set(metrics.directions()) == set(expected)
+
+
+def test_the_average_that_goes_by_the_bare_name_is_the_one_asked_for():
+    probabilities, labels = draw(EVERY, EVERY)
+    metrics = SingleLabelMetrics(NAMES, "weighted")
+    metrics.update(probabilities, labels)
+    scalars = metrics.scalars(metrics.compute())
+    assert scalars["f1"] == scalars["f1_weighted"] != scalars["f1_macro"]
+
+
+def test_a_micro_average_of_single_labels_is_refused():
+    with pytest.raises(ConfigError, match="'micro' is the accuracy here; choose from macro, weighted"):
+        SingleLabelMetrics(NAMES, "micro")

@@ -70,20 +70,6 @@ def check_columns(columns: Sequence[str], wanted: Sequence[str], source: str) ->
     Raises:
         DataError: Naming the column, the nearest one, and all there are.
     """
-    check_names(rows.column_names, wanted, source)
-
-
-def check_names(columns: Sequence[str], wanted: Sequence[str], source: str) -> None:
-    """Refuse a table that lacks a column.
-
-    Args:
-        columns: The columns there are.
-        wanted: The columns that are used.
-        source: Where the rows are from.
-
-    Raises:
-        DataError: Naming the column, the nearest one, and all there are.
-    """
     for name in wanted:
         if name not in columns:
             near = difflib.get_close_matches(name, columns, n=1)

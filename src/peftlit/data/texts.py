@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import pyarrow.parquet
 
-from peftlit.data.checks import check_names
+from peftlit.data.checks import check_columns
 from peftlit.errors import DataError
 
 STANDARD_INPUT = "-"
@@ -72,7 +72,7 @@ def _records(path: Path, ending: str, columns: list[str]) -> Iterator[dict[str, 
             table = pyarrow.parquet.ParquetFile(path)
         except pyarrow.ArrowInvalid as error:
             raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
-        check_names(table.schema_arrow.names, columns, str(path))
+        check_columns(table.schema_arrow.names, columns, str(path))
         for batch in table.iter_batches(columns=columns):
             yield from batch.to_pylist()
         return
@@ -85,11 +85,11 @@ def _records(path: Path, ending: str, columns: list[str]) -> Iterator[dict[str, 
         csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
         reader = csv.DictReader(lines, delimiter="\t" if ending == ".tsv" else ",", strict=True)
         try:
-            check_names(list(reader.fieldnames or []), columns, str(path))
+            check_columns(list(reader.fieldnames or []), columns, str(path))
             yield from reader
         except csv.Error as error:
             raise DataError(
-                f"{path}, line {reader.line_num}: {error}; quote the whole text, double the quotes in it"
+                f"{path}, line {reader.reader.line_num}: {error}; quote the whole text, double the quotes in it"
             ) from error
 
 

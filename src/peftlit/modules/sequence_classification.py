@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from peft import TaskType
 from torch import Tensor
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, SumMetric
 from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
@@ -89,6 +89,8 @@ class SequenceClassification(PeftModule):
         self.problem, self.criterion = make_problem(problem_type or "single_label_classification", label_names, loss)
         self.criterion.prepare(class_counts, num_rows)
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
+        self.rows_seen = SumMetric()
+        self.rows_scored = 0
         self.val_metrics, self.test_metrics = self.problem.metrics(average), self.problem.metrics(average)
         self.average = average
         self.confusion_matrix: list[Any] | None = None
@@ -155,17 +157,20 @@ class SequenceClassification(PeftModule):
     def _evaluate(self, batch: Batch, loss: MeanMetric, metrics: Metrics) -> Tensor:
         total, weight, logits = self.loss(batch)
         loss.update(total.detach().float() / weight, weight)
+        self.rows_seen.update(len(logits))
         answers = self.problem.answers(logits)
         metrics.update(answers, batch["labels"])
         return answers
 
     def on_validation_epoch_start(self) -> None:
         """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
+        self.rows_seen.reset()
         self.val_loss.reset()
         self.val_metrics.reset()
 
     def on_test_epoch_start(self) -> None:
         """Start counting anew."""
+        self.rows_seen.reset()
         self.test_loss.reset()
         self.test_metrics.reset()
 
@@ -179,6 +184,7 @@ class SequenceClassification(PeftModule):
 
     def _log_epoch(self, stage: Literal["val", "test"], loss: MeanMetric, metrics: Metrics) -> None:
         computed = metrics.compute()
+        self.rows_scored = int(self.rows_seen.compute())
         if "confusion_matrix" in computed:
             self.confusion_matrix = computed["confusion_matrix"].cpu().tolist()
         scalars = {"loss": float(loss.compute()), **metrics.scalars(computed)}

@@ -99,7 +99,8 @@ def conclude_evaluation(
         return
     prefix = "val/" if split == "validation" else "test/"
     scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-    numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars}
+    rows = module.rows_scored if isinstance(module, SequenceClassification) else data.reports[split].rows
+    numbers: dict[str, Any] = {"rows": rows, **scalars}
     if isinstance(module, SequenceClassification) and module.confusion_matrix is not None:
         numbers["confusion_matrix"] = module.confusion_matrix
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}

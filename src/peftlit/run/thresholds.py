@@ -64,6 +64,6 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
     hits = labels[order].cumsum(0)
     f1 = 2 * hits / (torch.arange(1, len(values) + 1) + positives)
     below = torch.cat([values[1:], values.new_zeros(1)])
-    f1[values == below] = -1  # equal probabilities cannot be told apart
+    f1[:-1][values[:-1] == values[1:]] = -1  # equal probabilities cannot be told apart
     best = int(f1.argmax())
     return float((values[best] + below[best]) / 2)
