@@ -1,4 +1,4 @@
-"""Every YAML that is shipped parses, says how to run it, and prints to a config that parses to the same."""
+"""Every recipe parses, says what it is and how to run it, and prints to a config that parses to the same."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ from pathlib import Path
 import pytest
 import yaml
 
-CONFIGS = Path(__file__).parents[2] / "configs"
-SHIPPED = sorted(CONFIGS.rglob("*.yaml"))
+from tests.configs.stand_ins import CONFIGS, OVERLAYS, RECIPES, header_of, name_of, read
 
 
 def test_all_shipped_files_are_found() -> None:
-    names = {path.relative_to(CONFIGS).as_posix() for path in SHIPPED}
-    assert names == {
-        "quickstart.yaml",
-        "recipes/distilbert-sst2-qlora.yaml",
-        "recipes/minilm-reviews-qlora.yaml",
-        "recipes/minilm-sst2-qlora.yaml",
-        "recipes/stella-reviews-qlora.yaml",
+    assert {name_of(path) for path in CONFIGS.rglob("*.yaml")} == {name_of(path) for path in RECIPES + OVERLAYS}
+    assert {name_of(path) for path in RECIPES} == {
+        "quickstart",
+        "recipes/distilbert-imdb-hira",
+        "recipes/distilbert-sst2-qlora",
+        "recipes/minilm-reviews-qlora",
+        "recipes/minilm-sst2-qlora",
+        "recipes/stella-reviews-qlora",
+        "recipes/as_run/bert-sst2-qlora",
+        "recipes/as_run/distilbert-imdb-lora-r32",
     }
+    assert {path.stem for path in OVERLAYS} == {"8gb", "cpu", "debug", "int8", "nf4"}
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
 def test_it_parses_and_round_trips(path: Path, peftlit, tmp_path) -> None:
     code, out, err = peftlit("fit", "--config", path, "--print_config")
     assert code == 0, err
@@ -32,15 +35,36 @@ def test_it_parses_and_round_trips(path: Path, peftlit, tmp_path) -> None:
     assert yaml.safe_load(again) == yaml.safe_load(out)
 
 
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def fields_of(path: Path) -> dict[str, str]:
+    """The lines ``# Name:   text`` of a header."""
+    lines = [line.removeprefix("# ").partition(":") for line in header_of(path)]
+    return {name: text.strip() for name, colon, text in lines if colon and name[:1].isupper() and text.startswith("  ")}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_its_header_is_in_the_one_form(path: Path) -> None:
+    fields = fields_of(path)
+    of_a_card = [] if fields["Card"] == "none" else ["States", "In truth"]
+    assert list(fields) == ["Card", *of_a_card, "Trains", "Memory", "Score"]
+    assert all(fields.values())
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *OVERLAYS], ids=name_of)
 def test_its_header_says_how_to_run_it(path: Path) -> None:
-    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     name = path.relative_to(CONFIGS.parent).as_posix()
-    assert any(f"python -m peftlit fit --config {name}" in line for line in header)
+    config = f"--config RECIPE --config {name}" if path in OVERLAYS else f"--config {name}"
+    assert any(line.startswith(f"#   python -m peftlit fit {config}") for line in header_of(path))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_what_its_header_points_to_is_there(path: Path) -> None:
+    words = [word.strip(".,:") for line in header_of(path) for word in line.split()]
+    named = [word for word in words if word.startswith("recipes/")]
+    assert all((CONFIGS / word).is_file() for word in named)
 
 
 def test_stella_recipe_holds_every_stated_setting() -> None:
-    recipe = yaml.safe_load((CONFIGS / "recipes/stella-reviews-qlora.yaml").read_text(encoding="utf-8"))
+    recipe = read(CONFIGS / "recipes/stella-reviews-qlora.yaml")
     model, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
     assert model["backbone"]["quantization"] == "nf4-double"
     assert model["adapter"]["init_args"] == {
@@ -56,16 +80,34 @@ def test_stella_recipe_holds_every_stated_setting() -> None:
     assert {c["class_path"] for c in trainer["callbacks"]} == {"ModelCheckpoint", "EarlyStopping"}
 
 
-def test_distilbert_recipe_holds_every_stated_setting() -> None:
-    recipe = yaml.safe_load((CONFIGS / "recipes/distilbert-sst2-qlora.yaml").read_text(encoding="utf-8"))
-    model, data, trainer = recipe["model"]["init_args"], recipe["data"]["init_args"], recipe["trainer"]
-    assert model["backbone"] == {"name_or_path": "distilbert-base-uncased", "quantization": "nf4-double"}
-    assert model["adapter"]["init_args"] == {
-        "r": 8,
-        "lora_alpha": 16,
-        "lora_dropout": 0.1,
-        "target_modules": ["q_lin", "v_lin"],
+FOUR_METHODS = {  # recipe: backbone, quantization, data, max_length, learning rate, adapter
+    "distilbert-sst2-qlora": ("distilbert-base-uncased", "nf4-double", "SST2", 128, 3e-4, {
+        "r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["q_lin", "v_lin"]}),
+    "as_run/bert-sst2-qlora": ("bert-base-uncased", "nf4-double", "SST2", 128, 3e-4, {
+        "r": 8, "lora_alpha": 16, "lora_dropout": 0.1, "target_modules": ["query", "key", "value"]}),
+    "distilbert-imdb-hira": ("distilbert-base-uncased", None, "IMDB", 512, 4.5e-3, {
+        "r": 32, "hira_dropout": 0.1, "target_modules": ["q_lin", "v_lin"]}),
+    "as_run/distilbert-imdb-lora-r32": ("distilbert-base-uncased", None, "IMDB", 512, 3e-4, {
+        "r": 32, "lora_alpha": 64, "lora_dropout": 0.1, "target_modules": ["q_lin", "v_lin"]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FOUR_METHODS)
+def test_recipes_of_the_four_methods_differ_in_what_is_named_here_and_in_nothing_else(name: str) -> None:
+    backbone, quantization, data, max_length, rate, adapter = FOUR_METHODS[name]
+    method = "peft.HiraConfig" if "hira_dropout" in adapter else "peft.LoraConfig"
+    stored = {} if quantization is None else {"quantization": quantization}
+    assert read(CONFIGS / f"recipes/{name}.yaml") == {
+        "seed_everything": 42,
+        "model": {
+            "class_path": "SequenceClassification",
+            "init_args": {
+                "backbone": {"name_or_path": backbone, **stored},
+                "adapter": {"class_path": method, "init_args": adapter},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": rate, "weight_decay": 0.01}},
+                "scheduler": {"class_path": "LinearWarmup", "init_args": {"num_warmup_steps": 100}},
+            },
+        },
+        "data": {"class_path": data, "init_args": {"batch_size": 16, "max_length": max_length}},
+        "trainer": {"max_epochs": 3, "gradient_clip_val": 1.0},
     }
-    assert model["optimizer"] == {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-4, "weight_decay": 0.01}}
-    assert model["scheduler"] == {"class_path": "LinearWarmup", "init_args": {"num_warmup_steps": 100}}
-    assert (data["batch_size"], data["max_length"], trainer["max_epochs"]) == (16, 128, 3)
