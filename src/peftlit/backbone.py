@@ -23,6 +23,7 @@ from peftlit.quantization import (
     QuantizationName,
     is_quantized,
     keep_4bit_trainable_on_cpu,
+    keep_biases,
     require_bitsandbytes,
     spell_out,
 )
@@ -212,6 +213,7 @@ class Backbone:
             restore_computed_buffers(model)
         model.requires_grad_(False)
         keep_4bit_trainable_on_cpu(model)
+        keep_biases(model)
         heads += _new_poolers(missing, heads, self.location)
         if quantization is not None:
             _assert_float_heads(model, heads)

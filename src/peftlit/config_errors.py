@@ -52,6 +52,8 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
         if not owners:
             return _unknown_option(leaf, arguments, options)
         leaf, owner, keys = leaf.partition(".")[0], owners[-1], ".".join(_PARSER_KEY.findall(before))
+        if owner.rsplit(".", 1)[-1] in ("LightningModule", "LightningDataModule"):
+            return f"{_where(leaf, arguments)}: {keys}.{leaf}: no class yet; give the file with {keys}.class_path first"
         of = f"of {owner.rsplit('.', 1)[-1]} ({keys})"
         return f"{_where(leaf, arguments)}: unknown key {leaf!r} {of}{nearest(leaf, _parameters(owner))}"
     if match := _NO_ATTRIBUTE.search(message):

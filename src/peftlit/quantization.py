@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -65,6 +65,28 @@ def spell_out(
 def is_quantized(module: nn.Module) -> bool:
     """Tell whether any weight of the module is stored by bitsandbytes."""
     return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
+
+
+def keep_biases(model: nn.Module) -> None:
+    """Keep bitsandbytes' layers from rounding their biases.
+
+    Their forward brings a bias to the input's dtype in place: once under autocast, and its float32 digits are lost.
+
+    Args:
+        model: The model, changed in place.
+    """
+    for module in model.modules():
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt") and getattr(module, "bias", None) is not None:
+            module.register_forward_pre_hook(_note_bias)
+            module.register_forward_hook(_put_bias_back, always_call=True)
+
+
+def _note_bias(module: Any, inputs: Any) -> None:
+    module.bias_as_loaded = module.bias.data
+
+
+def _put_bias_back(module: Any, inputs: Any, output: Any) -> None:
+    module.bias.data = module.bias_as_loaded
 
 
 def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:

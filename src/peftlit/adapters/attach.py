@@ -107,10 +107,7 @@ def _attach_peft(
 
 
 def _answer_once(model: PreTrainedModel | PeftModel) -> None:
-    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step.
-
-    Quantized layers bring their biases to the dtype they compute in when they first run, so that is done too.
-    """
+    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step."""
     model.eval()
     with torch.no_grad():
         model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))

@@ -1,0 +1,157 @@
+"""Each problem type from a YAML to predictions, on the shipped reviews; scikit-learn counts again what was logged."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, f1_score, hamming_loss, mean_absolute_error, mean_squared_error
+
+from peftlit.run.load import load
+from tests import tiny
+
+REVIEWS = Path(__file__).parents[2] / "configs/data/product_reviews.csv"
+HEAD = {"class_path": "PooledHead", "init_args": {"pooling": "mean", "hidden_sizes": [16]}}
+
+
+def change(settings, column: str, **data) -> None:
+    settings["data"] = {
+        "class_path": "TextFiles",
+        "init_args": {
+            "train_file": str(REVIEWS), "label_column": column, "batch_size": 16, "max_length": 32,
+            "max_train_samples": 160, **data,
+        },
+    }  # fmt: skip
+    settings["trainer"] = {"max_epochs": 1, "accelerator": "cpu"}
+
+
+def fitted(peftlit, path: Path, run: Path) -> tuple[dict, list[dict[str, str]]]:
+    """Fit; return the metrics and the rows of ``predictions.csv``."""
+    code, _, err = peftlit("fit", "--config", path, "--run_dir", run)
+    assert code == 0, err
+    with (run / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        return json.loads((run / "metrics.json").read_text()), list(csv.DictReader(file))
+
+
+def contract_label_sets_equal_scikit_learns(metrics: dict, rows: list[dict[str, str]]) -> None:
+    names = list(metrics["thresholds"])
+    truth, given = (
+        [[name in row[key].split(";") for name in names] for row in rows] for key in ("label", "prediction")
+    )
+    by_threshold = [
+        [float(row[f"prob_{name}"]) >= metrics["thresholds"][name] - 1e-7 for name in names] for row in rows
+    ]
+    assert given == by_threshold
+    test = metrics["test"]
+    assert test["accuracy"] == pytest.approx(accuracy_score(truth, given), abs=1e-6)
+    assert test["hamming_loss"] == pytest.approx(hamming_loss(truth, given), abs=1e-6)
+    for average in ("macro", "micro", "weighted"):
+        wanted = f1_score(truth, given, average=average, zero_division=0)
+        assert test[f"f1_{average}"] == pytest.approx(wanted, abs=1e-6), average
+    each = f1_score(truth, given, average=None, zero_division=0)
+    assert [test[f"f1_{name}"] for name in names] == pytest.approx(each.tolist(), abs=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", [None, HEAD], ids=["auto", "own"])
+def test_several_aspects_of_a_review(head, peftlit, settings, write_config, tmp_path) -> None:
+    change(settings, "aspects", problem_type="multi_label_classification")
+    settings["model"]["init_args"] |= {"head": head, "average": "micro"}
+    metrics, rows = fitted(peftlit, write_config(settings), tmp_path / "run")
+    contract_label_sets_equal_scikit_learns(metrics, rows)
+    assert metrics["test"]["f1"] == metrics["test"]["f1_micro"]
+    adapter = tmp_path / "run/adapter"
+    saved = json.loads((adapter / "problem.json").read_text())
+    assert saved["thresholds"] == pytest.approx(list(metrics["thresholds"].values()))
+    assert len(set(saved["thresholds"])) > 1, "nothing was tuned"
+    classifier = load(adapter, device="cpu")
+    (answer,) = classifier.predict(["too expensive and it arrived late"])
+    wanted = [n for n, p in answer["probabilities"].items() if p >= metrics["thresholds"][n]]
+    assert answer["labels"] == wanted
+    broken = {**metrics, "thresholds": dict.fromkeys(metrics["thresholds"], 0.999)}
+    with pytest.raises(AssertionError):
+        contract_label_sets_equal_scikit_learns(broken, rows)
+
+
+@pytest.mark.slow
+def test_the_stars_of_a_review(peftlit, settings, write_config, tmp_path) -> None:
+    change(settings, "stars", problem_type="regression")
+    metrics, rows = fitted(peftlit, write_config(settings), tmp_path / "run")
+    truth, given = ([float(row[key]) for row in rows] for key in ("label", "prediction"))
+    test = metrics["test"]
+    assert test["mse"] == pytest.approx(mean_squared_error(truth, given), rel=1e-5)
+    assert test["mae"] == pytest.approx(mean_absolute_error(truth, given), rel=1e-5)
+    assert test["pearson"] == pytest.approx(stats.pearsonr(truth, given).statistic, abs=1e-5)
+    assert test["spearman"] == pytest.approx(stats.spearmanr(truth, given).statistic, abs=1e-5)
+    assert test["loss"] == pytest.approx(test["mse"], rel=1e-4)
+    assert (tmp_path / "run/predicted_values.png").stat().st_size > 10_000
+    (answer,) = load(tmp_path / "run", device="cpu").predict(["a good film"])
+    assert isinstance(answer["value"], float)
+
+
+@pytest.mark.slow
+def test_two_classes_on_one_logit_with_a_head_alone(peftlit, settings, write_config, tmp_path) -> None:
+    settings["model"]["init_args"] |= {
+        "adapter": None,
+        "head": {"class_path": "PooledHead"},
+        "loss": {"class_path": "BinaryCrossEntropy", "init_args": {"pos_weight": "balanced"}},
+    }
+    settings["trainer"]["max_epochs"] = 1
+    metrics, rows = fitted(peftlit, write_config(settings), tmp_path / "run")
+    for row in rows:
+        assert float(row["prob_negative"]) + float(row["prob_positive"]) == pytest.approx(1, abs=1e-6)
+    assert metrics["test"]["f1_macro"] == pytest.approx(
+        f1_score([r["label"] for r in rows], [r["prediction"] for r in rows], average="macro"), abs=1e-6
+    )
+    assert load(tmp_path / "run", device="cpu").predict(["good"])[0]["label"] in ("negative", "positive")
+    code, _, err = peftlit("test", "--run_dir", tmp_path / "run")
+    assert code == 0, err
+
+
+@pytest.mark.slow
+def test_a_recipe_like_stellas_on_real_reviews(shared, peftlit, tmp_path) -> None:
+    """Own head on code of a model's own, 2 x 8, paged AdamW, cosine, early stopping and best by F1: all files."""
+    model = tmp_path / "fused"
+    model.mkdir()
+    tiny.write_custom_code(model)
+    splits = [shared / f"data/fake_reviews/{name}.jsonl" for name in ("train", "validation", "test")]
+    lines = [json.loads(line) for file in splits for line in file.read_text(encoding="utf-8").splitlines()]
+    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([line["text"], ("CG", "OR")[line["label"]]] for line in lines[:800])
+    recipe = Path(__file__).parents[2] / "configs/recipes/stella-reviews-qlora.yaml"
+    code, _, err = peftlit(
+        "fit", "--config", recipe, "--run_dir=run", "--data.file=reviews.csv", "--data.max_length=64",
+        f"--model.backbone.name_or_path={model}", "--trainer.accelerator=cpu", "--model.optimizer.lr=1e-3",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "the same hidden states, and peftlit.load the same logits" in err
+    run = tmp_path / "run"
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert names >= {
+        "config.yaml", "metrics.json", "predictions.csv", "split_manifest.json", "confusion_matrix.png",
+        "learning_curves.png", "adapter/adapter_config.json", "adapter/adapter_model.safetensors",
+        "adapter/head.safetensors", "adapter/head.json", "adapter/trainer_state.json", "adapter/tokenizer.json",
+        "adapter/tokenizer_config.json", "adapter/label_map.json", "adapter/problem.json", "adapter/backbone.json",
+    }  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    state = json.loads((run / "adapter/trainer_state.json").read_text())
+    scores = [entry["eval_f1_weighted"] for entry in state["log_history"] if "eval_f1_weighted" in entry]
+    assert metrics["validation"]["f1"] == max(scores) == state["best_metric"]
+    assert metrics["test"]["rows"] == 160
+    assert state["max_steps"] == 3 * -(-576 // 16)
+
+
+@pytest.mark.slow
+def test_weights_for_classes_of_different_size(peftlit, settings, write_config, tmp_path) -> None:
+    change(settings, "label", label_names=["negative", "mixed", "positive"])
+    settings["model"]["init_args"]["loss"] = {
+        "class_path": "CrossEntropy",
+        "init_args": {"class_weights": "balanced", "label_smoothing": 0.1},
+    }
+    metrics, _ = fitted(peftlit, write_config(settings), tmp_path / "run")
+    assert metrics["test"]["rows"] == 100

