@@ -271,6 +271,25 @@ def test_gradient_checkpointing_is_on_when_asked(model_folder):
     assert not load(Backbone(str(model_folder("bert"))))[0].is_gradient_checkpointing
 
 
+def test_gradient_checkpointing_is_refused_before_weights_load_where_the_code_has_none(model_folder):
+    backbone = Backbone(
+        str(model_folder(tiny.CUSTOM_CODE)), gradient_checkpointing=True, **tiny.LOADED_WITH[tiny.CUSTOM_CODE]
+    )
+    with pytest.raises(BackboneError, match="FusedForSequenceClassification does not support gradient checkpointing"):
+        backbone.skeleton(AUTO, backbone.read_config())
+
+
+def test_code_that_misses_a_package_is_refused_by_one_of_our_errors(model_folder, tmp_path):
+    backbone = Backbone(str(model_folder(tiny.CUSTOM_CODE)), trust_remote_code=True)
+    with pytest.raises(BackboneError, match="needs xformers; install it, or switch off .*config_overrides"):
+        backbone.skeleton(AUTO, backbone.read_config())
+    folder = tiny.write_model(tmp_path, tiny.CUSTOM_CODE)
+    code = folder / "configuration.py"
+    code.write_text("import no_such_package_anywhere\n" + code.read_text())
+    with pytest.raises(BackboneError, match="no_such_package_anywhere.*install it"):
+        Backbone(str(folder), trust_remote_code=True).read_config()
+
+
 def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
     with caplog.at_level(logging.INFO, "peftlit"):
         load(Backbone(str(model_folder("bert")), quantization="nf4", compute_dtype="float32"))
@@ -283,11 +302,13 @@ def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
         ("bert", ["classifier"]),
         ("distilbert", ["pre_classifier", "classifier"]),
         ("modernbert", ["head", "classifier"]),
+        ("deberta-v3", ["pooler", "classifier"]),
     ],
 )
 def test_heads_are_what_is_not_backbone(family, heads, model_folder):
     backbone = Backbone(str(model_folder(family)))
     assert head_modules(backbone.skeleton(AUTO, backbone.read_config())) == heads
+    assert load(backbone)[1] == heads
 
 
 @pytest.mark.parametrize("auto", [AutoModelForCausalLM, BertForMaskedLM], ids=["causal", "masked"])

@@ -91,21 +91,41 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
         "max_position_embeddings": 64,
     },
+    "deberta-v3": {  # what makes it v3: relative positions alone, in buckets, sharing the projections of attention
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+        "max_position_embeddings": 64, "type_vocab_size": 0, "relative_attention": True, "position_buckets": 16,
+        "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "norm_rel_ebd": "layer_norm",
+        "share_att_key": True, "layer_norm_eps": 1e-7,
+    },
     "gpt2": {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 64},
     "llama": {
         "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
         "intermediate_size": 128, "max_position_embeddings": 64,
     },
+    "qwen3": {
+        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "head_dim": 32, "intermediate_size": 128, "max_position_embeddings": 64,
+    },
 }  # fmt: skip
-DECODERS = {"gpt2", "llama"}
+CUSTOM_CODE = "custom-code"
+LOADED_WITH: dict[str, dict[str, Any]] = {
+    CUSTOM_CODE: {"trust_remote_code": True, "config_overrides": {"use_memory_efficient_attention": False}}
+}
+"""What a backbone of a family needs to be told."""
+MODEL_TYPES = {"deberta-v3": "deberta-v2"}
+"""What transformers calls a family, where that is not its own name."""
+DECODERS = {"gpt2", "llama", "qwen3"}
 
 TARGETS = {
     "bert": ["query", "key", "value"],
     "distilbert": ["q_lin", "v_lin"],
     "roberta": ["query", "value"],
     "modernbert": ["Wqkv"],
+    "deberta-v3": ["query_proj", "value_proj"],
     "gpt2": ["c_attn"],
     "llama": ["q_proj", "v_proj"],
+    "qwen3": ["q_proj", "v_proj"],
+    CUSTOM_CODE: ["qkv_proj", "o_proj"],
 }
 
 
@@ -133,13 +153,15 @@ def write_tokenizer(folder: Path, *, decoder: bool = False) -> PreTrainedTokeniz
 
 def write_model(folder: Path, family: str, **overrides: Any) -> Path:
     """Write a tiny random model of a family, with its tokenizer, and return the folder."""
+    if family == CUSTOM_CODE:
+        return write_custom_code(folder, **overrides)
     decoder = family in DECODERS
     tokenizer = write_tokenizer(folder, decoder=decoder)
     entries: dict[str, Any] = {"vocab_size": len(tokenizer), **CONFIGS[family], **overrides}
     entries |= {"bos_token_id": 1, "eos_token_id": 1} if decoder else {"pad_token_id": tokenizer.pad_token_id}
     if family == "modernbert":
         entries |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    config = AutoConfig.for_model(family, **entries)
+    config = AutoConfig.for_model(MODEL_TYPES.get(family, family), **entries)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)

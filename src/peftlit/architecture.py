@@ -11,6 +11,8 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from peftlit.errors import BackboneError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,6 +55,27 @@ def poolers(model: nn.Module) -> list[str]:
         model: A transformers model, on the meta device or loaded.
     """
     return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] == POOLER]
+
+
+def new_poolers(missing: set[str], heads: list[str], source: str | None) -> list[str]:
+    """Name the poolers, other than heads, that the weights lack; refuse weights that lack more, or in another shape.
+
+    Args:
+        missing: Names of the weights that the model has and the checkpoint has not.
+        heads: Names of the head modules, which may be missing.
+        source: Where the weights are from.
+
+    Raises:
+        BackboneError: Naming the first weight that is missing.
+    """
+    poolers = {key.split(POOLER)[0] + POOLER for key in missing if POOLER in key.split(".")}
+    absent = sorted(k for k in missing if k.split(".")[0] not in heads and POOLER not in k.split("."))
+    if absent:
+        raise BackboneError(
+            f"backbone: {source} lacks {len(absent)} weights that the model needs, or has them in another shape, "
+            f"such as {absent[0]!r}: another architecture, overrides that do not fit, or a damaged download"
+        )
+    return sorted(poolers - set(heads))
 
 
 def learned_positions(model: nn.Module) -> int | None:

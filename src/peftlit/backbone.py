@@ -15,7 +15,7 @@ from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTr
 from transformers import logging as transformers_logging
 
 from peftlit import location
-from peftlit.architecture import POOLER, float_modules, head_modules, random_model, restore_computed_buffers
+from peftlit.architecture import float_modules, head_modules, new_poolers, random_model, restore_computed_buffers
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, ConfigError
 from peftlit.quantization import (
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
-
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -135,6 +134,8 @@ class Backbone:
                 source, revision=self.revision, trust_remote_code=self.trust_remote_code
             )
             return config
+        except ImportError as error:
+            raise _missing_package(source, error) from error
         except (OSError, ValueError) as error:
             if "trust_remote_code" in str(error):
                 raise BackboneError(
@@ -153,16 +154,24 @@ class Backbone:
             config: What :meth:`read_config` returned.
 
         Raises:
-            BackboneError: The architecture has no class for this task.
+            BackboneError: The architecture has no class for this task, misses a package, or cannot recompute
+                activations though it is asked to.
         """
         try:
             with torch.device("meta"):
                 model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **self._code_arguments(config))
-                return model
+        except ImportError as error:
+            raise _missing_package(config.model_type, error) from error
         except ValueError as error:
             raise BackboneError(
                 f"backbone: {config.model_type!r} models have no {auto_class.__name__}: {_first_line(error)}"
             ) from error
+        if self.gradient_checkpointing and not model.supports_gradient_checkpointing:
+            raise BackboneError(
+                f"backbone.gradient_checkpointing: {type(model).__name__} does not support gradient checkpointing; "
+                "set it to false"
+            )
+        return model
 
     def load(
         self,
@@ -214,7 +223,7 @@ class Backbone:
         model.requires_grad_(False)
         keep_4bit_trainable_on_cpu(model)
         keep_biases(model)
-        heads += _new_poolers(missing, heads, self.location)
+        heads += new_poolers(missing, heads, self.location)
         if quantization is not None:
             _assert_float_heads(model, heads)
         if self.gradient_checkpointing:
@@ -288,16 +297,11 @@ def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:
             raise BackboneError(f"backbone.quantization: the head {name!r} came out quantized and could not train")
 
 
-def _new_poolers(missing: set[str], heads: list[str], source: str | None) -> list[str]:
-    """Name the poolers that the weights lack; refuse weights that lack anything else, or have it in another shape."""
-    poolers = {key.split(POOLER)[0] + POOLER for key in missing if POOLER in key.split(".")}
-    absent = sorted(k for k in missing if k.split(".")[0] not in heads and POOLER not in k.split("."))
-    if absent:
-        raise BackboneError(
-            f"backbone: {source} lacks {len(absent)} weights that the model needs, or has them in another shape, "
-            f"such as {absent[0]!r}: another architecture, overrides that do not fit, or a damaged download"
-        )
-    return sorted(poolers)
+def _missing_package(source: str, error: ImportError) -> BackboneError:
+    return BackboneError(
+        f"backbone: the code of {source!r} misses something: {_first_line(error)}; install it, or switch off what "
+        "needs it with backbone.config_overrides"
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""How bitsandbytes stores weights: short names spelled out, and its one trap on CPUs closed."""
+"""How bitsandbytes stores weights: short names spelled out, and two traps of its layers closed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import importlib.util
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import BitsAndBytesConfig
 
 from peftlit.errors import BackboneError
@@ -101,3 +101,22 @@ def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  no attribute of nn.Module
+
+
+def answer_in_autocast_dtype(model: nn.Module) -> None:
+    """Make quantized layers answer in autocast's dtype under autocast, as plain linear layers do.
+
+    By themselves they answer in the dtype of their input, and code that goes by the dtype of its projections fails:
+    DeBERTa masks its scores with the least number of that dtype, which the scores' own dtype does not hold.
+
+    Args:
+        model: The model, changed in place; with its adapter, whose layers bear the names of those they adapt.
+    """
+    for module in model.modules():
+        if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+            module.register_forward_hook(_to_autocast_dtype)
+
+
+def _to_autocast_dtype(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+    device_type = output.device.type
+    return output.to(torch.get_autocast_dtype(device_type)) if torch.is_autocast_enabled(device_type) else output

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from peft import (
+    HiraConfig,
+    IA3Config,
     LoHaConfig,
     LoraConfig,
     PeftModel,
@@ -113,6 +117,39 @@ def test_what_peft_refuses_is_our_error_in_one_line(adapter):
     with pytest.raises(AdapterError) as caught:
         attached(adapter)
     assert "\n" not in str(caught.value)
+
+
+def test_dora_on_int8_is_refused_on_a_cpu_and_trains_elsewhere_or_in_4_bits():
+    with pytest.raises(AdapterError, match="use_dora: peft's DoRA loses the scales of int8 weights on a CPU; set"):
+        attached(LoraConfig(target_modules=["q_lin"], use_dora=True), "int8")
+    attached(LoraConfig(target_modules=["q_lin"], use_dora=True), "nf4-double")
+
+
+def test_an_adapter_that_answers_only_once_is_refused_with_the_models_linear_layers(monkeypatch):
+    monkeypatch.setattr(import_module("peftlit.adapters.attach"), "_has_int8_on_cpu", lambda model: False)
+    with pytest.raises(AdapterError, match="does not work on quantized DistilBert.*linear layers are q_lin") as caught:
+        attached(LoraConfig(target_modules=["q_lin"], use_dora=True), "int8")
+    assert "base_layer" not in str(caught.value)
+
+
+@pytest.mark.parametrize("quantization", ["nf4-double", "int8"])
+@pytest.mark.parametrize(
+    "adapter",
+    [
+        None,
+        LoraConfig(target_modules=["q_lin"]),
+        HiraConfig(target_modules=["q_lin"]),
+        IA3Config(target_modules=["q_lin"], feedforward_modules=[]),
+    ],
+    ids=["none", "LoRA", "HiRA", "IA3"],
+)
+def test_quantized_layers_answer_in_autocasts_dtype(adapter, quantization):
+    model = attached(adapter, quantization)
+    layer = next(module for name, module in model.named_modules() if name.endswith("q_lin"))
+    x = torch.ones(2, tiny.HIDDEN)
+    assert layer(x).dtype == torch.float32
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("adapter", [LoHaConfig(target_modules=["q_lin"]), LoraConfig(target_modules="all-linear")])

@@ -23,7 +23,7 @@ from tests.modules.cases import (
     Case,
     fit,
     make_module,
-    over_the_table,
+    over_every_row,
     read,
     tokenizer,
 )  # fmt: skip
@@ -33,8 +33,11 @@ HEADS = {
     "distilbert": ["pre_classifier", "classifier"],
     "roberta": ["classifier"],
     "modernbert": ["head", "classifier"],
+    "deberta-v3": ["pooler", "classifier"],
     "gpt2": ["score"],
     "llama": ["score"],
+    "qwen3": ["score"],
+    "custom-code": ["classifier"],
 }
 
 
@@ -66,10 +69,11 @@ def contract_heads(module: SequenceClassification, heads: list[str], folder: Pat
             assert any(torch.equal(value, weight) for value in files), f"{head}.{name} is not saved"
 
 
-@over_the_table
-def test_p01_heads_are_float_trainable_saved_and_left_alone(case, model_folder, tmp_path):
+@over_every_row
+def test_p01_heads_are_float_trainable_saved_and_left_alone(case, model_folder, tmp_path, kept_or_refused):
     folder = model_folder(case.family)
-    contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
+    with kept_or_refused(case.refused):
+        contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
 
 
 @pytest.fixture
@@ -139,7 +143,11 @@ def test_p01_targets_that_reach_into_a_head_are_refused_or_leave_it_alone(family
         contract_heads(module, HEADS[family], folder, tmp_path / "adapter")
 
 
-@pytest.mark.parametrize("case", [Case("bert", "none", NF4), Case("distilbert", "lora", NF4)], ids=str)
+QUANTIZED = [Case("bert", "none", NF4), Case("distilbert", "lora", NF4), Case("deberta-v3", "lora", "int8"),
+             Case("custom-code", "lora", NF4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", QUANTIZED, ids=str)
 def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folder, monkeypatch, tmp_path):
     whole = Backbone.quantization_config
 
@@ -154,8 +162,9 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
         contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
 
 
-def test_p01_goes_red_when_peft_is_not_told_the_heads(model_folder, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
+def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(base, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
-    folder = model_folder("modernbert")
-    with pytest.raises(AssertionError, match="head.* is frozen"):
-        contract_heads(make_module(Case("modernbert", "lora"), folder), HEADS["modernbert"], folder, tmp_path / "out")
+    folder = model_folder(family)
+    with pytest.raises(AssertionError, match=f"{frozen}.* is frozen"):
+        contract_heads(make_module(Case(family, "lora"), folder), HEADS[family], folder, tmp_path / "out")

@@ -15,7 +15,7 @@ from peftlit.modules import SequenceClassification
 from peftlit.optim import LinearWarmup
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
 from tests import tiny
-from tests.modules.cases import NF4, RED, Case, fit, make_module, over_the_table, weights_of
+from tests.modules.cases import NF4, RED, Case, fit, make_module, over_every_row, weights_of
 
 NEEDS_REPACKING_CPU = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="bitsandbytes repacks 4-bit weights on AVX512-BF16 CPUs only"
@@ -53,12 +53,18 @@ def contract_trainability(module: SequenceClassification, folder: Path, *callbac
     assert moved - trainable == set(), "frozen, but moved"
 
 
-@over_the_table
-@pytest.mark.parametrize("gradient_checkpointing", [False, True], ids=["", "checkpointing"])
-def test_p02_what_trains_moves_and_what_is_frozen_stays(case, gradient_checkpointing, model_folder):
+NO_CHECKPOINTING = {"custom-code": "FusedForSequenceClassification does not support gradient checkpointing"}
+"""What peftlit says where a family's code cannot recompute activations."""
+
+
+@over_every_row
+def test_p02_what_trains_moves_and_what_is_frozen_stays(case, model_folder, kept_or_refused):
     folder = model_folder(case.family)
-    module = make_module(case, folder, backbone={"gradient_checkpointing": gradient_checkpointing})
-    contract_trainability(module, folder, TrainabilityGuard())
+    with kept_or_refused(case.refused):
+        contract_trainability(make_module(case, folder), folder, TrainabilityGuard())
+    with kept_or_refused(case.refused or NO_CHECKPOINTING.get(case.family)):
+        module = make_module(case, folder, backbone={"gradient_checkpointing": True})
+        contract_trainability(module, folder, TrainabilityGuard())
 
 
 def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
@@ -89,7 +95,11 @@ def adapter_layer(module: SequenceClassification, kind: str) -> tuple[str, torch
     return next((n, m) for n, m in module.named_modules() if n.endswith(f"{kind}.default"))
 
 
-@pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
+DETACHED = [Case("bert", "lora"), Case("llama", "lora", NF4), Case("qwen3", "lora", "int8"),
+            Case("custom-code", "dora", NF4)]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DETACHED, ids=str)
 def test_p02_a_detached_adapter_stops_the_run_by_name(case, model_folder):
     folder = model_folder(case.family)
     module = make_module(case, folder)
@@ -136,10 +146,11 @@ def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(model_folder):
 
 
 @NEEDS_REPACKING_CPU
-def test_p02_goes_red_when_4bit_layers_may_repack(tmp_path, monkeypatch):
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_p02_goes_red_when_4bit_layers_may_repack(family, tmp_path, monkeypatch):
     monkeypatch.setattr(backbone, "keep_4bit_trainable_on_cpu", lambda model: None)
     # at the usual hidden size of 32 the repacked kernel happens to crash; from 64 on it is silent
-    folder, case = tiny.write_model(tmp_path / "llama", "llama", hidden_size=64), Case("llama", "lora", NF4)
+    folder, case = tiny.write_model(tmp_path / family, family, hidden_size=64), Case(family, "lora", NF4)
     with pytest.raises(AssertionError, match="had no gradient"):
         contract_trainability(make_module(case, folder), folder)
     with pytest.raises(TrainabilityError, match=r"lora_A.* had no finite gradient"):

@@ -12,7 +12,7 @@ from lightning import Callback
 from peftlit.modules import SequenceClassification
 from peftlit.modules.base import PeftModule
 from tests.conftest import toy_rows
-from tests.modules.cases import NF4, Case, collate, fit, make_module, over_the_table
+from tests.modules.cases import NF4, Case, collate, fit, make_module, over_every_row
 
 
 class Modes(Callback):
@@ -39,13 +39,18 @@ def contract_dropout(module: SequenceClassification, folder: Path) -> None:
         assert not evaluating, f"in evaluation mode at batch {batch}: {evaluating[:3]}"
 
 
-@over_the_table
-def test_p03_everything_trains_in_training_mode(case, model_folder):
+@over_every_row
+def test_p03_everything_trains_in_training_mode(case, model_folder, kept_or_refused):
     folder = model_folder(case.family)
-    contract_dropout(make_module(case, folder), folder)
+    with kept_or_refused(case.refused):
+        contract_dropout(make_module(case, folder), folder)
 
 
-@pytest.mark.parametrize("case", [Case("bert", "none"), Case("gpt2", "lora", NF4), Case("llama", "lora")], ids=str)
+FELT = [Case("bert", "none"), Case("gpt2", "lora", NF4), Case("llama", "lora"), Case("deberta-v3", "none", "int8"),
+        Case("qwen3", "hira"), Case("custom-code", "none")]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", FELT, ids=str)
 def test_p03_dropout_is_felt_in_the_logits_after_a_validation(case, model_folder):
     folder = model_folder(case.family)
     module = make_module(case, folder)
@@ -57,13 +62,18 @@ def test_p03_dropout_is_felt_in_the_logits_after_a_validation(case, model_folder
     assert module.model.training, "evaluate_batch changed the mode"
 
 
-def test_p03_goes_red_when_nothing_switches_to_training(model_folder, monkeypatch):
+SWITCHED = [Case("bert", "lora"), Case("deberta-v3", "hira", NF4), Case("custom-code", "none")]
+
+
+@pytest.mark.parametrize("case", SWITCHED, ids=str)
+def test_p03_goes_red_when_nothing_switches_to_training(case, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "train", lambda self, mode=True: self)
     with pytest.raises(AssertionError, match="in evaluation mode at batch 0"):
-        contract_dropout(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
+        contract_dropout(make_module(case, model_folder(case.family)), model_folder(case.family))
 
 
-def test_p03_goes_red_when_validation_does_not_switch_back(model_folder, monkeypatch):
+@pytest.mark.parametrize("case", SWITCHED, ids=str)
+def test_p03_goes_red_when_validation_does_not_switch_back(case, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
     with pytest.raises(AssertionError, match="in evaluation mode at batch"):
-        contract_dropout(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
+        contract_dropout(make_module(case, model_folder(case.family)), model_folder(case.family))

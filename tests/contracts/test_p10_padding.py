@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoConfig, AutoTokenizer
 
@@ -21,6 +22,7 @@ from peftlit.run.reload import prove_reload
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import (
+    FAMILIES,
     LABELS,
     NF4,
     Case,
@@ -28,25 +30,34 @@ from tests.modules.cases import (
     command_line,
     fit,
     make_module,
-    over_the_table,
+    over_every_row,
     tokenizer,
 )  # fmt: skip
 
 CAUSAL = sorted(tiny.DECODERS)
-NOT_CAUSAL = sorted(set(tiny.CONFIGS) - tiny.DECODERS)
+NOT_CAUSAL = sorted(set(FAMILIES) - tiny.DECODERS)
 TOLERANCE = {None: 1e-5, NF4: 1e-5, "int8": 1e-3}
 SHORT = [{"text": "good movie", "label": 1}, {"text": "bad", "label": 0}]
 LONG = max(toy_rows(40), key=lambda row: len(str(row["text"])))
 
 
+class LargerPositions(Callback):
+    """Make position embeddings larger, so that positions matter."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        for name, weight in pl_module.named_parameters():
+            if "position" in name or "wpe" in name:
+                weight.data *= 20
+
+
 def trained(case: Case, folder: Path, **arguments: Any) -> SequenceClassification:
-    """A module whose adapter is no longer the identity; larger position embeddings, so that positions matter."""
-    module = make_module(case, folder, **arguments)
-    module.configure_model()
-    for name, weight in module.model.named_parameters():
-        if "position" in name or "wpe" in name:
-            weight.data *= 20
-    fit(module, folder, 3)
+    """A module whose adapter is no longer the identity.
+
+    4-bit layers compute in float32: a sum over more padding may differ in its last bit, and rounding to bfloat16 makes
+    that a difference as large as what is looked for.
+    """
+    module = make_module(case, folder, backbone={"compute_dtype": "float32"}, **arguments)
+    fit(module, folder, 3, LargerPositions())
     return module
 
 
@@ -59,29 +70,24 @@ def contract_batch_mates(module: SequenceClassification, folder: Path, side: str
     return together
 
 
-@over_the_table
-def test_p10_logits_do_not_depend_on_batch_mates(case, model_folder):
-    folder = model_folder(case.family)
-    contract_batch_mates(trained(case, folder), folder, "right")
-
-
-def contract_padding_side(case: Case, folder: Path) -> None:
-    """A causal model trained with right padding answers the same under left padding."""
+def contract_padding(case: Case, folder: Path) -> None:
+    """Trained with right padding, a causal model answers the same under left padding; others refuse it."""
     module = trained(case, folder)
     right = contract_batch_mates(module, folder, "right")
-    module.padding_side = "left"
-    left = contract_batch_mates(module, folder, "left")
-    tolerance = TOLERANCE[case.quantization]
-    torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+    if case.family in CAUSAL:
+        module.padding_side = "left"
+        left = contract_batch_mates(module, folder, "left")
+        tolerance = TOLERANCE[case.quantization]
+        torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
+    else:
+        with pytest.raises(ConfigError, match=r"padding_side.*right"):
+            make_module(case, folder, padding_side="left").check()
 
 
-LEFT = [Case("gpt2", "none"), Case("gpt2", "hira", NF4), Case("gpt2", "ia3"), Case("llama", "none"),
-        Case("llama", "lora", NF4), Case("llama", "ia3", "int8")]  # fmt: skip
-
-
-@pytest.mark.parametrize("case", LEFT, ids=str)
-def test_p10_causal_models_answer_the_same_on_either_side(case, model_folder):
-    contract_padding_side(case, model_folder(case.family))
+@over_every_row
+def test_p10_logits_depend_neither_on_batch_mates_nor_on_the_side(case, model_folder, kept_or_refused):
+    with kept_or_refused(case.refused):
+        contract_padding(case, model_folder(case.family))
 
 
 @pytest.mark.parametrize("family", CAUSAL)
@@ -101,11 +107,8 @@ def test_p10_left_padding_trains(family, model_folder, toy_data, tmp_path):
 
 
 @pytest.mark.parametrize("family", NOT_CAUSAL)
-def test_p10_left_padding_is_refused_where_attention_looks_both_ways(family, model_folder):
-    folder = model_folder(family)
-    make_module(Case(family, "lora"), folder, padding_side="right").check()
-    with pytest.raises(ConfigError, match=r"padding_side.*right"):
-        make_module(Case(family, "lora"), folder, padding_side="left").check()
+def test_p10_right_padding_passes_the_check_where_attention_looks_both_ways(family, model_folder):
+    make_module(Case(family, "lora"), model_folder(family), padding_side="right").check()
 
 
 @pytest.mark.parametrize("source", ["config", "tokenizer"])
@@ -196,7 +199,7 @@ def test_p10_goes_red_when_the_attention_mask_is_dropped(family, model_folder, m
 def test_p10_goes_red_under_left_padding_when_the_attention_mask_is_dropped(family, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "model_inputs", without_mask)
     with pytest.raises(AssertionError, match="not close"):
-        contract_padding_side(Case(family, "none"), model_folder(family))
+        contract_padding(Case(family, "none"), model_folder(family))
 
 
 def test_p10_goes_red_when_positions_count_the_padding(model_folder, monkeypatch):
@@ -205,4 +208,4 @@ def test_p10_goes_red_when_positions_count_the_padding(model_folder, monkeypatch
         PeftModule, "model_inputs", lambda self, b: {k: v for k, v in inputs(self, b).items() if k != "position_ids"}
     )
     with pytest.raises(AssertionError, match="not close"):
-        contract_padding_side(Case("gpt2", "none"), model_folder("gpt2"))
+        contract_padding(Case("gpt2", "none"), model_folder("gpt2"))

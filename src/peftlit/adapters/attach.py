@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import TypeVar
 
 import torch
 from peft import PeftConfig, PeftModel, TaskType, get_peft_model
@@ -16,8 +15,8 @@ from peftlit.adapters.full import FullFineTuning
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
+from peftlit.quantization import answer_in_autocast_dtype
 
-_Model = TypeVar("_Model", bound=nn.Module)
 Adapter = PeftConfig | FullFineTuning | None
 
 
@@ -46,24 +45,21 @@ def attach(
     Raises:
         AdapterError: The adapter does not fit this model.
     """
+    attached: PreTrainedModel | PeftModel = model
     if isinstance(adapter, FullFineTuning):
         adapter.check(quantized=quantized)
         model.requires_grad_(True)
     elif adapter is None:
         for name in heads:
             model.get_submodule(name).requires_grad_(True)
-        _answer_once(model)
+        _answer_twice(model)
     else:
-        return _in_float32(_attach_peft(model, adapter, heads, task_type, quantized, unused))
-    return _in_float32(model)
-
-
-def _in_float32(model: _Model) -> _Model:
-    """Store what trains in float32, whatever the backbone is stored in."""
-    for parameter in model.parameters():
+        attached = _attach_peft(model, adapter, heads, task_type, quantized, unused)
+    answer_in_autocast_dtype(attached)
+    for parameter in attached.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    return model
+    return attached
 
 
 def _attach_peft(
@@ -76,6 +72,12 @@ def _attach_peft(
 ) -> PeftModel:
     name = type(model).__name__
     check_targets(adapter, model, name)
+    linear = ", ".join(linear_layers(model))
+    if getattr(adapter, "use_dora", False) and _has_int8_on_cpu(model):
+        raise AdapterError(
+            "adapter.use_dora: peft's DoRA loses the scales of int8 weights on a CPU; set use_dora: false, or "
+            "backbone.quantization: nf4-double"
+        )
     config = copy.deepcopy(adapter)
     if config.task_type not in (None, task_type):
         raise AdapterError(
@@ -92,7 +94,7 @@ def _attach_peft(
         config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded})  # type: ignore[attr-defined]
     try:
         wrapped = get_peft_model(model, config)
-        _answer_once(wrapped)
+        _answer_twice(wrapped)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, AttributeError) as error:
@@ -100,17 +102,26 @@ def _attach_peft(
         way_out = "set backbone.quantization: null, or choose" if quantized else "choose"
         raise AdapterError(
             f"adapter: {type(config).__name__} does not work on {'quantized ' * quantized}{name}: {said}; {way_out} "
-            f"another adapter or other target_modules (its linear layers are {', '.join(linear_layers(model))})"
+            f"another adapter or other target_modules (its linear layers are {linear})"
         ) from error
     _assert_heads_train(wrapped, heads)
     return wrapped
 
 
-def _answer_once(model: PreTrainedModel | PeftModel) -> None:
-    """Run two tokens through: an adapter that cannot work on these weights fails here and not in the first step."""
+def _has_int8_on_cpu(model: nn.Module) -> bool:
+    return any(type(p).__name__ == "Int8Params" and p.device.type == "cpu" for p in model.parameters())
+
+
+def _answer_twice(model: PreTrainedModel | PeftModel) -> None:
+    """Run two tokens through, twice: an adapter that cannot work on these weights fails here and not in training.
+
+    Quantized layers change when they first run (scales move), and an adapter may not survive that: hence the second
+    time.
+    """
     model.eval()
     with torch.no_grad():
-        model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))
+        for _ in range(2):
+            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))
 
 
 def _assert_heads_train(model: PeftModel, heads: list[str]) -> None:
