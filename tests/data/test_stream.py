@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import pickle
 import random
 from collections import Counter
@@ -13,14 +12,7 @@ from peftlit.data.cleaning import Cleaner
 from peftlit.data.labels import ClassLabels, LabelSets, Values
 from peftlit.data.stream import RawRow, RowParser, RowStream, Source, StreamCollator, StreamError, StreamLoader
 from tests import tiny
-from tests.data.helpers import refusal
-
-
-@pytest.fixture(autouse=True)
-def _no_workers_left_behind():
-    """End each test's loaders here: collected later, from another thread, they wait for their workers."""
-    yield
-    gc.collect()
+from tests.data.helpers import first_batch, refusal
 
 
 def _rows(name: str, count: int):
@@ -191,7 +183,7 @@ def test_an_error_from_a_worker_is_one_line(tmp_path):
     stream = RowStream([Source("rows.jsonl", partial(_rows, "x", 8))], seed=0, shuffle_buffer=1)
     collate = StreamCollator(_parser(ClassLabels(["a", "b"], "lable")), tiny.write_tokenizer(tmp_path), 6)
     loader = StreamLoader(stream, batch_size=4, collate_fn=collate, num_workers=1)
-    message = refusal(lambda: next(iter(loader)))
+    message = refusal(lambda: first_batch(loader))
     assert message == "rows.jsonl, row 1: no column 'body'; its columns are text, label"
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import os
 import tracemalloc
 from pathlib import Path
@@ -19,16 +18,9 @@ from peftlit.errors import ConfigError, PeftlitError
 from peftlit.modules import SequenceClassification
 from tests import tiny
 from tests.conftest import toy_rows
-from tests.data.helpers import labelled, refusal, write_jsonl
+from tests.data.helpers import first_batch, labelled, refusal, write_jsonl
 
 NAMES = ["negative", "positive"]
-
-
-@pytest.fixture(autouse=True)
-def _no_workers_left_behind():
-    """End each test's loaders here: collected later, from another thread, they wait for their workers."""
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +164,7 @@ def test_a_wrong_row_is_refused_in_one_line_when_it_comes(tmp_path, encoder, nam
     (tmp_path / name).write_text(content, encoding="utf-8")
     data = _streamed(str(tmp_path / name), tokenizer=encoder, num_workers=workers, batch_size=2)
     data.read()
-    message = refusal(lambda: next(iter(data.train_dataloader())))
+    message = refusal(lambda: first_batch(data.train_dataloader()))
     assert message.startswith(str(tmp_path / name))
     assert says in message
 
@@ -183,7 +175,7 @@ def test_workers_tokenize_in_one_thread_since_a_forked_tokenizer_waits_for_threa
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     monkeypatch.setattr(StreamCollator, "__call__", lambda self, rows: os.environ["TOKENIZERS_PARALLELISM"])
     data = _streamed(parts, tokenizer=encoder, num_workers=1)
-    assert next(iter(data.train_dataloader())) == "false"
+    assert first_batch(data.train_dataloader()) == "false"
     assert os.environ["TOKENIZERS_PARALLELISM"] == "true"
 
 
@@ -192,7 +184,7 @@ def test_half_a_surrogate_pair_is_refused(tmp_path, encoder):
     file.write_text('{"text": "a", "label": 0}\n{"text": "b\\ud83d", "label": 0}\n', encoding="utf-8")
     data = _streamed(str(file), tokenizer=encoder, batch_size=2)
     data.read()
-    message = refusal(lambda: next(iter(data.train_dataloader())))
+    message = refusal(lambda: first_batch(data.train_dataloader()))
     assert message == f"{file}, row 2: text holds half of a surrogate pair, which is no UTF-8"
 
 
@@ -201,7 +193,7 @@ def test_bytes_that_are_not_utf8_are_refused_with_their_line(tmp_path, encoder):
     file.write_bytes(b'{"text": "a", "label": 0}\n' * 2000 + b'{"text": "caf\xe9", "label": 0}\n')
     data = _streamed(str(file), tokenizer=encoder, batch_size=2001)
     data.read()
-    assert "line 2001: byte 0xe9 is not UTF-8" in refusal(lambda: next(iter(data.train_dataloader())))
+    assert "line 2001: byte 0xe9 is not UTF-8" in refusal(lambda: first_batch(data.train_dataloader()))
 
 
 def test_whole_splits_are_checked_counted_and_named_and_train_is_not_among_them(tmp_path, parts, encoder):
@@ -372,7 +364,7 @@ def test_a_wrong_label_on_the_hub_is_named_with_shard_and_row(hub, encoder):
     data = _from_hub(tokenizer=encoder, shuffle_buffer=1)
     data.read()
     data._labels._ids._ids.pop("1")
-    message = refusal(lambda: next(iter(data.train_dataloader())))
+    message = refusal(lambda: first_batch(data.train_dataloader()))
     assert message.startswith("some/set train, shard ")
     assert " of 3, row 2: unknown label 1" in message
 
