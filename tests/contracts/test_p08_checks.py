@@ -13,9 +13,12 @@ import pyarrow.parquet
 import pytest
 
 from peftlit.cli import run
-from peftlit.data import TextDataModule, TextFiles, files, rows
+from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
+from peftlit.data.labels import Values
 from peftlit.data.spelling import ClassIds
+from peftlit.data.stream import RowParser
 from peftlit.errors import PeftlitError
+from tests import tiny
 from tests.data.helpers import labelled, refusal, text_files, write_jsonl
 
 GOOD = labelled(["neg", "pos", "neg", "pos"])
@@ -70,6 +73,44 @@ def test_p08_unknown_star_rating_in_test_is_refused_with_file_and_row(tmp_path, 
 def test_p08_missing_label_is_refused_with_file_and_row(tmp_path, label):
     given = labelled([0.0, 1.0, label] if isinstance(label, float) else ["neg", "pos", label])
     contract_refused(text_files(tmp_path, given), f"{tmp_path / 'train.jsonl'}, row 3", "no label")
+
+
+MULTI = {"problem_type": "multi_label_classification"}
+
+
+@pytest.mark.parametrize("labels", [["neg", "neutral"], ["neg", "neg"], [7], None], ids=repr)
+def test_p08_wrong_label_set_is_refused_with_file_and_row(tmp_path, labels):
+    data = text_files(tmp_path, labelled([["neg"], [], labels]), label_names=["neg", "pos"], **MULTI)
+    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 3")
+
+
+@pytest.mark.parametrize("value", ["good", "", "inf", "nan"])
+def test_p08_wrong_value_is_refused_with_file_and_row(tmp_path, value):
+    data = text_files(tmp_path, labelled(["1", "2.5", value]), problem_type="regression")
+    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 3", "label", "number")
+
+
+@pytest.mark.parametrize("label", ["neutral", 7, None, ""], ids=repr)
+def test_p08_wrong_label_in_a_stream_is_refused_with_file_and_row(tmp_path, label):
+    tiny.write_tokenizer(tmp_path)
+    train = write_jsonl(tmp_path / "train.jsonl", [*GOOD, *labelled([label])])
+    data = StreamedText(train_file=train, label_names=["neg", "pos"], tokenizer=str(tmp_path), batch_size=5)
+    assert data.read() == {}
+    message = refusal(lambda: next(iter(data.train_dataloader())))
+    assert message.startswith(f"{train}, row 5: ")
+
+
+def test_p08_breaker_stream_that_does_not_count_its_rows(tmp_path, monkeypatch):
+    kept = RowParser.__call__
+    monkeypatch.setattr(RowParser, "__call__", lambda self, row: kept(self, row._replace(number=1)))
+    with pytest.raises(AssertionError):
+        test_p08_wrong_label_in_a_stream_is_refused_with_file_and_row(tmp_path, "neutral")
+
+
+def test_p08_breaker_values_that_take_anything_for_zero(tmp_path, monkeypatch):
+    monkeypatch.setattr(Values, "parse", lambda self, value, source, row: float(row))
+    with pytest.raises(AssertionError, match="had to be refused"):
+        test_p08_wrong_value_is_refused_with_file_and_row(tmp_path, "good")
 
 
 def test_p08_missing_text_is_refused_with_file_and_row(tmp_path):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import DataLoader
+
 from peftlit.data import TextFiles
 from peftlit.errors import DataError, PeftlitError
 
@@ -44,3 +46,13 @@ def refusal(action: Callable[[], object]) -> str:
     assert isinstance(refused, DataError), f"{type(refused).__name__} came first: {refused}"
     assert "\n" not in str(refused), f"more than one line: {refused}"
     return str(refused)
+
+
+def first_batch(loader: DataLoader[Any]) -> Any:
+    """Return a loader's first batch, or raise what it raises; its workers are ended either way."""
+    batches = iter(loader)
+    try:
+        return next(batches)
+    finally:
+        if loader.num_workers:  # left to the collector, an iterator that raised waits five seconds for its workers
+            batches._shutdown_workers()

@@ -105,7 +105,7 @@ def check_texts(texts: Sequence[object], column: str, source: str) -> None:
 
 
 def check_text(text: object, column: str, source: str, row: int) -> None:
-    """Refuse a value that is no text.
+    """Refuse a value that is no text, or one that no file in UTF-8 can hold: JSON can spell half a surrogate pair.
 
     Args:
         text: The value.
@@ -118,6 +118,13 @@ def check_text(text: object, column: str, source: str, row: int) -> None:
     """
     if not isinstance(text, str):
         raise DataError(f"{source}, row {row}: {column} is {text!r}, needs a text")
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{source}, row {row}: {column} holds half of a surrogate pair, which is no UTF-8"
+            ) from error
 
 
 def report_splits(splits: Mapping[str, datasets.Dataset], labels: Labels) -> dict[str, RowReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -145,8 +146,14 @@ class StreamedText(TextDataModule):
             batch_size=self.batch_size,
             collate_fn=StreamCollator(self._parser(), self.get_tokenizer(), self.max_length),
             num_workers=self.num_workers,
+            worker_init_fn=_tokenize_alone,
             pin_memory=self._pin_memory,
         )
+
+
+def _tokenize_alone(worker: int) -> None:
+    """Keep a worker's tokenizer to one thread: a forked process has none of its parent's, and would wait for them."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 def _matching(patterns: list[str]) -> list[str]:
