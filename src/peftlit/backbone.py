@@ -21,10 +21,10 @@ from peftlit.errors import BackboneError, ConfigError
 from peftlit.quantization import (
     DtypeName,
     QuantizationName,
-    is_quantized,
     keep_4bit_trainable_on_cpu,
     keep_biases,
     require_bitsandbytes,
+    require_float,
     spell_out,
 )
 
@@ -164,7 +164,8 @@ class Backbone:
             raise _missing_package(config.model_type, error) from error
         except ValueError as error:
             raise BackboneError(
-                f"backbone: {config.model_type!r} models have no {auto_class.__name__}: {_first_line(error)}"
+                f"backbone: {config.model_type!r} models have no {auto_class.__name__}; for a classifier give "
+                "them a head of ours: model.head: {class_path: PooledHead}"
             ) from error
         if self.gradient_checkpointing and not model.supports_gradient_checkpointing:
             raise BackboneError(
@@ -225,7 +226,7 @@ class Backbone:
         keep_biases(model)
         heads += new_poolers(missing, heads, self.location)
         if quantization is not None:
-            _assert_float_heads(model, heads)
+            require_float(model, heads)
         if self.gradient_checkpointing:
             model.config.use_cache = False
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -289,12 +290,6 @@ def _without_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
-
-
-def _assert_float_heads(model: PreTrainedModel, heads: list[str]) -> None:
-    for name in heads:
-        if is_quantized(model.get_submodule(name)):
-            raise BackboneError(f"backbone.quantization: the head {name!r} came out quantized and could not train")
 
 
 def _missing_package(source: str, error: ImportError) -> BackboneError:

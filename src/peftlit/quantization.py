@@ -67,6 +67,21 @@ def is_quantized(module: nn.Module) -> bool:
     return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
 
 
+def require_float(model: nn.Module, names: list[str]) -> None:
+    """Make sure that the heads came out as they have to train.
+
+    Args:
+        model: The loaded model.
+        names: Names of modules that must not be quantized.
+
+    Raises:
+        BackboneError: One is.
+    """
+    for name in names:
+        if is_quantized(model.get_submodule(name)):
+            raise BackboneError(f"backbone.quantization: the head {name!r} came out quantized and could not train")
+
+
 def keep_biases(model: nn.Module) -> None:
     """Keep bitsandbytes' layers from rounding their biases.
 

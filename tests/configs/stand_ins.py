@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+import peftlit.data
 from tests import tiny
 from tests.conftest import toy_rows
 
@@ -54,6 +55,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
+def labels_of(recipe: Path) -> list[str]:
+    """The label names: the recipe's, or those its data set brings."""
+    settings = read(recipe)["data"]
+    kind = getattr(peftlit.data, settings["class_path"])
+    return settings["init_args"].get("label_names") or kind().label_names
+
+
 def shape_of(recipe: Path, folder: Path, *, small: bool) -> Any:
     """What to write as ``backbone.config`` for random weights: true shapes, or few and narrow layers."""
     entries = dict(TRUE_SHAPES[read(recipe)["model"]["init_args"]["backbone"]["name_or_path"]])
@@ -75,16 +83,15 @@ def write_stand_in(recipe: Path, folder: Path, *, small: bool) -> Path:
     tiny.write_tokenizer(folder / "tokenizer")
     backbone = {"name_or_path": None, "config": shape_of(recipe, folder, small=small)}
     options = read(recipe)["data"]["init_args"]
-    data = {"tokenizer": str(folder / "tokenizer"), **_write_rows(folder, options)}
+    data = {"tokenizer": str(folder / "tokenizer"), **_write_rows(folder, options, labels_of(recipe))}
     overlay = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": data}}
     path = folder / "stand_in.yaml"
     path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
     return path
 
 
-def _write_rows(folder: Path, options: dict[str, Any]) -> dict[str, str]:
+def _write_rows(folder: Path, options: dict[str, Any], names: list[str]) -> dict[str, str]:
     """One CSV where the recipe names a file, else a folder of splits."""
-    names = options.get("label_names", ["negative", "positive"])
     rows = [{"text": row["text"], "label": names[i % len(names)]} for i, row in enumerate(toy_rows(150))]
     splits = {"train": rows[:96], "validation": rows[96:120], "test": rows[120:]}
     one_file = "file" in options

@@ -16,12 +16,14 @@ from peftlit.architecture import head_modules
 from peftlit.data import Reviews
 from peftlit.modules import PeftModule
 from tests import tiny
-from tests.configs.stand_ins import CONFIGS, RECIPES, header_of, name_of, read, shape_of
+from tests.configs.stand_ins import CONFIGS, RECIPES, header_of, labels_of, name_of, read, shape_of
 
 COUNTS = {  # as the cards and their report state them, or as peft counts where there is no card
     "quickstart": (676_995, 23_391_366),
+    "recipes/minilm-imdb-qlora": (111_362, 22_825_348),
     "recipes/minilm-reviews-qlora": (111_362, 22_825_348),
     "recipes/minilm-sst2-qlora": (111_362, 22_825_348),
+    "recipes/minilm-tweets-qlora": (111_747, 22_826_118),
     "recipes/distilbert-sst2-qlora": (739_586, 67_694_596),
     "recipes/distilbert-imdb-hira": (1_181_954, 68_136_964),
     "recipes/as_run/bert-sst2-qlora": (443_906, 109_927_684),
@@ -32,8 +34,7 @@ COUNTS = {  # as the cards and their report state them, or as peft counts where 
 def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     """Count by part, with backbone, adapter and head built as in a run, but without memory for weights."""
     settings = read(recipe)["model"]
-    labels = read(recipe)["data"]["init_args"].get("label_names", ["negative", "positive"])
-    settings["init_args"]["label_names"] = labels
+    settings["init_args"]["label_names"] = labels_of(recipe)
     shape = shape_of(recipe, folder, small=False)
     settings["init_args"]["backbone"] |= {"name_or_path": None, "config": shape}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)

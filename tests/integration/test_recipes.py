@@ -51,6 +51,8 @@ DEBUGGED = {  # each recipe with one overlay more; 8gb only where the stand-in c
     "recipes/distilbert-sst2-qlora": "8gb",
     "recipes/minilm-reviews-qlora": "nf4",
     "recipes/minilm-sst2-qlora": "int8",
+    "recipes/minilm-imdb-qlora": "8gb",
+    "recipes/minilm-tweets-qlora": "cpu",
     "recipes/stella-reviews-qlora": "cpu",
     "recipes/as_run/bert-sst2-qlora": "8gb",
     "recipes/as_run/distilbert-imdb-lora-r32": "nf4",

@@ -32,10 +32,6 @@ def check_fit(module: PeftModule) -> None:
             "tokens; tokenizer and backbone do not belong together"
         )
     skeleton = module.backbone.skeleton(module.auto_class, config)
-    if module.backbone.gradient_checkpointing and not skeleton.supports_gradient_checkpointing:
-        raise ConfigError(
-            f"backbone.gradient_checkpointing: {type(skeleton).__name__} cannot recompute its activations; leave it out"
-        )
     if isinstance(module.adapter, FullFineTuning):
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:
