@@ -65,7 +65,7 @@ def test_mistakes_are_our_errors(settings, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="needs a configuration"):
         package.fit()
-    with pytest.raises(ConfigError, match="unknown key 'max_epoch'; did you mean 'max_epochs'"):
+    with pytest.raises(ConfigError, match="^config_2.yaml, line 2: unknown key 'trainer.max_epoch'; did you"):
         package.fit(settings, {"trainer": {"max_epoch": 1}})
     assert not (tmp_path / "runs").exists()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import yaml
 
 from peftlit import cli
-from peftlit.errors import ConfigError
+from peftlit.errors import ConfigError, PeftlitError
 from peftlit.run.classifier import Classifier
 from peftlit.run.folder import METRICS_FILE
 from peftlit.run.load import load
@@ -71,7 +72,10 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
             arguments += ["--config", str(path)]
         if run_dir is not None:
             arguments += ["--run_dir", str(run_dir)]
-        return Run(cli.run(arguments).folder.path)
+        try:
+            return Run(cli.run(arguments).folder.path)
+        except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
+            raise type(error)(str(error).replace(f"{scratch}{os.sep}", "")) from error
 
 
 def _plain(value: Any) -> Any:

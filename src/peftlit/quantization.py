@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -86,22 +86,26 @@ def keep_biases(model: nn.Module) -> None:
     """Keep bitsandbytes' layers from rounding their biases.
 
     Their forward brings a bias to the input's dtype in place: once under autocast, and its float32 digits are lost.
+    They get a copy of that dtype to work with instead.
 
     Args:
         model: The model, changed in place.
     """
     for module in model.modules():
         if type(module).__name__ in ("Linear4bit", "Linear8bitLt") and getattr(module, "bias", None) is not None:
-            module.register_forward_pre_hook(_note_bias)
-            module.register_forward_hook(_put_bias_back, always_call=True)
+            module.register_forward_pre_hook(_lend_bias)
+            module.register_forward_hook(_take_bias_back, always_call=True)
 
 
-def _note_bias(module: Any, inputs: Any) -> None:
-    module.bias_as_loaded = module.bias.data
+def _lend_bias(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    bias = module._parameters["bias"]
+    assert bias is not None
+    module.__dict__["bias_as_loaded"] = bias
+    module._parameters["bias"] = bias.to(inputs[0].dtype, copy=True)  # type: ignore[assignment]  # differentiable
 
 
-def _put_bias_back(module: Any, inputs: Any, output: Any) -> None:
-    module.bias.data = module.bias_as_loaded
+def _take_bias_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    module._parameters["bias"] = module.__dict__.pop("bias_as_loaded")
 
 
 def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:

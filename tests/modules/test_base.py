@@ -75,6 +75,7 @@ def test_parameters_are_reported_by_part(model_folder, caplog):
     module = make_module(Case("bert", "lora"), model_folder("bert"))
     with caplog.at_level(logging.INFO, "peftlit"):
         module.configure_model()
+        module.on_fit_start()
     head = 2 * tiny.HIDDEN + 2
     adapter = 2 * 3 * 2 * 4 * tiny.HIDDEN  # layers, targets, A and B, rank
     assert f"trainable {head + adapter:,} of " in caplog.text

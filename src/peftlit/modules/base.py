@@ -168,7 +168,6 @@ class PeftModule(LightningModule):
         if self.head is not None:
             self.head.build(model.config.hidden_size, self.num_outputs)
         self.train()
-        self._report_parameters()
 
     def _report_parameters(self) -> None:
         """Log once what trains, by part."""
@@ -188,8 +187,9 @@ class PeftModule(LightningModule):
         self.train()
 
     def on_fit_start(self) -> None:
-        """Start in training mode: transformers hands models over in evaluation mode."""
+        """Start in training mode: transformers hands models over in evaluation mode. Say what trains."""
         self.train()
+        self._report_parameters()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the parameters that train.
