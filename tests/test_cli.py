@@ -161,6 +161,7 @@ def test_validate_and_test_score_the_exported_adapter(finished_run, peftlit) -> 
     assert (folder / "predictions.csv").read_text() == wanted
 
 
+@pytest.mark.slow
 def test_fresh_runs_are_numbered(peftlit, settings, write_config, tmp_path) -> None:
     (tmp_path / "runs/007").mkdir(parents=True)
     change(settings, "trainer.max_epochs", 1)
@@ -184,6 +185,7 @@ def test_a_run_can_be_continued(peftlit, settings, write_config, tmp_path) -> No
     assert (tmp_path / "run/resumed_1/metrics.csv").is_file()
 
 
+@pytest.mark.slow
 def test_tensorboard_by_config(peftlit, settings, write_config, tmp_path) -> None:
     logger = {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "boards"}}
     settings["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "limit_test_batches": 1, "logger": logger}
@@ -232,6 +234,7 @@ def test_host_memory_running_out_is_one_line_with_the_change_that_fits(settings,
     assert "gradient_checkpointing: true" in line
 
 
+@pytest.mark.slow
 def test_shell_completion_is_printed(tmp_path) -> None:
     done = run_in_process(tmp_path, "--print_completion", "shtab-bash")
     assert done.returncode == 0, done.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,9 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def labels_of(recipe: Path) -> list[str]:
     """The label names: the recipe's, or those its data set brings."""
     settings = read(recipe)["data"]
-    kind = getattr(peftlit.data, settings["class_path"])
-    return settings["init_args"].get("label_names") or kind().label_names
+    brought = getattr(peftlit.data, settings["class_path"]).__dataclass_fields__["label_names"].default_factory
+    names = settings["init_args"].get("label_names")
+    return names or (["negative", "positive"] if brought is MISSING else brought())
 
 
 def shape_of(recipe: Path, folder: Path, *, small: bool) -> Any:
