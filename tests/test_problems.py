@@ -84,7 +84,7 @@ def test_a_row_of_each_problem_is_spelled_for_the_table():
 
 def test_thresholds_decide_and_are_recorded():
     problem = MultiLabel(["a", "b"])
-    metrics = problem.metrics("macro")
+    metrics = problem.metrics("macro", tuned=True)
     problem.thresholds.copy_(torch.tensor([0.25, 0.875]))
     answer = torch.tensor([0.3, 0.8])
     assert problem.say(answer)["labels"] == ["a"]

@@ -66,12 +66,22 @@ class Problem(ABC):
         """
 
     @abstractmethod
-    def metrics(self, average: Average) -> Metrics:
+    def metrics(self, average: Average, *, tuned: bool) -> Metrics:
         """Return the metrics to feed answers and labels to.
 
         Args:
             average: Which average ``f1``, ``precision`` and ``recall`` are.
+            tuned: Whether thresholds hold that were tuned on the validation split, where the problem has any. Not for
+                that split itself: they would flatter.
         """
+
+    def restore(self, record: dict[str, Any]) -> None:
+        """Take back what training had found, by default nothing.
+
+        Args:
+            record: What :meth:`record` gave.
+        """
+        return
 
     @abstractmethod
     def say(self, answer: Tensor) -> dict[str, Any]:
@@ -104,36 +114,19 @@ class SingleLabel(Problem):
     problem_type = "single_label_classification"
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Return the classes' probabilities, (B, C).
-
-        Args:
-            logits: (B, C).
-        """
+        """Return the classes' probabilities, (B, C)."""
         return logits.softmax(-1)
 
-    def metrics(self, average: Average) -> Metrics:
-        """Return the metrics of one class per row.
-
-        Args:
-            average: Which average ``f1``, ``precision`` and ``recall`` are.
-        """
+    def metrics(self, average: Average, *, tuned: bool) -> Metrics:
+        """Return the metrics of one class per row."""
         return SingleLabelMetrics(self.label_names, average)
 
     def say(self, answer: Tensor) -> dict[str, Any]:
-        """Return ``label`` and ``probabilities``.
-
-        Args:
-            answer: The classes' probabilities, (C,).
-        """
+        """Return ``label`` and ``probabilities``."""
         return {"label": self.label_names[int(answer.argmax())], "probabilities": self._probabilities(answer)}
 
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
-        """Return both names and the probabilities.
-
-        Args:
-            answer: The classes' probabilities, (C,).
-            label: The class id, ().
-        """
+        """Return both names and the probabilities."""
         names = self.label_names
         return [names[int(label)], names[int(answer.argmax())], *(f"{p:.8g}" for p in answer.tolist())]
 
@@ -147,11 +140,7 @@ class Binary(SingleLabel):
         return self.label_names[1:]
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Return both classes' probabilities, (B, 2).
-
-        Args:
-            logits: (B, 1).
-        """
+        """Return both classes' probabilities, (B, 2)."""
         return torch.cat([(-logits).sigmoid(), logits.sigmoid()], dim=-1)
 
 
@@ -169,36 +158,24 @@ class MultiLabel(Problem):
         return {**super().record(), "thresholds": self.thresholds.tolist()}
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Return each label's probability, (B, C).
-
-        Args:
-            logits: (B, C).
-        """
+        """Return each label's probability, (B, C)."""
         return logits.sigmoid()
 
-    def metrics(self, average: Average) -> Metrics:
-        """Return the metrics of label sets, under these thresholds.
+    def restore(self, record: dict[str, Any]) -> None:
+        """Take the thresholds back."""
+        self.thresholds.copy_(torch.tensor(record["thresholds"]))
 
-        Args:
-            average: Which average ``f1``, ``precision`` and ``recall`` are.
-        """
-        return MultiLabelMetrics(self.label_names, average, self.thresholds)
+    def metrics(self, average: Average, *, tuned: bool) -> Metrics:
+        """Return the metrics of label sets."""
+        thresholds = self.thresholds if tuned else torch.full_like(self.thresholds, 0.5)
+        return MultiLabelMetrics(self.label_names, average, thresholds)
 
     def say(self, answer: Tensor) -> dict[str, Any]:
-        """Return ``labels`` and ``probabilities``.
-
-        Args:
-            answer: Each label's probability, (C,).
-        """
+        """Return ``labels`` and ``probabilities``."""
         return {"labels": self._given(answer >= self.thresholds), "probabilities": self._probabilities(answer)}
 
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
-        """Return both label sets, joined, and the probabilities.
-
-        Args:
-            answer: Each label's probability, (C,).
-            label: 1 where the label is given, (C,).
-        """
+        """Return both label sets, joined, and the probabilities."""
         sets = [SEPARATOR.join(self._given(given)) for given in (label > 0, answer >= self.thresholds)]
         return [*sets, *(f"{p:.8g}" for p in answer.tolist())]
 
@@ -212,36 +189,19 @@ class Regression(Problem):
     problem_type = "regression"
 
     def answers(self, logits: Tensor) -> Tensor:
-        """Return the numbers, (B,).
-
-        Args:
-            logits: (B, 1).
-        """
+        """Return the numbers, (B,)."""
         return logits.squeeze(-1)
 
-    def metrics(self, average: Average) -> Metrics:
-        """Return the metrics of numbers.
-
-        Args:
-            average: Not used: there are no classes.
-        """
+    def metrics(self, average: Average, *, tuned: bool) -> Metrics:
+        """Return the metrics of numbers."""
         return RegressionMetrics()
 
     def say(self, answer: Tensor) -> dict[str, Any]:
-        """Return ``value``.
-
-        Args:
-            answer: The number, ().
-        """
+        """Return ``value``."""
         return {"value": float(answer)}
 
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
-        """Return both numbers.
-
-        Args:
-            answer: The number, ().
-            label: The label, ().
-        """
+        """Return both numbers."""
         return [f"{float(label):.8g}", f"{float(answer):.8g}"]
 
     def columns(self) -> list[str]:

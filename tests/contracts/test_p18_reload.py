@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from peftlit.adapters import FullFineTuning
 from peftlit.backbone import Backbone
 from peftlit.data import SST2
+from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ReloadError
+from peftlit.heads import PooledHead
 from peftlit.modules import SequenceClassification
 from peftlit.run import export as export_room
 from peftlit.run.export import export
@@ -31,12 +33,15 @@ ADAPTERS = {
 }
 
 
-def trained(family: str, adapter: str, quantization: str | None, folder: Path, toy_data: Path):
+def trained(
+    family: str, adapter: str, quantization: str | None, folder: Path, toy_data: Path, head: PooledHead | None = None
+):
     """A module whose trainable weights are far from their start, its tokenizer, and some texts."""
     data = SST2(data_dir=str(toy_data), tokenizer=str(folder), max_length=32, eval_batch_size=8)
     module = SequenceClassification(
         Backbone(str(folder), quantization=quantization),
         ADAPTERS[adapter](tiny.TARGETS[family]),
+        head=head,
         label_names=data.label_names,
         pad_token_id=data.pad_token_id,
         max_length=32,
@@ -72,8 +77,9 @@ def test_p18_a_base_saved_in_bfloat16_with_overrides_answers_the_same(
 
 @pytest.mark.slow
 def test_p18_positions_under_left_padding_answer_the_same(model_folder, toy_data, tmp_path) -> None:
-    module, tokenizer, _ = trained("gpt2", "lora", None, model_folder("gpt2"), toy_data)
-    tokenizer.padding_side = module.padding_side = "left"
+    module, _, _ = trained("gpt2", "lora", None, model_folder("gpt2"), toy_data)
+    tokenizer = load_tokenizer(str(model_folder("gpt2")), padding_side="left", max_length=32)
+    module.padding_side = "left"
     texts = ["good", "a very good film again"]
     contract_fresh_process_answers_the_same(module, tokenizer, texts, tmp_path / "adapter")
 
@@ -96,6 +102,39 @@ def contract_fresh_process_answers_the_same(module, tokenizer, texts, folder: Pa
 def test_p18_fresh_process_answers_the_same(family, adapter, quantization, model_folder, toy_data, tmp_path) -> None:
     module, tokenizer, texts = trained(family, adapter, quantization, model_folder(family), toy_data)
     contract_fresh_process_answers_the_same(module, tokenizer, texts, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "adapter", "quantization", "pooling"),
+    [
+        ("bert", "lora", "nf4-double", "mean"),
+        ("llama", "head", None, "last"),
+        ("distilbert", "full", None, "cls"),
+        ("gpt2", "lora", "int8", "last"),
+    ],
+)
+def test_p18_an_own_head_answers_the_same(
+    family, adapter, quantization, pooling, model_folder, toy_data, tmp_path
+) -> None:
+    head = PooledHead(pooling=pooling, hidden_sizes=[16])
+    module, tokenizer, texts = trained(family, adapter, quantization, model_folder(family), toy_data, head)
+    contract_fresh_process_answers_the_same(module, tokenizer, texts, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", ["label_map.json", "problem.json", "tokenizer.json", "head.json", "weights"])
+def test_p18_a_damaged_folder_with_an_own_head_is_refused(damage, model_folder, toy_data, tmp_path) -> None:
+    module, tokenizer, texts = trained("bert", "lora", None, model_folder("bert"), toy_data, PooledHead())
+    folder = tmp_path / "adapter"
+    export(module, tokenizer, folder, {"log_history": []})
+    if damage == "weights":
+        file = folder / "head.safetensors"
+        save_file({name: value * 1.01 for name, value in load_file(file).items()}, file)
+    else:
+        (folder / damage).unlink()
+    with pytest.raises(ReloadError):
+        prove_reload(module, tokenizer, texts, folder)
 
 
 def test_p18_breaker_lost_head_fails_the_contract(model_folder, toy_data, tmp_path, monkeypatch) -> None:

@@ -67,6 +67,14 @@ def test_several_aspects_of_a_review(head, peftlit, settings, write_config, tmp_
     saved = json.loads((adapter / "problem.json").read_text())
     assert saved["thresholds"] == pytest.approx(list(metrics["thresholds"].values()))
     assert len(set(saved["thresholds"])) > 1, "nothing was tuned"
+    code, _, err = peftlit("test", "--run_dir", tmp_path / "run")
+    assert code == 0, err
+    again = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert again["test"]["f1_micro"] == pytest.approx(metrics["test"]["f1_micro"], abs=1e-6), "thresholds are lost"
+    code, _, err = peftlit("validate", "--run_dir", tmp_path / "run")
+    assert code == 0, err
+    again = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert again["validation"]["f1"] == pytest.approx(metrics["validation"]["f1"], abs=1e-6), "scored with its own"
     classifier = load(adapter, device="cpu")
     (answer,) = classifier.predict(["too expensive and it arrived late"])
     wanted = [n for n, p in answer["probabilities"].items() if p >= metrics["thresholds"][n]]
@@ -116,7 +124,8 @@ def test_a_recipe_like_stellas_on_real_reviews(shared, peftlit, tmp_path) -> Non
     """Own head on code of a model's own, 2 x 8, paged AdamW, cosine, early stopping and best by F1: all files."""
     model = tmp_path / "fused"
     model.mkdir()
-    tiny.write_custom_code(model)
+    without_class = {k: v for k, v in tiny.AUTO_MAP.items() if k != "AutoModelForSequenceClassification"}
+    tiny.write_custom_code(model, auto_map=without_class)
     splits = [shared / f"data/fake_reviews/{name}.jsonl" for name in ("train", "validation", "test")]
     lines = [json.loads(line) for file in splits for line in file.read_text(encoding="utf-8").splitlines()]
     with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
@@ -153,5 +162,9 @@ def test_weights_for_classes_of_different_size(peftlit, settings, write_config, 
         "class_path": "CrossEntropy",
         "init_args": {"class_weights": "balanced", "label_smoothing": 0.1},
     }
-    metrics, _ = fitted(peftlit, write_config(settings), tmp_path / "run")
-    assert metrics["test"]["rows"] == 100
+    metrics, rows = fitted(peftlit, write_config(settings), tmp_path / "run")
+    assert metrics["test"]["rows"] == len(rows)
+    assert metrics["test"]["f1_mixed"] == pytest.approx(
+        f1_score([r["label"] for r in rows], [r["prediction"] for r in rows], labels=["mixed"], average="macro"),
+        abs=1e-6,
+    )

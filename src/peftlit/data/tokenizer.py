@@ -35,7 +35,10 @@ def load_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            location.resolve(name_or_path), revision=revision, trust_remote_code=trust_remote_code
+            location.resolve(name_or_path),
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            **({} if padding_side is None else {"padding_side": padding_side}),  # set later, it would not be saved
         )
     except (OSError, ValueError) as error:
         raise DataError(
@@ -48,8 +51,6 @@ def load_tokenizer(
             )
         tokenizer.pad_token = tokenizer.eos_token
         log.info("tokenizer has no padding token; pads with its end token %r", tokenizer.eos_token)
-    if padding_side is not None:
-        tokenizer.padding_side = padding_side
     if max_length is not None:
         tokenizer.model_max_length = max_length
     return tokenizer

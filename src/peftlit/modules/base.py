@@ -107,6 +107,13 @@ class PeftModule(LightningModule):
         """Return what has to be known to read the logits: JSON files of the export by name; the base has none."""
         return {}
 
+    def restore(self, records: dict[str, dict[str, Any]]) -> None:
+        """Take back what :meth:`records` gave.
+
+        Args:
+            records: The same files.
+        """
+
     @property
     @abstractmethod
     def num_outputs(self) -> int:
@@ -226,9 +233,9 @@ class PeftModule(LightningModule):
             steps = self.trainer.estimated_stepping_batches
             if steps == float("inf"):
                 raise ConfigError("scheduler: needs to know where training ends; set trainer.max_epochs or max_steps")
-            bound = self.scheduler(optimizer, int(steps))
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": bound, "interval": "step"}}
-        built: Any = self.scheduler(optimizer)
+            built: Any = self.scheduler(optimizer, int(steps))
+        else:
+            built = self.scheduler(optimizer)
         if isinstance(built, ReduceLROnPlateau):
             return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}

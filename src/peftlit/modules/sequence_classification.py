@@ -91,7 +91,8 @@ class SequenceClassification(PeftModule):
         self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
         self.rows_seen = SumMetric()
         self.rows_scored = 0
-        self.val_metrics, self.test_metrics = self.problem.metrics(average), self.problem.metrics(average)
+        self.val_metrics = self.problem.metrics(average, tuned=False)
+        self.test_metrics = self.problem.metrics(average, tuned=True)
         self.average = average
         self.confusion_matrix: list[Any] | None = None
 
@@ -107,6 +108,14 @@ class SequenceClassification(PeftModule):
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the label map, which transformers takes as it is, and what else the problem has to know."""
         return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: self.problem.record()}
+
+    def restore(self, records: dict[str, dict[str, Any]]) -> None:
+        """Take the thresholds back.
+
+        Args:
+            records: What :meth:`records` gave.
+        """
+        self.problem.restore(records[PROBLEM_FILE])
 
     def metric_directions(self) -> dict[str, Direction]:
         """Name the metrics of the problem type."""

@@ -27,6 +27,7 @@ from peftlit.run.thresholds import tune_thresholds
 log = logging.getLogger(__name__)
 
 _PROBE_ROWS = 8
+_PROBE = ("A short sentence.", "And another one, a little longer than the first.")
 
 
 def conclude_fit(
@@ -189,5 +190,8 @@ def _restore_best(trainer: Trainer, module: PeftModule) -> int:
 def _probe(data: TextDataModule) -> list[str | tuple[str, str]]:
     """Take a few rows that the model was not trained on, or training rows where there are no others."""
     splits = data.read()
-    rows = next(splits[name] for name in ("test", "validation", "train") if name in splits)[:_PROBE_ROWS]
+    found = [splits[name] for name in ("test", "validation", "train") if name in splits]
+    if not found:  # a stream
+        return [*_PROBE] if data.text_pair_column is None else [_PROBE]
+    rows = found[0][:_PROBE_ROWS]
     return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else rows["text"]

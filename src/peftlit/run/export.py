@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
-from peft.utils.save_and_load import load_peft_weights
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -137,7 +136,8 @@ def load_export(module: PeftModule, folder: Path) -> None:
     if isinstance(module.model, PeftModel):
         if not (folder / "adapter_config.json").is_file():
             raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
-        result: Any = set_peft_model_state_dict(module.model, load_peft_weights(str(folder), device="cpu"))
+        # read here and not by peft, which would take a pickle where there is no safetensors file
+        result: Any = set_peft_model_state_dict(module.model, _read(folder / "adapter_model.safetensors"))
         unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
     elif module.adapter is not None:
         result = module.model.load_state_dict(_read(folder / "model.safetensors"), strict=False)
@@ -151,6 +151,25 @@ def load_export(module: PeftModule, folder: Path) -> None:
         unexpected, absent = unexpected + result.unexpected_keys, absent + result.missing_keys
     if unexpected or absent:
         raise RunFolderError(f"{folder}: its weights do not belong to this config ({(unexpected + absent)[0]})")
+    module.restore({name: read_record(folder / name) for name in module.records()})
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return what a JSON file of the export holds.
+
+    Args:
+        path: The file.
+
+    Raises:
+        RunFolderError: It is not there, or no JSON.
+    """
+    if not path.is_file():
+        raise RunFolderError(f"{path.parent}: holds no {path.name}; copy the whole folder")
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RunFolderError(f"{path}: damaged ({error}); copy the folder again") from error
+    return content
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import torch
 from peft import PeftConfig
@@ -19,7 +17,7 @@ from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.losses import BinaryCrossEntropy
 from peftlit.modules import SequenceClassification
-from peftlit.problems import PROBLEM_FILE, MultiLabel
+from peftlit.problems import PROBLEM_FILE
 from peftlit.run.classifier import Classifier
 from peftlit.run.export import (
     BACKBONE_FILE,
@@ -28,6 +26,7 @@ from peftlit.run.export import (
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
     load_export,
+    read_record,
 )
 from peftlit.run.folder import RunFolder
 
@@ -48,7 +47,7 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         BackboneError: The base model cannot be found, or is not the one that was trained on.
     """
     folder = _exported(Path(folder))
-    problem = _read_json(folder / PROBLEM_FILE)
+    problem = read_record(folder / PROBLEM_FILE)
     one_logit = problem["problem_type"] == "single_label_classification" and problem["num_outputs"] == 1
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     adapter = _adapter(folder)
@@ -62,8 +61,6 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         pad_token_id=tokenizer.pad_token_id,
         padding_side="left" if tokenizer.padding_side == "left" else "right",
     )
-    if isinstance(module.problem, MultiLabel):
-        module.problem.thresholds.copy_(torch.tensor(problem["thresholds"]))
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
         module.configure_model()
     load_export(module, folder)
@@ -81,15 +78,8 @@ def _exported(folder: Path) -> Path:
     return run.adapter
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise RunFolderError(f"{path.parent}: holds no {path.name}; copy the whole folder")
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
 def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
-    record = _read_json(folder / BACKBONE_FILE)
+    record = read_record(folder / BACKBONE_FILE)
     quantized = (folder / QUANTIZATION_FILE).is_file()
     random = (folder / RANDOM_BASE_FOLDER).is_dir() and not full
     return Backbone(
@@ -98,7 +88,7 @@ def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
         config_overrides=record["config_overrides"],
         revision=None if full else record["revision"],
         trust_remote_code=trust_remote_code,
-        quantization=BitsAndBytesConfig.from_dict(_read_json(folder / QUANTIZATION_FILE)) if quantized else None,
+        quantization=BitsAndBytesConfig.from_dict(read_record(folder / QUANTIZATION_FILE)) if quantized else None,
         dtype=record["dtype"],
     )
 
@@ -119,7 +109,7 @@ def _head(folder: Path) -> Head | None:
     """Rebuild an own head. Its class is looked up among what is imported: nothing is imported because a folder asks."""
     if not (folder / HEAD_FILE).is_file():
         return None
-    record = _read_json(folder / HEAD_RECORD_FILE)
+    record = read_record(folder / HEAD_RECORD_FILE)
     if "class_path" not in record:
         return None
     module_name, _, name = record["class_path"].rpartition(".")
@@ -128,4 +118,7 @@ def _head(folder: Path) -> Head | None:
         raise RunFolderError(
             f"{folder}: its head is a {record['class_path']}; import {module_name} first, then load again"
         )
-    return kind(**record["init_args"])
+    try:
+        return kind(**record["init_args"])
+    except TypeError as error:
+        raise RunFolderError(f"{folder / HEAD_RECORD_FILE}: {kind.__name__} takes other settings ({error})") from error

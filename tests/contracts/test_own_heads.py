@@ -1,0 +1,92 @@
+"""P1, P2, P3 and P10 under a head of our own, on every family; the Auto classes' heads stand in docs/families.md."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from peft import LoraConfig
+from safetensors.torch import load_file
+
+from peftlit.heads import PooledHead
+from peftlit.modules import SequenceClassification
+from peftlit.plugins import TrainabilityGuard
+from peftlit.run.export import HEAD_FILE, export
+from tests import tiny
+from tests.contracts.test_p02_trainability import contract_trainability
+from tests.contracts.test_p03_dropout import contract_dropout
+from tests.contracts.test_p10_padding import contract_batch_mates, trained
+from tests.modules.cases import FAMILIES, NF4, STORAGES, Case, fit, make_module, tokenizer
+
+POOLINGS = ["mean", "cls", "last"]
+DEALT = [
+    (
+        Case(family, ["lora", "none", "hira"][i % 3], STORAGES[i % 3]),
+        POOLINGS[2] if family in tiny.DECODERS else POOLINGS[i % 2],
+    )
+    for i, family in enumerate(FAMILIES)
+]
+over_the_families = pytest.mark.parametrize(
+    ("case", "pooling"),
+    [pytest.param(case, pooling, id=f"{case}-{pooling}") for case, pooling in DEALT],
+)
+
+
+def with_head(case: Case, folder, pooling: str) -> SequenceClassification:
+    return make_module(case, folder, head=PooledHead(pooling=pooling, hidden_sizes=[16]))
+
+
+@over_the_families
+def test_p01_an_own_head_is_float_trainable_and_saved_by_itself(case, pooling, model_folder, tmp_path):
+    folder = model_folder(case.family)
+    module = with_head(case, folder, pooling)
+    fit(module, folder, 2)
+    export(module, tokenizer(folder), tmp_path / "adapter", {})
+    saved = load_file(tmp_path / "adapter" / HEAD_FILE)
+    for name, weight in module.head.named_parameters():
+        assert weight.dtype == torch.float32
+        assert weight.requires_grad
+        assert torch.equal(saved[name], weight), name
+    assert len(saved) == 4
+    if case.adapter != "none":
+        trains = {name for name, p in module.model.named_parameters() if p.requires_grad}
+        assert not [name for name in trains if "pooler" in name or "modules_to_save" in name]
+
+
+@over_the_families
+def test_p02_an_own_head_and_the_adapter_below_it_learn(case, pooling, model_folder):
+    folder = model_folder(case.family)
+    contract_trainability(with_head(case, folder, pooling), folder, TrainabilityGuard())
+
+
+@over_the_families
+def test_p03_an_own_head_trains_in_training_mode(case, pooling, model_folder):
+    folder = model_folder(case.family)
+    module = with_head(case, folder, pooling)
+    contract_dropout(module, folder)
+    assert module.head.training
+
+
+@over_the_families
+def test_p10_under_an_own_head_logits_do_not_depend_on_batch_mates(case, pooling, model_folder):
+    folder = model_folder(case.family)
+    module = trained(case, folder, head=PooledHead(pooling=pooling))
+    right = contract_batch_mates(module, folder, "right")
+    if case.family in tiny.DECODERS:
+        module.padding_side = "left"
+        left = contract_batch_mates(module, folder, "left")
+        torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
+
+
+def test_p10_goes_red_when_pooling_sees_padding(model_folder, monkeypatch):
+    monkeypatch.setattr(PooledHead, "pool", lambda self, hidden_states, attention_mask: hidden_states.mean(1))
+    module = trained(Case("bert", "lora"), model_folder("bert"), head=PooledHead())
+    with pytest.raises(AssertionError):
+        contract_batch_mates(module, model_folder("bert"), "right")
+
+
+def test_p02_targets_in_an_unused_pooler_are_left_out(model_folder):
+    folder = model_folder("bert")
+    adapter = LoraConfig(r=4, target_modules="all-linear")
+    module = make_module(Case("bert", "lora", NF4), folder, adapter=adapter, head=PooledHead())
+    contract_trainability(module, folder, TrainabilityGuard())
+    assert any("output.dense.lora_A" in name for name, _ in module.named_parameters())
