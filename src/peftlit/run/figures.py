@@ -40,7 +40,7 @@ def label_counts(counts: Sequence[Any], label_names: Sequence[str], path: Path, 
     """
     cells = [[tp, fn, fp, tn] for (tn, fp), (fn, tp) in counts]
     rates = [_shares(row[:2]) + _shares(row[2:]) for row in cells]
-    figure = _grid(cells, rates, ["found", "missed", "made up", "rightly not"], _short(label_names))
+    figure = _grid(cells, rates, ["found (TP)", "missed (FN)", "false (FP)", "rest (TN)"], _short(label_names))
     figure.axes[0].set_xlabel("of the rows with the label (left half), without it (right half)")
     figure.axes[0].set_title(title, fontsize=11)
     figure.savefig(path, dpi=150)
