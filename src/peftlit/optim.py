@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from lightning.pytorch.cli import LRSchedulerCallable, ReduceLROnPlateau
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -100,3 +101,27 @@ class ConstantWarmup(Schedule):
 
     def decay(self, progress: float) -> float:  # noqa: D102
         return 1.0
+
+
+def with_schedule(optimizer: Optimizer, scheduler: Schedule | LRSchedulerCallable | None, steps: float) -> Any:
+    """Bind a schedule to an optimizer, in the form that Lightning takes from ``configure_optimizers``.
+
+    Args:
+        optimizer: The optimizer.
+        scheduler: A :class:`Schedule`, anything that builds a torch scheduler, or None.
+        steps: Optimizer steps of the whole run; infinite where its end is not known.
+
+    Raises:
+        ConfigError: The schedule has to know where training ends.
+    """
+    if scheduler is None:
+        return optimizer
+    if isinstance(scheduler, Schedule):
+        if steps == float("inf"):
+            raise ConfigError("scheduler: needs to know where training ends; set trainer.max_epochs or max_steps")
+        built: Any = scheduler(optimizer, int(steps))
+    else:
+        built = scheduler(optimizer)
+    if isinstance(built, ReduceLROnPlateau):
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}

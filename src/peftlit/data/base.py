@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import datasets
+import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
@@ -66,6 +67,7 @@ class TextDataModule(TextRows, LightningDataModule):
         self._encoded: dict[str, datasets.Dataset] = {}
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tokenizer_state = ""
+        self._resume_at = (0, 0)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.
@@ -137,6 +139,23 @@ class TextDataModule(TextRows, LightningDataModule):
         """Return the loader of the test rows."""
         return self.test_dataloader()
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return where training stands: the epoch, and how many of its batches are done."""
+        if self.trainer is None or not self.trainer.training:
+            return {}
+        loop = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
+        epoch, done = max(epochs.started - 1, 0), batches.processed  # type: ignore[attr-defined]
+        return {"epoch": epoch + 1, "batches": 0} if done >= loop.max_batches else {"epoch": epoch, "batches": done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where training stood.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        self._resume_at = (state_dict["epoch"], state_dict["batches"])
+
     def _eval_rows(self) -> int:
         return self.eval_batch_size or 2 * self.batch_size
 
@@ -165,6 +184,7 @@ class TextDataModule(TextRows, LightningDataModule):
             tokens_per_batch=self.tokens_per_batch if shuffle else None,
             rank=rank,
             world_size=world_size,
+            resume_at=self._resume_at if shuffle else (0, 0),
         )
         return DataLoader(
             rows,
@@ -174,4 +194,6 @@ class TextDataModule(TextRows, LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self._pin_memory,
+            # its own, so that making an iterator draws nothing from the stream that dropout draws from
+            generator=torch.Generator().manual_seed(self._training_seed),
         )

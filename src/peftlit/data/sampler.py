@@ -29,6 +29,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
         tokens_per_batch: Padded tokens per batch and rank at most; batches then vary in rows.
         rank: This process among ``world_size``.
         world_size: Number of processes.
+        resume_at: Epoch, and number of its batches, behind which to begin: where a checkpoint was written.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class LengthGroupedSampler(Sampler[list[int]]):
         tokens_per_batch: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        resume_at: tuple[int, int] = (0, 0),
     ) -> None:
         self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
         self.batch_size = batch_size
@@ -51,7 +53,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
         self.tokens_per_batch = tokens_per_batch
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
+        self.resume_at = resume_at
+        self.epoch = resume_at[0]  # loader workers ask for batches before Lightning says which epoch it is
         self._num_batches = len(self._global_batches())
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,7 +69,8 @@ class LengthGroupedSampler(Sampler[list[int]]):
         return self._num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        for rows in self._global_batches():
+        epoch, done = self.resume_at
+        for rows in self._global_batches()[done if epoch == self.epoch else 0 :]:
             share = [chunk.tolist() for chunk in rows.tensor_split(self.world_size)]
             yield share[self.rank]
 

@@ -13,6 +13,7 @@ from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from peft import PeftModel, TaskType
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter, FullFineTuning, attach
@@ -20,12 +21,13 @@ from peftlit.adapters.attach import count_parameters
 from peftlit.architecture import half_dtype, poolers
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
-from peftlit.errors import BackboneError, CheckpointError, ConfigError
+from peftlit.errors import BackboneError, CheckpointError
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.metrics import Direction
 from peftlit.modules.check import check_fit
-from peftlit.optim import Schedule, parameter_groups
+from peftlit.modules.window import AccumulationWindow
+from peftlit.optim import Schedule, parameter_groups, with_schedule
 from peftlit.quantization import is_quantized
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,7 @@ class PeftModule(LightningModule):
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.batch_shape: tuple[int, ...] = ()
+        self.window = AccumulationWindow()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
 
     @abstractmethod
@@ -227,18 +230,7 @@ class PeftModule(LightningModule):
         optimizer = self.optimizer(parameter_groups(self))
         if hasattr(optimizer, "keep_embeddings_in_32_bits"):
             optimizer.keep_embeddings_in_32_bits(self.model)
-        if self.scheduler is None:
-            return optimizer
-        if isinstance(self.scheduler, Schedule):
-            steps = self.trainer.estimated_stepping_batches
-            if steps == float("inf"):
-                raise ConfigError("scheduler: needs to know where training ends; set trainer.max_epochs or max_steps")
-            built: Any = self.scheduler(optimizer, int(steps))
-        else:
-            built = self.scheduler(optimizer)
-        if isinstance(built, ReduceLROnPlateau):
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}
+        return with_schedule(optimizer, self.scheduler, self.trainer.estimated_stepping_batches)
 
     def model_inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the model's forward takes; under left padding, positions count from the first token.
@@ -254,16 +246,23 @@ class PeftModule(LightningModule):
         return inputs
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the mean loss of the batch.
+        """Log the mean loss of the batch; return what the gradients of its window come from.
 
         Args:
             batch: The batch.
             batch_idx: Its number in the epoch.
         """
         total, weight, _ = self.loss(batch)
-        mean = total / weight
-        self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
-        return mean
+        self.log("train/loss", total.detach() / weight, batch_size=len(batch["input_ids"]))
+        return self.window.add(total, weight, self.trainer)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Make the gradients those of the whole window. They are unscaled by now, and not yet clipped.
+
+        Args:
+            optimizer: The optimizer that is about to step.
+        """
+        self.window.close(self.parameters(), self.trainer)
 
     def evaluate_batch(self, batch: Batch) -> Tensor:
         """Return the logits of a batch in evaluation mode, on the CPU, and leave the mode as it was.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
 from peftlit.plugins.precision import AdapterPrecision
 from peftlit.plugins.progress import LineProgress, RichProgress
+from peftlit.plugins.random_states import RandomStates
 from peftlit.plugins.trainability import TrainabilityGuard
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ __all__ = [
     "AdapterPrecision",
     "LineProgress",
     "PagedAdamW8bit",
+    "RandomStates",
     "RichProgress",
     "TrainabilityGuard",
 ]

@@ -1,0 +1,59 @@
+"""The accumulation window: the micro-batches of one optimizer step, on all ranks, counted as one batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from lightning import Trainer
+from torch import Tensor, nn
+
+
+class AccumulationWindow:
+    """Makes the gradient of a window that of one batch: summed losses over the summed weight.
+
+    A mean of means would count the rows of a short micro-batch for more than those of a long one. So each micro-batch
+    gives its summed loss, and when the window closes, its gradients are divided by the weight of all that went into
+    them, on every rank. Until then losses are held near 1 by an anchor, for the sake of float16; it is a power of two,
+    and rounds nothing.
+    """
+
+    def __init__(self) -> None:
+        self._anchor: float | None = None
+        self._weight: Tensor | None = None
+
+    def add(self, total: Tensor, weight: Tensor, trainer: Trainer) -> Tensor:
+        """Take a micro-batch into the window.
+
+        Args:
+            total: The sum of its losses, scalar.
+            weight: Their weight, scalar.
+            trainer: Knows the other ranks.
+
+        Returns:
+            What to call ``backward`` on.
+        """
+        if self._anchor is None:
+            first = float(trainer.strategy.broadcast(float(weight)))
+            self._anchor = 2.0 ** round(math.log2(first)) if first > 0 else 1.0
+        weight = weight.detach()
+        self._weight = weight if self._weight is None else self._weight + weight
+        return total / self._anchor
+
+    def close(self, parameters: Iterable[nn.Parameter], trainer: Trainer) -> None:
+        """Divide the gradients by the window's weight, and start the next window.
+
+        Args:
+            parameters: The parameters; those without a gradient are left alone.
+            trainer: Knows the other ranks, over whose gradients DDP has taken the mean, and by how much Lightning has
+                divided each loss: ``accumulate_grad_batches``, also where the epoch's last window is shorter.
+        """
+        assert self._weight is not None
+        assert self._anchor is not None
+        weight = trainer.strategy.reduce(self._weight, reduce_op="sum")
+        scale = trainer.world_size * trainer.accumulate_grad_batches * self._anchor
+        factor = scale / weight if bool(weight > 0) else weight  # nothing to learn from: no gradient
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        self._weight = None

@@ -1,0 +1,155 @@
+"""P5: one big batch and the same rows in N micro-batches give the same gradient."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import Callback
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader
+
+from peftlit.adapters import FullFineTuning
+from peftlit.losses import BinaryCrossEntropy, CrossEntropy
+from peftlit.modules.window import AccumulationWindow
+from tests.conftest import toy_rows
+from tests.modules.cases import Case, collate, make_module, make_trainer
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-6
+ROWS = toy_rows(24)
+RAGGED = [5, 1, 2, 4, 8, 3, 1]
+"""Rows per micro-batch; windows of 3 leave a last one of one micro-batch."""
+
+
+class Gradients(Callback):
+    """Write down, clipped as it is, the gradient of every optimizer step."""
+
+    def __init__(self) -> None:
+        self.steps: list[dict[str, torch.Tensor]] = []
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        def note(*_: Any) -> None:
+            self.steps.append({n: p.grad.clone() for n, p in pl_module.named_parameters() if p.grad is not None})
+
+        trainer.optimizers[0].register_step_post_hook(note)
+
+
+def cut(sizes: list[int]) -> list[list[dict[str, object]]]:
+    """The rows in micro-batches of these sizes."""
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [ROWS[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
+def gradients(
+    folder: Path, batches: list[list[dict[str, object]]], accumulate: int, *, loss: Any = None, **arguments: Any
+) -> Gradients:
+    """Train over micro-batches, without dropout and without moving the weights."""
+    module = make_module(
+        Case("bert", "full"),
+        folder,
+        adapter=FullFineTuning(),
+        backbone={"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+        optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0),
+        loss=loss,
+        class_counts=[12, 12],
+        num_rows=24,
+    )
+    seen = Gradients()
+    trainer = make_trainer(-1, seen, max_epochs=1, accumulate_grad_batches=accumulate, **arguments)
+    trainer.fit(module, DataLoader([collate(folder, rows) for rows in batches], batch_size=None))
+    return seen
+
+
+def contract_same_gradients(one: Gradients, many: Gradients, tolerance: float = TOLERANCE) -> float:
+    """Return the largest absolute difference of a gradient."""
+    assert len(one.steps) == len(many.steps) > 0
+    largest = 0.0
+    for big, small in zip(one.steps, many.steps, strict=True):
+        assert big.keys() == small.keys()
+        largest = max(largest, *(float((big[name] - small[name]).abs().max()) for name in big))
+    assert largest <= tolerance, f"gradients differ by {largest:.2g}"
+    return largest
+
+
+def windows(sizes: list[int], accumulate: int) -> list[int]:
+    return [sum(sizes[i : i + accumulate]) for i in range(0, len(sizes), accumulate)]
+
+
+LOSSES = {
+    "plain": lambda: None,
+    "weighted": lambda: CrossEntropy([1.0, 3.0], label_smoothing=0.1),
+    "one logit": lambda: BinaryCrossEntropy([2.0]),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["unclipped", "clipped"])
+def test_p05_ragged_micro_batches_and_a_short_last_window(loss, clip, model_folder):
+    folder = model_folder("bert")
+    clipping = {"gradient_clip_val": clip}
+    one = gradients(folder, cut(windows(RAGGED, 3)), 1, loss=LOSSES[loss](), **clipping)
+    many = gradients(folder, cut(RAGGED), 3, loss=LOSSES[loss](), **clipping)
+    contract_same_gradients(one, many)
+    if clip is not None:
+        for step in many.steps:
+            norm = torch.stack([g.norm() for g in step.values()]).norm()
+            assert float(norm) <= clip * (1 + 1e-5)
+
+
+def test_p05_rows_by_themselves_are_one_batch(model_folder):
+    folder = model_folder("bert")
+    contract_same_gradients(gradients(folder, cut([24]), 1), gradients(folder, cut([1] * 24), 24))
+
+
+def test_p05_under_bfloat16_the_difference_is_one_of_rounding(model_folder):
+    folder = model_folder("bert")
+    one = gradients(folder, cut(windows(RAGGED, 3)), 1, precision="bf16-mixed")
+    contract_same_gradients(one, gradients(folder, cut(RAGGED), 3, precision="bf16-mixed"), tolerance=2e-2)
+
+
+ON_TWO_RANKS = [[4, 2, 1, 1], [3, 2, 6, 5]]
+"""Rows of each window's micro-batches, dealt in turn to two ranks: windows of 8 and 16 rows, no two shares alike."""
+
+
+@pytest.mark.slow
+def test_p05_two_ranks_with_unequal_shares(model_folder, tmp_path):
+    folder = model_folder("bert")
+    command = [sys.executable, "-m", "tests.contracts.accumulate_on_two_ranks", str(tmp_path), str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    one = gradients(folder, cut([8, 16]), 1)
+    for rank in (0, 1):
+        many = Gradients()
+        many.steps = [load_file(tmp_path / f"rank{rank}_step{step}.safetensors") for step in (0, 1)]
+        contract_same_gradients(one, many)
+
+
+def test_p05_a_window_that_closes_gives_the_gradient_of_a_mean(model_folder):
+    """With one micro-batch a window is what anyone's loss.mean() gives, bit for bit where rows are a power of two."""
+    folder = model_folder("bert")
+    found = gradients(folder, cut([8, 16]), 1)
+    module = make_module(
+        Case("bert", "full"),
+        folder,
+        backbone={"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+    )
+    module.configure_model()
+    total, weight, _ = module.loss(collate(folder, ROWS[:8]))
+    (total / weight).backward()
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None:
+            assert torch.equal(parameter.grad, found.steps[0][name]), name
+
+
+def test_p05_goes_red_when_micro_batches_count_alike(model_folder, monkeypatch):
+    folder = model_folder("bert")
+    one = gradients(folder, cut(windows(RAGGED, 3)), 1)
+    monkeypatch.setattr(AccumulationWindow, "add", lambda self, total, weight, trainer: total / weight)
+    monkeypatch.setattr(AccumulationWindow, "close", lambda self, parameters, trainer: None)
+    with pytest.raises(AssertionError, match="gradients differ"):
+        contract_same_gradients(one, gradients(folder, cut(RAGGED), 3))
