@@ -20,7 +20,7 @@ from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolde
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
-from peftlit.plugins import RandomStates, TrainabilityGuard
+from peftlit.plugins import FiniteGuard, RandomStates, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
@@ -168,7 +168,8 @@ class PeftlitCLI(LightningCLI):
         if self.subcommand == "fit":
             resumes = bool(self._settings.get("ckpt_path"))
             begin = BeginRun(self.folder, self._config_text, resumes=resumes, log=log)
-            callbacks = [begin, *callbacks, TrainabilityGuard(), RandomStates(), self.history]
+            finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]
+            callbacks = [begin, *callbacks, *finite, TrainabilityGuard(), RandomStates(), self.history]
             if config.get("enable_checkpointing") is not False:
                 callbacks = defaults.checkpoints(callbacks, self.folder)
         else:

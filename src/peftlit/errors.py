@@ -41,6 +41,10 @@ class TrainabilityError(PeftlitError):
     """A trainable tensor did not learn, or a frozen one changed."""
 
 
+class NotFiniteError(PeftlitError):
+    """A loss or a gradient is infinite or not a number."""
+
+
 class ReloadError(PeftlitError):
     """The exported folder does not reproduce the trained model in a fresh process."""
 

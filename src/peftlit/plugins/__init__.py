@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.plugins.finite import FiniteGuard
 from peftlit.plugins.precision import AdapterPrecision
 from peftlit.plugins.progress import LineProgress, RichProgress
 from peftlit.plugins.random_states import RandomStates
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AdapterCheckpointIO",
     "AdapterPrecision",
+    "FiniteGuard",
     "LineProgress",
     "PagedAdamW8bit",
     "RandomStates",

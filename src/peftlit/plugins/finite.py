@@ -1,0 +1,105 @@
+"""Stop, or step over, what is not a number before it reaches the weights."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Literal
+
+import torch
+from lightning import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+
+from peftlit.errors import NotFiniteError
+
+log = logging.getLogger(__name__)
+
+_NAMED = 8
+"""At most so many row numbers stand in a message."""
+
+
+class FiniteGuard(Callback):
+    """Look at every optimizer step's losses and gradients before the step is made.
+
+    Under a float16 scaler infinite gradients are its own affair: it skips the step and lowers its scale. A loss that is
+    not finite never is.
+
+    Args:
+        policy: ``stop`` = end the run, weights and checkpoints untouched; ``skip`` = leave the step out, and count it.
+    """
+
+    def __init__(self, policy: Literal["stop", "skip"] = "stop") -> None:
+        self.policy = policy
+        self.skipped_steps = 0
+        self._rows: list[Tensor] = []
+        self._losses: list[Tensor] = []
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Keep the micro-batch's loss.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            loss: The loss.
+        """
+        self._losses.append(loss.detach())
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Keep the micro-batch's row numbers.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            batch: The batch.
+            batch_idx: Not used.
+        """
+        if isinstance(batch, dict) and "row" in batch:
+            self._rows.append(batch["row"])
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Judge the step.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+            optimizer: The optimizer about to step.
+
+        Raises:
+            NotFiniteError: Naming step, rows and learning rate.
+        """
+        losses, rows = self._losses, self._rows
+        self._losses, self._rows = [], []
+        what = "loss" if losses and not bool(torch.stack(losses).isfinite().all()) else ""
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if not what and getattr(trainer.precision_plugin, "scaler", None) is None and gradients:
+            what = "" if bool(get_total_norm(gradients).isfinite()) else "gradient"
+        if not what:
+            return
+        numbers = [str(int(row)) for part in rows for row in part]
+        named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
+        said = (
+            f"step {trainer.global_step + 1}: the {what} is not finite (training rows {named or 'unknown'}; learning "
+            f"rate {optimizer.param_groups[0]['lr']:.3g})"
+        )
+        if self.policy == "stop":
+            raise NotFiniteError(
+                f"{said}; lower the learning rate or set trainer.gradient_clip_val; --ckpt_path last goes on from the "
+                "last checkpoint"
+            )
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = None
+        self.skipped_steps += 1
+        log.warning("%s; skipped, %d in all", said, self.skipped_steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the count of skipped steps."""
+        return {"skipped_steps": self.skipped_steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the count back.
+
+        Args:
+            state_dict: What :meth:`state_dict` returned.
+        """
+        self.skipped_steps = state_dict["skipped_steps"]
