@@ -28,6 +28,7 @@ from peftlit.run.folder import CONFIG_FILE, PREDICTIONS_FILE, RunFolder, next_ru
 from peftlit.run.history import History
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 from peftlit.run.predictions import Predictions
+from peftlit.run.resume import check_same_run
 
 _NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
 COMMANDS = ("fit", "validate", "test")
@@ -132,6 +133,9 @@ class PeftlitCLI(LightningCLI):
             self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
             if isinstance(self.datamodule, TextDataModule):
                 self.datamodule.read()
+            if self.subcommand == "fit" and self.folder.is_used and settings.get("ckpt_path"):
+                manifest = self.datamodule.manifest() if isinstance(self.datamodule, TextDataModule) else None
+                check_same_run(self.folder, self._config_text, manifest)
             link_to_model(settings, self.datamodule)
             self.config_init = Namespace({self.subcommand: parser.instantiate(_without(settings, "data"))})
         except (ValueError, TypeError) as error:
@@ -167,7 +171,8 @@ class PeftlitCLI(LightningCLI):
         self.history = History()
         if self.subcommand == "fit":
             resumes = bool(self._settings.get("ckpt_path"))
-            begin = BeginRun(self.folder, self._config_text, resumes=resumes, log=log)
+            data = self.datamodule if isinstance(self.datamodule, TextDataModule) else None
+            begin = BeginRun(self.folder, self._config_text, data=data, resumes=resumes, log=log)
             finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]
             callbacks = [begin, *callbacks, *finite, TrainabilityGuard(), RandomStates(), self.history]
             if config.get("enable_checkpointing") is not False:
@@ -235,20 +240,12 @@ class PeftlitCLI(LightningCLI):
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
-            if _raised_by_lightning(error):
+            if config_errors.raised_by_lightning(error):
                 raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
             if not is_out_of_memory(error):
                 raise
             message = explain_out_of_memory(error, self.model, self.datamodule, self.trainer)
             raise OutOfMemoryError(message) from error
-
-
-def _raised_by_lightning(error: BaseException) -> bool:
-    """Tell whether an error is Lightning's own complaint about a setting, rather than a failure in a step."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("lightning.")
 
 
 def _without(settings: Namespace, *keys: str) -> Namespace:

@@ -7,17 +7,27 @@ from types import SimpleNamespace
 
 import pytest
 
-from peftlit.errors import RunFolderError
+from peftlit.errors import ConfigError, RunFolderError
 from peftlit.run.begin import BeginRun
 from peftlit.run.folder import RunFolder
 
 
 def trainer(**changes: object) -> SimpleNamespace:
-    return SimpleNamespace(**{"fast_dev_run": 0, "is_global_zero": True, "loggers": [], **changes})
+    return SimpleNamespace(
+        **{
+            "fast_dev_run": 0,
+            "is_global_zero": True,
+            "loggers": [],
+            "val_check_batch": float("inf"),
+            "accumulate_grad_batches": 1,
+            "num_training_batches": 10,
+            **changes,
+        }
+    )
 
 
 def begin(path: Path, *, resumes: bool = False, log: bool = True) -> BeginRun:
-    return BeginRun(RunFolder(path), "a: 1\n", resumes=resumes, log=log)
+    return BeginRun(RunFolder(path), "a: 1\n", data=None, resumes=resumes, log=log)
 
 
 def test_of_two_runs_that_chose_the_same_folder_one_gets_it(tmp_path: Path) -> None:
@@ -51,3 +61,14 @@ def test_a_logger_of_the_users_is_left_alone(tmp_path: Path) -> None:
     own = trainer(loggers=["mine"])
     begin(tmp_path / "run", log=False).on_train_start(own, None)
     assert own.loggers == ["mine"]
+
+
+@pytest.mark.parametrize(("every", "window", "good"), [(4, 2, True), (3, 2, False), (10, 4, True), (3, 3, True)])
+def test_validation_inside_an_accumulation_window_is_refused(every, window, good, tmp_path: Path) -> None:
+    asked = trainer(val_check_batch=every, accumulate_grad_batches=window)
+    if good:
+        begin(tmp_path / "run").on_train_start(asked, None)
+    else:
+        with pytest.raises(ConfigError, match="every 3 batches falls inside a window of 2 .*; use a multiple of 2"):
+            begin(tmp_path / "run").on_train_start(asked, None)
+        assert not (tmp_path / "run").exists()

@@ -1,12 +1,13 @@
-"""The first thing a run writes: its folder, its resolved config, its log."""
+"""The first thing a run writes: its folder, its resolved config, which rows it sees, its log."""
 
 from __future__ import annotations
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from peftlit.errors import RunFolderError
-from peftlit.run.files import write_text
+from peftlit.data import TextDataModule
+from peftlit.errors import ConfigError, RunFolderError
+from peftlit.run.files import write_json, write_text
 from peftlit.run.folder import RunFolder
 
 
@@ -16,18 +17,22 @@ class BeginRun(Callback):
     Args:
         folder: The run folder.
         config: The resolved configuration, as YAML.
+        data: Tells which rows are in which split; None for data that does not.
         resumes: Whether the folder is there already, with the run that goes on.
         log: Whether to log to ``metrics.csv``.
     """
 
-    def __init__(self, folder: RunFolder, config: str, *, resumes: bool, log: bool) -> None:
+    def __init__(
+        self, folder: RunFolder, config: str, *, data: TextDataModule | None, resumes: bool, log: bool
+    ) -> None:
         self.folder = folder
         self.config = config
+        self.data = data
         self.resumes = resumes
         self.log = log
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the config; log to ``metrics.csv`` where no other logger is configured.
+        """Write config and manifest; log to ``metrics.csv`` where no other logger is configured.
 
         Lightning makes a logger's files before it loads the model, so this one is added only now.
 
@@ -36,14 +41,18 @@ class BeginRun(Callback):
             pl_module: The module.
 
         Raises:
+            ConfigError: Validation would fall inside an accumulation window.
             RunFolderError: Another run has taken the folder since this one started.
         """
+        _check_windows(trainer)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             return
         if trainer.is_global_zero:
             if not self.resumes:
                 self._take_folder()
             write_text(self.folder.config, self.config)
+            if self.data is not None:
+                write_json(self.folder.manifest, self.data.manifest())
         if self.log:
             trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
 
@@ -63,3 +72,13 @@ class BeginRun(Callback):
         if not (self.folder.path / "metrics.csv").exists():
             return ""
         return f"resumed_{1 + len(list(self.folder.path.glob('resumed_*')))}"
+
+
+def _check_windows(trainer: Trainer) -> None:
+    """Refuse validation inside an accumulation window: a checkpoint written there would lack the gradients so far."""
+    every, window = trainer.val_check_batch, trainer.accumulate_grad_batches
+    if every is not None and every < trainer.num_training_batches and every % window:
+        raise ConfigError(
+            f"trainer.val_check_interval: every {every} batches falls inside a window of {window} "
+            f"(trainer.accumulate_grad_batches); use a multiple of {window}"
+        )

@@ -54,7 +54,6 @@ def conclude_fit(
     if trainer.is_global_zero:
         state = history.trainer_state(trainer, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)
-        write_json(folder.path / "split_manifest.json", data.manifest())
         difference = prove_reload(module, data.get_tokenizer(), _probe(data), folder.adapter)
         figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
         write_json(

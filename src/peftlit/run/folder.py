@@ -11,6 +11,7 @@ CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
+MANIFEST_FILE = "split_manifest.json"
 CHECKPOINT_FOLDER = "checkpoints"
 
 
@@ -24,6 +25,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = path / CONFIG_FILE
+        self.manifest = path / MANIFEST_FILE
         self.adapter = path / ADAPTER_FOLDER
         self.checkpoints = path / CHECKPOINT_FOLDER
 

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from peftlit.errors import RunFolderError
+from peftlit.run.folder import RunFolder
+from peftlit.run.resume import FREE, PLACES, check_same_run
+
+MANIFEST = {"sha256": "a", "splits": {"train": {"sha256": "1"}, "test": {"sha256": "2"}}}
+SETTINGS: dict[str, Any] = {
+    "seed_everything": 42,
+    "model": {
+        "class_path": "SequenceClassification",
+        "init_args": {
+            "adapter": {"class_path": "peft.LoraConfig", "init_args": {"r": 8}},
+            "scheduler": {"class_path": "peftlit.optim.LinearWarmup", "init_args": {"warmup_ratio": 0.1}},
+        },
+    },
+    "data": {"class_path": "SST2", "init_args": {"data_dir": "here", "batch_size": 8, "num_workers": 0}},
+    "trainer": {"max_epochs": 3, "logger": None},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    found = RunFolder(tmp_path)
+    found.config.write_text(yaml.safe_dump(SETTINGS))
+    found.manifest.write_text(json.dumps(MANIFEST))
+    return found
+
+
+def changed(path: str, value: Any) -> str:
+    settings = copy.deepcopy(SETTINGS)
+    *parents, leaf = path.split(".")
+    inside: Any = settings
+    for name in parents:
+        inside = inside[name]
+    inside[leaf] = value
+    return yaml.safe_dump(settings)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("trainer.logger", {"class_path": "TensorBoardLogger", "init_args": {"save_dir": "boards"}}),
+        ("data.init_args.num_workers", 4),
+        ("data.init_args.data_dir", "elsewhere"),
+        ("trainer.max_epochs", 3),
+    ],
+)
+def test_what_changes_no_weight_may_differ(folder, path, value):
+    check_same_run(folder, changed(path, value), MANIFEST)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("model.init_args.adapter.init_args.r", 16, "model.adapter.r 8 -> 16"),
+        ("trainer.max_epochs", 5, "trainer.max_epochs 3 -> 5"),
+        ("seed_everything", 43, "seed_everything 42 -> 43"),
+        ("data.init_args.batch_size", 4, "data.batch_size 8 -> 4"),
+    ],
+)
+def test_what_changes_the_result_is_refused_with_the_difference(folder, path, value, said):
+    with pytest.raises(RunFolderError, match=f"continue it as another run: {said}; set"):
+        check_same_run(folder, changed(path, value), MANIFEST)
+
+
+def test_more_epochs_are_fine_where_the_schedule_knows_no_end(folder):
+    for scheduler in (None, {"class_path": "peftlit.optim.ConstantWarmup", "init_args": {"num_warmup_steps": 5}}):
+        settings = yaml.safe_load(changed("model.init_args.scheduler", scheduler))
+        folder.config.write_text(yaml.safe_dump(settings))
+        settings["trainer"]["max_epochs"] = 5
+        check_same_run(folder, yaml.safe_dump(settings), MANIFEST)
+
+
+def test_other_rows_are_refused_whatever_their_path(folder):
+    other = {"sha256": "b", "splits": {**MANIFEST["splits"], "test": {"sha256": "3"}}}
+    with pytest.raises(RunFolderError, match=r"the data has changed since the run began \(test differs\)"):
+        check_same_run(folder, yaml.safe_dump(SETTINGS), other)
+
+
+def test_the_docs_list_what_may_differ():
+    page = (Path(__file__).parents[2] / "docs/resume.md").read_text(encoding="utf-8")
+    assert all(f"`{key}`" in page for key in (*FREE, *(f"data.{name}" for name in PLACES)))
