@@ -73,9 +73,14 @@ def test_everything_is_built_as_before_a_fit(recipe: Path, peftlit, tmp_path, mo
     built: list[PeftlitCLI] = []
     monkeypatch.setattr(PeftlitCLI, "fit", lambda cli, **arguments: built.append(cli))
     stand_in = write_stand_in(recipe, tmp_path, small=True)
+    overlays = list(OVERLAYS)
     for overlay in OVERLAYS:
         code, _, err = peftlit("fit", "--config", recipe, "--config", overlay, "--config", stand_in)
+        if overlay.stem == "8gb" and "stella" in recipe.stem:  # the code that stands in cannot recompute activations
+            assert "gradient_checkpointing" in errors_of(err)[0]
+            overlays.remove(overlay)
+            continue
         assert (code, errors_of(err)) == (0, []), overlay.stem
     accumulation = read(recipe)["trainer"].get("accumulate_grad_batches", 1)
-    expected = [8 if overlay.stem == "8gb" else accumulation for overlay in OVERLAYS]
+    expected = [8 if overlay.stem == "8gb" else accumulation for overlay in overlays]
     assert [cli.trainer.accumulate_grad_batches for cli in built] == expected

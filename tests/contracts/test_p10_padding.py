@@ -180,7 +180,8 @@ def test_p10_the_reload_proof_takes_the_pad_token_from_the_exported_folder(famil
     module = make_module(Case(family, "lora"), folder)
     fit(module, folder, 3)
     export(module, tokenizer(folder), tmp_path / "adapter", {})
-    assert prove_reload(module, collate(folder, [*SHORT, LONG]), tmp_path / "adapter") < 1e-4
+    texts = [str(row["text"]) for row in (*SHORT, LONG)]
+    assert prove_reload(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
 
 
 def without_mask(self: PeftModule, batch: Any) -> dict[str, Any]:
