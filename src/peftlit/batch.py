@@ -5,9 +5,12 @@ Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from torch import Tensor
+
+ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
+"""What the labels of a batch are, in transformers' own names."""
 
 IGNORE_INDEX = -100
 """Label value that no loss and no metric counts."""

@@ -67,7 +67,8 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
         return _wrong_type(message[message.rindex("Parser key") :], path, literals, arguments)
     flat = " ".join(line.strip() for line in message.splitlines() if line.strip())
     if "arguments are required" in flat:
-        return f"{flat.replace('the following arguments are required', 'not given')}; name a file: --config FILE.yaml"
+        hint = "; name a file: --config FILE.yaml" if "config" in options else ""
+        return f"{flat.replace('the following arguments are required', 'not given')}{hint}"
     return flat
 
 

@@ -20,6 +20,7 @@ from peftlit import console
 from peftlit.data.texts import stream_texts
 from peftlit.errors import ConfigError
 from peftlit.parser import Parser
+from peftlit.run.files import open_aside
 from peftlit.run.load import load
 
 log = logging.getLogger(__name__)
@@ -83,13 +84,8 @@ def _sink(output: str | None) -> Iterator[TextIO]:
     path = Path(output)
     if not path.parent.is_dir():
         raise ConfigError(f"--output {path}: there is no folder {path.parent}")
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("w", encoding="utf-8") as file:
-            yield file
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with open_aside(path) as file:
+        yield file
 
 
 @contextmanager

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from peftlit.batch import ProblemType
 from peftlit.errors import ConfigError
 from peftlit.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
 from peftlit.metrics import Average, Metrics, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
-
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 LABEL_MAP_FILE = "label_map.json"
 PROBLEM_FILE = "problem.json"

@@ -47,14 +47,14 @@ def test_a_file_is_not_read_ahead(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("a.csv", b"txt,label\ngood,1\n", "a.csv: no column 'text'; did you mean 'txt'?"),
+        ("a.csv", b"txt,label\ngood,1\n", "a.csv, row 1: no column 'text'; did you mean 'txt'"),
         ("a.csv", b'text\n"open\n', "a.csv, line 2: unexpected end of data; quote the whole text"),
-        ("a.jsonl", b'{"txt": "good"}\n', "row 1: no 'text', only txt; name the column: --text_column NAME"),
+        ("a.jsonl", b'{"txt": "good"}\n', "row 1: no column 'text'; did you mean 'txt'"),
         ("a.jsonl", b'{"text": 3}\n', "row 1: text is 3, needs a text"),
         ("a.jsonl", b"[1]\n", "line 1: got list, needs one object per line"),
         ("a.txt", b"good\ncaf\xe9\n", "line 2: byte 0xe9 is not UTF-8"),
         ("a.parquet", b"no", "a.parquet: "),
-        ("a.docx", b"", r"cannot read .docx; known are .txt, .csv"),
+        ("a.docx", b"", "cannot read .docx; known are .csv"),
     ],
 )
 def test_bad_input_is_named(tmp_path, name, content, said):

@@ -70,9 +70,21 @@ def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         raise DataError(f"{path}: a text holds bytes that are not UTF-8") from error
 
 
-def _kind(path: Path) -> str:
+def require_file(path: Path) -> None:
+    """Make sure that a file is there.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is not; with the folder that paths are taken from.
+    """
     if not path.is_file():
         raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
+
+
+def _kind(path: Path) -> str:
+    require_file(path)
     kind = FORMATS.get(path.suffix.lower())
     if kind is None:
         raise DataError(
@@ -169,10 +181,21 @@ def check_encoding(path: Path) -> None:
             try:
                 line.decode("utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(
-                    f"{path}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; "
-                    f"convert the file: iconv -f WINDOWS-1252 -t UTF-8 {path.name}"
-                ) from error
+                raise DataError(not_utf8(str(path), number, error)) from error
+
+
+def not_utf8(source: str, number: int, error: UnicodeDecodeError) -> str:
+    """Say which byte of which line is not UTF-8.
+
+    Args:
+        source: The file, or what else is read.
+        number: The line's number.
+        error: What decoding the line raised.
+    """
+    return (
+        f"{source}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; convert it: "
+        "iconv -f WINDOWS-1252 -t UTF-8"
+    )
 
 
 def _read_csv(path: Path) -> datasets.Dataset:

@@ -8,7 +8,7 @@ import datasets
 
 from peftlit.data.base import TextDataModule
 from peftlit.data.cleaning import CleaningStep
-from peftlit.data.files import find_splits, read_hub, read_rows
+from peftlit.data.files import find_splits, read_hub
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -38,8 +38,7 @@ class IMDB(TextDataModule):
     def load(self) -> dict[str, datasets.Dataset]:
         """Return local files, or the hub's labelled splits."""
         if self.data_dir is not None:
-            self.sources = find_splits(self.data_dir)
-            return {split: read_rows(file) for split, file in self.sources.items()}
+            return self.load_files(find_splits(self.data_dir))
         hub = read_hub("stanfordnlp/imdb", None, self.revision)
         self.sources = {split: f"stanfordnlp/imdb {split}" for split in ("train", "test")}
         return {split: hub[split] for split in self.sources}

@@ -6,15 +6,14 @@ from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import datasets
 import torch
 
+from peftlit.batch import ProblemType
 from peftlit.data.spelling import ClassIds, distinct_names, spelled
 from peftlit.errors import DataError
-
-ProblemType = Literal["single_label_classification", "multi_label_classification", "regression"]
 
 _BINS = 10
 _LARGEST = torch.finfo(torch.float32).max

@@ -8,7 +8,6 @@ import datasets
 
 from peftlit.data.base import TextDataModule
 from peftlit.data.cleaning import CleaningStep
-from peftlit.data.files import read_rows
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -29,5 +28,4 @@ class Reviews(TextDataModule):
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Return all rows as one split; the base cuts the others from it."""
-        self.sources = {"train": self.file}
-        return {"train": read_rows(self.file)}
+        return self.load_files({"train": self.file})

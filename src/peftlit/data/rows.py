@@ -9,10 +9,11 @@ from typing import Any
 
 import datasets
 
+from peftlit.batch import ProblemType
 from peftlit.data.checks import RowReport, check_columns, check_texts, refuse_if_strict, report_splits
 from peftlit.data.cleaning import Cleaner, CleaningStep
-from peftlit.data.files import text_values
-from peftlit.data.labels import Labels, ProblemType, make_labels
+from peftlit.data.files import read_rows, text_values
+from peftlit.data.labels import Labels, make_labels
 from peftlit.data.manifest import build_manifest, row_hashes
 from peftlit.data.split import cut
 from peftlit.errors import ConfigError, DataError
@@ -99,6 +100,15 @@ class TextRows:
         file for better messages. Cleaning of your own belongs here, other than ``cleaning_steps``.
         """
         raise NotImplementedError(f"{type(self).__name__} must say where its rows are")
+
+    def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
+        """Return the rows of local files, and note where they are from.
+
+        Args:
+            files: The file of each split.
+        """
+        self.sources = dict(files)
+        return {split: read_rows(file) for split, file in files.items()}
 
     def read(self) -> dict[str, datasets.Dataset]:
         """Read, check and split the rows, once. No tokenizer and no weights are needed for it.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import datasets
 
 from peftlit.data.base import TextDataModule
-from peftlit.data.files import find_splits, read_hub, read_rows
+from peftlit.data.files import find_splits, read_hub
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -34,8 +34,7 @@ class SST2(TextDataModule):
     def load(self) -> dict[str, datasets.Dataset]:
         """Return local files, or the hub's splits by the policy above."""
         if self.data_dir is not None:
-            self.sources = find_splits(self.data_dir)
-            return {split: read_rows(file) for split, file in self.sources.items()}
+            return self.load_files(find_splits(self.data_dir))
         hub = read_hub("stanfordnlp/sst2", None, self.revision)
         self.sources = {"train": "stanfordnlp/sst2 train", "test": "stanfordnlp/sst2 validation"}
         return {

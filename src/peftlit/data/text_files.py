@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import datasets
 
 from peftlit.data.base import TextDataModule
-from peftlit.data.files import read_hub, read_rows
+from peftlit.data.files import read_hub
 from peftlit.errors import ConfigError
 
 
@@ -44,5 +44,4 @@ class TextFiles(TextDataModule):
             self.sources = {split: f"{self.path} {split}" for split in hub}
             return {split: hub[split] for split in ("train", "validation", "test") if split in hub}
         files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
-        self.sources = {split: str(file) for split, file in files.items() if file}
-        return {split: read_rows(file) for split, file in self.sources.items()}
+        return self.load_files({split: file for split, file in files.items() if file})

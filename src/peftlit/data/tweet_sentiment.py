@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import datasets
 
 from peftlit.data.base import TextDataModule
-from peftlit.data.files import find_splits, read_hub, read_rows
+from peftlit.data.files import find_splits, read_hub
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -37,8 +37,7 @@ class TweetSentiment(TextDataModule):
     def load(self) -> dict[str, datasets.Dataset]:
         """Return local files, or the hub's splits."""
         if self.data_dir is not None:
-            self.sources = find_splits(self.data_dir)
-            return {split: read_rows(file) for split, file in self.sources.items()}
+            return self.load_files(find_splits(self.data_dir))
         hub = read_hub("cardiffnlp/tweet_eval", "sentiment", self.revision)
         self.sources = {split: f"cardiffnlp/tweet_eval sentiment {split}" for split in hub}
         return hub

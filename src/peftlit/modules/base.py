@@ -153,18 +153,24 @@ class PeftModule(LightningModule):
         """
         check_fit(self)
 
-    def configure_model(self) -> None:
-        """Load the weights, attach the adapter, turn on training mode; the second call does nothing."""
+    def configure_model(self, device: torch.device | None = None) -> None:
+        """Load the weights, attach the adapter, turn on training mode; the second call does nothing.
+
+        Args:
+            device: Where quantized layers are made; None = where the Trainer computes.
+        """
         if self.model is not None:
             return
         trainer = self._trainer
+        if device is None:
+            device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
         mixed = trainer is not None and "mixed" in str(trainer.precision)
         model, self.heads = self.backbone.load(
             self.auto_class,
             self.read_config(),
             mixed_precision=mixed,
             full=isinstance(self.adapter, FullFineTuning),
-            device=trainer.strategy.root_device if trainer is not None else torch.device(current_device_type()),
+            device=device,
         )
         quantized = self.backbone.quantization is not None
         if quantized and not is_quantized(model):

@@ -17,14 +17,14 @@ from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch
+from peftlit.batch import Batch, ProblemType
 from peftlit.errors import ConfigError
 from peftlit.heads import Head
 from peftlit.losses import Loss
 from peftlit.metrics import Average, Direction, Metrics
 from peftlit.modules.base import PeftModule
 from peftlit.optim import Schedule
-from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, ProblemType, make_problem
+from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, make_problem
 
 
 class SequenceClassification(PeftModule):

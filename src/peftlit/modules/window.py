@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
@@ -52,7 +53,7 @@ class AccumulationWindow:
         assert self._anchor is not None
         weight = trainer.strategy.reduce(self._weight, reduce_op="sum")
         scale = trainer.world_size * trainer.accumulate_grad_batches * self._anchor
-        factor = scale / weight if bool(weight > 0) else weight  # nothing to learn from: no gradient
+        factor = torch.where(weight > 0, scale / weight, 0.0)  # nothing to learn from: no gradient
         for parameter in parameters:
             if parameter.grad is not None:
                 parameter.grad.mul_(factor)

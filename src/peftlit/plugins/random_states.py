@@ -9,6 +9,8 @@ import numpy
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from peftlit.errors import CheckpointError
+
 
 class RandomStates(Callback):
     """Save the state of every random generator of every rank; put it back before the first batch after a resume.
@@ -44,9 +46,18 @@ class RandomStates(Callback):
             pl_module: The module.
             batch: Not used.
             batch_idx: Not used.
+
+        Raises:
+            CheckpointError: Another number of processes wrote the checkpoint.
         """
-        if self._loaded is not None and trainer.global_rank < len(self._loaded):
-            _restore(self._loaded[trainer.global_rank])
+        if self._loaded is None:
+            return
+        if len(self._loaded) != trainer.world_size:
+            raise CheckpointError(
+                f"the checkpoint was written by {len(self._loaded)} processes and cannot be continued by "
+                f"{trainer.world_size}; set trainer.devices: {len(self._loaded)}"
+            )
+        _restore(self._loaded[trainer.global_rank])
         self._loaded = None
 
 

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+
+@contextmanager
+def open_aside(path: Path) -> Iterator[TextIO]:
+    """Open a text file for writing that takes its name when it is whole, and is gone if it does not get there.
+
+    Args:
+        path: The file; its folder has to be there.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -16,9 +34,8 @@ def write_text(path: Path, text: str) -> None:
         text: Its content.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)
+    with open_aside(path) as file:
+        file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -62,7 +62,7 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         padding_side="left" if tokenizer.padding_side == "left" else "right",
     )
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
-        module.configure_model()
+        module.configure_model(torch.device(device or current_device_type()))
     load_export(module, folder)
     module.eval()
     return Classifier(module.to(device or current_device_type()), tokenizer)
@@ -97,10 +97,8 @@ def _adapter(folder: Path) -> Adapter:
     if (folder / "adapter_config.json").is_file():
         config: PeftConfig = PeftConfig.from_pretrained(str(folder))
         config.inference_mode = False
-        if hasattr(config, "init_lora_weights"):
-            config.init_lora_weights = (
-                True  # the first values do not matter, but some ways to find them change the base
-            )
+        if hasattr(config, "init_lora_weights"):  # the first values do not matter, but some ways to find them ...
+            config.init_lora_weights = True  # ... change the base
         return config
     return FullFineTuning() if (folder / "model.safetensors").is_file() else None
 
