@@ -130,7 +130,7 @@ def test_a_command_on_no_run_lists_the_near_ones(peftlit, tmp_path, command) -> 
 def test_the_run_folder_is_complete(finished_run) -> None:
     folder, _ = finished_run
     assert {path.name for path in folder.iterdir()} == {
-        "adapter", "checkpoints", "config.yaml", "confusion_matrix.png", "learning_curves.png", "metrics.csv",
+        ".lock", "adapter", "checkpoints", "config.yaml", "confusion_matrix.png", "learning_curves.png", "metrics.csv",
         "metrics.json", "predictions.csv", "split_manifest.json",
     }  # fmt: skip
     metrics = json.loads((folder / "metrics.json").read_text())

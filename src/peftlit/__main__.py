@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from peftlit import __version__, console
-from peftlit.errors import PeftlitError
+from peftlit.errors import PeftlitError, Stopped
 
 HELP = """\
 usage: peftlit COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]
@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name; None = the process's own.
 
     Returns:
-        The exit code: 0, 1 for what went wrong in a run, 2 for a wrong setting, 130 for Ctrl-C.
+        The exit code: 0, 1 for what went wrong in a run, 2 for a wrong setting, 128 + N where signal N ended it (130
+        for Ctrl-C, 143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -58,9 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run_predict(arguments)
         else:
-            from peftlit.cli import run
+            from peftlit.commands import run
 
             run(arguments)
+    except Stopped as stop:
+        print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201
+        return stop.exit_code
     except PeftlitError as error:
         print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code

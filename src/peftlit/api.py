@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from peftlit import cli
+from peftlit import commands
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.run.classifier import Classifier
 from peftlit.run.folder import METRICS_FILE
@@ -73,7 +73,7 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
         if run_dir is not None:
             arguments += ["--run_dir", str(run_dir)]
         try:
-            return Run(cli.run(arguments).folder.path)
+            return Run(commands.run(arguments).folder.path)
         except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
             raise type(error)(str(error).replace(f"{scratch}{os.sep}", "")) from error
 

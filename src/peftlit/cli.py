@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from peftlit import config_errors, console, defaults
+from peftlit import config_errors, defaults
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
-from peftlit.plugins import FiniteGuard, RandomStates, TrainabilityGuard
+from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
-from peftlit.run.folder import CONFIG_FILE, PREDICTIONS_FILE, RunFolder, next_run_folder
+from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 from peftlit.run.predictions import Predictions
-from peftlit.run.resume import check_same_run
+from peftlit.run.resume import check_same_run, describe
 
-_NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
+log = logging.getLogger(__name__)
+
+NO_RUN_DIR = "{} needs --run_dir RUN, the folder of a finished run"
 COMMANDS = ("fit", "validate", "test")
 _GROUP_TITLES = {"trainer": "The Trainer", "model": "The model", "data": "The data"}
 RUN_DIR_VARIABLE = "PEFTLIT_RUN_DIR"  # tells the processes that Lightning launches which folder the first one chose
@@ -111,17 +113,26 @@ class PeftlitCLI(LightningCLI):
         self.folder = RunFolder(Path(chosen) if chosen else next_run_folder(Path("runs")))
         if self.subcommand != "fit":
             if chosen is None:
-                raise RunFolderError(_NO_RUN_DIR.format(self.subcommand))
+                raise RunFolderError(NO_RUN_DIR.format(self.subcommand))
             self.folder.require_adapter()
             return
+        launched = RUN_DIR_VARIABLE in os.environ
+        if settings.get("ckpt_path") is None and self._is_requeued():
+            log.info("job was requeued: going on from the last checkpoint of %s", self.folder.path)
+            settings["ckpt_path"] = "last"
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.folder.last_checkpoint())
-        launched = RUN_DIR_VARIABLE in os.environ
+        if self.folder.is_used and not launched:
+            self.folder.lock()
         if self.folder.is_used and not settings.get("ckpt_path") and not launched:
             raise RunFolderError(
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"
             )
+
+    def _is_requeued(self) -> bool:
+        """Tell whether SLURM has started this very command again, after a run of it wrote checkpoints."""
+        return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and self.folder.checkpoints.is_dir()
 
     def instantiate_classes(self) -> None:
         """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
@@ -133,9 +144,6 @@ class PeftlitCLI(LightningCLI):
             self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
             if isinstance(self.datamodule, TextDataModule):
                 self.datamodule.read()
-            if self.subcommand == "fit" and self.folder.is_used and settings.get("ckpt_path"):
-                manifest = self.datamodule.manifest() if isinstance(self.datamodule, TextDataModule) else None
-                check_same_run(self.folder, self._config_text, manifest)
             link_to_model(settings, self.datamodule)
             self.config_init = Namespace({self.subcommand: parser.instantiate(_without(settings, "data"))})
         except (ValueError, TypeError) as error:
@@ -147,6 +155,15 @@ class PeftlitCLI(LightningCLI):
             validated = not isinstance(self.datamodule, TextDataModule) or "validation" in self.datamodule.read()
             check_monitors(watchers, self.model.monitors(), validated=validated)
             self.model.check()
+        if self.subcommand == "fit":
+            self._check_resumption()
+
+    def _check_resumption(self) -> None:
+        manifest = self.datamodule.manifest() if isinstance(self.datamodule, TextDataModule) else None
+        self.resumption.record = describe(self._config_text, manifest)
+        checkpoint = self._settings.get("ckpt_path")
+        if checkpoint and isinstance(self.trainer.strategy.checkpoint_io, AdapterCheckpointIO):
+            check_same_run(Path(checkpoint), self.resumption.record)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our plugins and callbacks, each unless the config brings its own.
@@ -174,14 +191,25 @@ class PeftlitCLI(LightningCLI):
             data = self.datamodule if isinstance(self.datamodule, TextDataModule) else None
             begin = BeginRun(self.folder, self._config_text, data=data, resumes=resumes, log=log)
             finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]
-            callbacks = [begin, *callbacks, *finite, TrainabilityGuard(), RandomStates(), self.history]
+            self.resumption = Resumption()
+            callbacks = [begin, *callbacks, *finite, TrainabilityGuard(), self.resumption, self.history]
             if config.get("enable_checkpointing") is not False:
-                callbacks = defaults.checkpoints(callbacks, self.folder)
+                callbacks = [*defaults.checkpoints(callbacks, self.folder), self._stop_on_signal()]
         else:
             callbacks.append(UseExport(self.folder))
         if isinstance(self.model, SequenceClassification):
             callbacks.append(Predictions(self.folder.path / PREDICTIONS_FILE, self.model.problem))
         return defaults.progress(config, callbacks)
+
+    def _stop_on_signal(self) -> StopOnSignal:
+        way_on = f"peftlit fit --config {self.folder.config} --run_dir {self.folder.path} --ckpt_path last"
+        return StopOnSignal(self.folder.checkpoints, way_on)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        finally:
+            self.folder.unlock()
 
     def fit(self, **arguments: Any) -> None:
         """Train, then export, prove and score.
@@ -237,6 +265,10 @@ class PeftlitCLI(LightningCLI):
             method(**arguments)
         except PeftlitError:
             raise
+        except SystemExit as error:
+            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit code of its own of it
+                raise KeyboardInterrupt from error
+            raise
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
         except (RuntimeError, MemoryError, OSError, ValueError) as error:
@@ -250,49 +282,3 @@ class PeftlitCLI(LightningCLI):
 
 def _without(settings: Namespace, *keys: str) -> Namespace:
     return Namespace(**{k: v for k, v in vars(settings).items() if k not in keys})
-
-
-def _config_of_run(arguments: list[str]) -> list[str]:
-    """Take a finished run's own config where ``validate`` or ``test`` name none."""
-    if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
-        return arguments
-    for i, argument in enumerate(arguments):
-        option, _, value = argument.partition("=")
-        if option == "--run_dir" and (value or i + 1 < len(arguments)):
-            folder = RunFolder(Path(value or arguments[i + 1]))
-            folder.require_adapter()
-            return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
-    if not {"-h", "--help"} & set(arguments):
-        raise RunFolderError(_NO_RUN_DIR.format(arguments[0]))
-    return arguments
-
-
-def run(arguments: Sequence[str]) -> PeftlitCLI:
-    """Parse a command line and run it.
-
-    Args:
-        arguments: The command line without the program's name.
-
-    Returns:
-        What ran.
-
-    Raises:
-        PeftlitError: Anything that the user can mend.
-    """
-    console.quiet_lightning()
-    arguments = list(arguments)
-    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
-        known = (*COMMANDS, "predict")
-        near = config_errors.nearest(arguments[0], known)
-        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(known)})")
-    arguments = _config_of_run(arguments)
-    for file in config_errors.config_files(arguments):
-        if not file.is_file():
-            raise ConfigError(f"--config {file}: no such file")
-        if problem := config_errors.yaml_problem(file):
-            raise ConfigError(problem)
-    Parser.command_line = arguments
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
-    torch.set_float32_matmul_precision("high")
-    return PeftlitCLI(arguments)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
 
 _CHUNK = 1 << 20
+_WEIGHTS = ("*.safetensors", "*.bin")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def sha256_of_file(path: Path) -> str:
@@ -37,3 +43,32 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+@lru_cache
+def weights_sha256(location: str | None, commit: str | None) -> str | None:
+    """Return one digest of a model's weight files.
+
+    Args:
+        location: A folder, or a hub id; None for random weights.
+        commit: Commit of a hub id.
+
+    Returns:
+        The digest; None for random weights, and where the hub's files are not kept in its cache.
+    """
+    if location is None:
+        return None
+    folder = Path(location)
+    if not folder.is_dir():
+        try:
+            folder = Path(snapshot_download(location, revision=commit, local_files_only=True))
+        except LocalEntryNotFoundError:
+            return None
+    files = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    return hashlib.sha256("".join(f"{file.name} {_file_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+def _file_sha256(file: Path) -> str:
+    """Return a file's digest; the hub's cache names large files by theirs."""
+    name = file.resolve().name
+    return name if _SHA256.fullmatch(name) else sha256_of_file(file)

@@ -45,6 +45,19 @@ class NotFiniteError(PeftlitError):
     """A loss or a gradient is infinite or not a number."""
 
 
+class Stopped(PeftlitError):
+    """A signal has ended training after a whole step, with a checkpoint.
+
+    Args:
+        message: What happened, and how to go on.
+        signal_number: The signal.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
 class ReloadError(PeftlitError):
     """The exported folder does not reproduce the trained model in a fresh process."""
 

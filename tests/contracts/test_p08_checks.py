@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from peftlit.cli import run
+from peftlit.commands import run
 from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
 from peftlit.data.labels import Values
 from peftlit.data.spelling import ClassIds

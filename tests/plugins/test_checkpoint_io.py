@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import pickle
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from peftlit.errors import CheckpointError
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, PagedAdamW8bit
-from peftlit.plugins.checkpoint_io import TENSORS_FILE, TREE_FILE
+from peftlit.plugins.checkpoint_io import TREE_FILE, is_checkpoint
 from tests.modules.cases import NF4, Case, loader, make_module, make_trainer
 
 
@@ -86,7 +89,7 @@ def test_nothing_in_it_is_pickled(model_folder, tmp_path, monkeypatch):
     _, trainer, _ = train(Case("bert", "lora"), model_folder("bert"), tmp_path / "ckpt", io)
     trainer.save_checkpoint(tmp_path / "own")
     io.load_checkpoint(tmp_path / "own")
-    assert sorted(p.name for p in (tmp_path / "own").iterdir()) == [TREE_FILE, TENSORS_FILE]
+    assert sorted((tmp_path / "own").iterdir()) == [tmp_path / "own" / TREE_FILE, tensors_of(tmp_path / "own")]
     json.loads((tmp_path / "own" / TREE_FILE).read_text())
 
 
@@ -97,6 +100,10 @@ def saved(tmp_path):
     return path
 
 
+def tensors_of(path: Path) -> Path:
+    return next(path.glob("tensors-*.safetensors"))
+
+
 def edit(file: Path, position: int) -> None:
     content = bytearray(file.read_bytes())
     content[position] ^= 1
@@ -105,14 +112,14 @@ def edit(file: Path, position: int) -> None:
 
 @pytest.mark.parametrize("position", [0, 30, -1])
 def test_one_bit_changed_in_the_tensors_is_refused(saved, position):
-    edit(saved / TENSORS_FILE, position)
+    edit(tensors_of(saved), position)
     with pytest.raises(CheckpointError, match="not what was written .checksum.; use another checkpoint"):
         AdapterCheckpointIO().load_checkpoint(saved)
 
 
 def test_truncated_tensors_are_refused(saved):
-    content = (saved / TENSORS_FILE).read_bytes()
-    (saved / TENSORS_FILE).write_bytes(content[:-8])
+    content = (tensors_of(saved)).read_bytes()
+    (tensors_of(saved)).write_bytes(content[:-8])
     with pytest.raises(CheckpointError, match="checksum"):
         AdapterCheckpointIO().load_checkpoint(saved)
 
@@ -141,19 +148,18 @@ def test_a_tree_that_is_not_utf_8_is_refused(saved):
 def test_another_format_is_refused(saved):
     header = json.loads((saved / TREE_FILE).read_text())
     (saved / TREE_FILE).write_text(json.dumps({**header, "format_version": 99}))
-    with pytest.raises(CheckpointError, match="format 99, this peftlit reads 1"):
+    with pytest.raises(CheckpointError, match="format 99, this peftlit reads 2"):
         AdapterCheckpointIO().load_checkpoint(saved)
 
 
-@pytest.mark.parametrize("missing", [TREE_FILE, TENSORS_FILE, None])
-def test_a_missing_file_is_said(saved, missing):
-    path = saved
-    if missing is None:
-        path = saved / "elsewhere"
-    else:
-        (saved / missing).unlink()
-    with pytest.raises(CheckpointError, match="no peftlit checkpoint"):
-        AdapterCheckpointIO().load_checkpoint(path)
+def test_a_missing_file_is_said(saved):
+    tensors_of(saved).unlink()
+    with pytest.raises(CheckpointError, match=r"holds no tensors-.*; use another checkpoint"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+    (saved / TREE_FILE).unlink()
+    for path in (saved, saved / "elsewhere"):
+        with pytest.raises(CheckpointError, match="no peftlit checkpoint"):
+            AdapterCheckpointIO().load_checkpoint(path)
 
 
 def test_a_pickled_checkpoint_is_refused_unread(tmp_path):
@@ -187,21 +193,91 @@ def test_a_save_that_dies_midway_leaves_the_last_one(saved, step, monkeypatch):
     assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] == 3
 
 
-@pytest.mark.parametrize("nth", [1, 2])
-def test_a_kill_between_the_two_renames_leaves_a_good_one_under_its_name(saved, nth, monkeypatch):
-    rename, calls = Path.rename, []
+def test_a_disk_that_takes_no_more_is_one_line_and_the_last_one_stays(saved, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def die_at_the_nth(self, target):
-        calls.append(target)
-        if len(calls) == nth:
-            raise KeyboardInterrupt
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", die_at_the_nth)
-    with pytest.raises(KeyboardInterrupt):
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(
+        CheckpointError, match=r"cannot be written \(No space left on device\); earlier checkpoints are"
+    ):
         AdapterCheckpointIO().save_checkpoint({"epoch": 4}, saved)
     monkeypatch.undo()
-    assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] in (3, 4)
+    assert AdapterCheckpointIO().load_checkpoint(saved)["epoch"] == 3
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
+
+
+def write_tree(saved: Path, **changes: object) -> None:
+    """Change the JSON as somebody would who knows the format."""
+    header = {**json.loads((saved / TREE_FILE).read_text()), **changes}
+    header["tree_sha256"] = sha256(json.dumps(header["tree"]).encode()).hexdigest()
+    (saved / TREE_FILE).write_text(json.dumps(header))
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "", 5, None, "A" * 64], ids=repr)
+def test_a_digest_that_would_lead_elsewhere_is_refused(saved, name):
+    write_tree(saved, tensors_sha256=name)
+    with pytest.raises(CheckpointError, match="damaged"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [5, [], {"dict": 3}, {"dict": [[{"dict": []}, 1]]}, {"float": "no"}, {"pickle": "x"}, {"dtype": "save"}],
+    ids=repr,
+)
+def test_a_tree_of_another_form_is_refused(saved, tree):
+    write_tree(saved, tree=tree)
+    with pytest.raises(CheckpointError, match="damaged|cannot read an entry"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_a_tree_without_end_is_refused(saved):
+    (saved / TREE_FILE).write_text("[" * 100_000)
+    with pytest.raises(CheckpointError, match="damaged"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+@pytest.mark.parametrize("which", ["tree", "tensors"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_leads_out_of_the_folder_is_refused(saved, which, kind, tmp_path):
+    file = saved / TREE_FILE if which == "tree" else tensors_of(saved)
+    file.rename(tmp_path / "elsewhere")
+    if kind == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(file)
+    with pytest.raises(CheckpointError, match="no plain file"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_ten_gigabytes_of_json_are_refused_unread(saved):
+    os.truncate(saved / TREE_FILE, 10 << 30)
+    with pytest.raises(CheckpointError, match="has 10,737,418,240 bytes, more than any checkpoint"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_a_header_of_ten_gigabytes_is_refused(saved):
+    file = tensors_of(saved)
+    content = (10 << 30).to_bytes(8, "little") + file.read_bytes()[8:]
+    digest = sha256(content).hexdigest()
+    file.unlink()
+    (saved / f"tensors-{digest[:16]}.safetensors").write_bytes(content)
+    write_tree(saved, tensors_sha256=digest)
+    with pytest.raises(CheckpointError, match=r"damaged \(.*header"):
+        AdapterCheckpointIO().load_checkpoint(saved)
+
+
+def test_nothing_is_deleted_that_is_not_a_checkpoint(saved, tmp_path, caplog):
+    (saved / "notes.txt").write_text("mine")
+    other = tmp_path / "home"
+    other.mkdir()
+    (other / "thesis.tex").write_text("mine")
+    for path in (saved, other):
+        AdapterCheckpointIO().remove_checkpoint(path)
+    assert is_checkpoint(saved)
+    assert (other / "thesis.tex").exists()
+    assert caplog.text.count("not deleted; it holds other things than a checkpoint") == 2
 
 
 def test_removing_one_removes_all_of_it(saved):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.run.begin import BeginRun
@@ -18,6 +20,8 @@ def trainer(**changes: object) -> SimpleNamespace:
             "fast_dev_run": 0,
             "is_global_zero": True,
             "loggers": [],
+            "callbacks": [],
+            "checkpoint_callbacks": [],
             "val_check_batch": float("inf"),
             "accumulate_grad_batches": 1,
             "num_training_batches": 10,
@@ -72,3 +76,26 @@ def test_validation_inside_an_accumulation_window_is_refused(every, window, good
         with pytest.raises(ConfigError, match="every 3 batches falls inside a window of 2 .*; use a multiple of 2"):
             begin(tmp_path / "run").on_train_start(asked, None)
         assert not (tmp_path / "run").exists()
+
+
+def test_every_window_of_a_growing_schedule_counts(tmp_path: Path) -> None:
+    growing = GradientAccumulationScheduler({0: 1, 1: 4})
+    with pytest.raises(ConfigError, match="every 2 batches falls inside a window of 4"):
+        begin(tmp_path / "run").on_train_start(trainer(val_check_batch=2, callbacks=[growing]), None)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "window", "said"),
+    [
+        ({"train_time_interval": timedelta(minutes=5)}, 2, "train_time_interval: would save inside"),
+        ({"train_time_interval": timedelta(minutes=5)}, 1, None),
+        ({"save_on_exception": True}, 1, "save_on_exception: an error leaves a step half done"),
+    ],
+)
+def test_checkpoints_inside_a_step_are_refused(arguments, window, said, tmp_path: Path) -> None:
+    asked = trainer(checkpoint_callbacks=[ModelCheckpoint(**arguments)], accumulate_grad_batches=window)
+    if said is None:
+        begin(tmp_path / "run").on_train_start(asked, None)
+        return
+    with pytest.raises(ConfigError, match=said):
+        begin(tmp_path / "run").on_train_start(asked, None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from peftlit.errors import RunFolderError
+from peftlit.plugins.checkpoint_io import TREE_FILE
 from peftlit.run.files import write_json, write_text
 from peftlit.run.folder import RunFolder, next_run_folder
 
@@ -33,8 +36,27 @@ def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
         folder.last_checkpoint()
     for age, name in enumerate((".half.ckpt.123", "epoch=9-step=90.ckpt", "epoch=10-step=100.ckpt", "last.ckpt")):
         (folder.checkpoints / name).mkdir(parents=True)
-        os.utime(folder.checkpoints / name, (1000 - age, 1000 - age))
+        (folder.checkpoints / name / TREE_FILE).touch()
+        os.utime(folder.checkpoints / name / TREE_FILE, (1000 - age, 1000 - age))
+    (folder.checkpoints / "epoch=11-step=110.ckpt").mkdir()  # a kill while it was deleted
     assert folder.last_checkpoint().name == "epoch=9-step=90.ckpt"
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.lock()
+    folder.lock()
+    code = f"""
+from pathlib import Path
+from peftlit.run import folder
+folder._SECONDS_TO_END = 0.1
+folder.RunFolder(Path({str(tmp_path)!r})).lock()
+"""
+    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process is writing into it; wait for it, or name another folder" in second.stderr
+    folder.unlock()
+    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert third.returncode == 0, third.stderr
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -1,16 +1,16 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from peftlit.errors import RunFolderError
-from peftlit.run.folder import RunFolder
-from peftlit.run.resume import FREE, PLACES, check_same_run
+from peftlit.errors import CheckpointError, RunFolderError
+from peftlit.plugins import AdapterCheckpointIO
+from peftlit.plugins.resumption import RECORD
+from peftlit.run.resume import FREE, PLACES, check_same_run, describe
 
 MANIFEST = {"sha256": "a", "splits": {"train": {"sha256": "1"}, "test": {"sha256": "2"}}}
 SETTINGS: dict[str, Any] = {
@@ -28,11 +28,16 @@ SETTINGS: dict[str, Any] = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> RunFolder:
-    found = RunFolder(tmp_path)
-    found.config.write_text(yaml.safe_dump(SETTINGS))
-    found.manifest.write_text(json.dumps(MANIFEST))
-    return found
+def save(tmp_path: Path):
+    """Return a function that writes the checkpoint of a run with these settings and gives its path."""
+
+    def write(settings: dict[str, Any], **changes: Any) -> Path:
+        content = {name: [] for name in ("state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")}
+        content[RECORD] = describe(yaml.safe_dump(settings), MANIFEST)
+        AdapterCheckpointIO().save_checkpoint({**content, **changes}, tmp_path / "last.ckpt")
+        return tmp_path / "last.ckpt"
+
+    return write
 
 
 def changed(path: str, value: Any) -> str:
@@ -54,8 +59,8 @@ def changed(path: str, value: Any) -> str:
         ("trainer.max_epochs", 3),
     ],
 )
-def test_what_changes_no_weight_may_differ(folder, path, value):
-    check_same_run(folder, changed(path, value), MANIFEST)
+def test_what_changes_no_weight_may_differ(save, path, value):
+    check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST))
 
 
 @pytest.mark.parametrize(
@@ -67,23 +72,32 @@ def test_what_changes_no_weight_may_differ(folder, path, value):
         ("data.init_args.batch_size", 4, "data.batch_size 8 -> 4"),
     ],
 )
-def test_what_changes_the_result_is_refused_with_the_difference(folder, path, value, said):
+def test_what_changes_the_result_is_refused_with_the_difference(save, path, value, said):
     with pytest.raises(RunFolderError, match=f"continue it as another run: {said}; set"):
-        check_same_run(folder, changed(path, value), MANIFEST)
+        check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST))
 
 
-def test_more_epochs_are_fine_where_the_schedule_knows_no_end(folder):
+def test_more_epochs_are_fine_where_the_schedule_knows_no_end(save):
     for scheduler in (None, {"class_path": "peftlit.optim.ConstantWarmup", "init_args": {"num_warmup_steps": 5}}):
         settings = yaml.safe_load(changed("model.init_args.scheduler", scheduler))
-        folder.config.write_text(yaml.safe_dump(settings))
+        path = save(settings)
         settings["trainer"]["max_epochs"] = 5
-        check_same_run(folder, yaml.safe_dump(settings), MANIFEST)
+        check_same_run(path, describe(yaml.safe_dump(settings), MANIFEST))
 
 
-def test_other_rows_are_refused_whatever_their_path(folder):
+def test_other_rows_are_refused_whatever_their_path(save):
     other = {"sha256": "b", "splits": {**MANIFEST["splits"], "test": {"sha256": "3"}}}
     with pytest.raises(RunFolderError, match=r"the data has changed since the run began \(test differs\)"):
-        check_same_run(folder, yaml.safe_dump(SETTINGS), other)
+        check_same_run(save(SETTINGS), describe(yaml.safe_dump(SETTINGS), other))
+
+
+def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(save):
+    path = save(SETTINGS)
+    content = AdapterCheckpointIO().load_checkpoint(path)
+    del content["optimizer_states"]
+    AdapterCheckpointIO().save_checkpoint(content, path)
+    with pytest.raises(CheckpointError, match="holds no optimizer_states, so no run can go on from it"):
+        check_same_run(path, describe(yaml.safe_dump(SETTINGS), MANIFEST))
 
 
 def test_the_docs_list_what_may_differ():

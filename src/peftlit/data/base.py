@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -141,12 +142,13 @@ class TextDataModule(TextRows, LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training stands: the epoch, and how many of its batches are done."""
-        if self.trainer is None or not self.trainer.training:
+        if self.trainer is None or self.trainer.state.fn != "fit":
             return {}
         loop = self.trainer.fit_loop
         epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
         epoch, done = max(epochs.started - 1, 0), batches.processed  # type: ignore[attr-defined]
-        return {"epoch": epoch + 1, "batches": 0} if done >= loop.max_batches else {"epoch": epoch, "batches": done}
+        ended = done >= loop.max_batches and batches.completed == done  # else its validation is still to come
+        return {"epoch": epoch + 1, "batches": 0} if ended else {"epoch": epoch, "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where training stood.
@@ -155,6 +157,8 @@ class TextDataModule(TextRows, LightningDataModule):
             state_dict: What :meth:`state_dict` returned.
         """
         self._resume_at = (state_dict["epoch"], state_dict["batches"])
+        # Lightning looks for the place in the loader, and it is here
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
     def _eval_rows(self) -> int:
         return self.eval_batch_size or 2 * self.batch_size

@@ -21,11 +21,12 @@ from peftlit.adapters.attach import count_parameters
 from peftlit.architecture import half_dtype, poolers
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch
-from peftlit.errors import BackboneError, CheckpointError
+from peftlit.errors import BackboneError
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.metrics import Direction
 from peftlit.modules.check import check_fit
+from peftlit.modules.checkpoints import check_trainables, keep_trainables
 from peftlit.modules.window import AccumulationWindow
 from peftlit.optim import Schedule, parameter_groups, with_schedule
 from peftlit.quantization import is_quantized
@@ -212,9 +213,11 @@ class PeftModule(LightningModule):
 
         Args:
             checkpoint: What Lightning is about to save.
+
+        Raises:
+            CheckpointError: It is asked for inside an accumulation window.
         """
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
+        keep_trainables(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits.
@@ -223,12 +226,9 @@ class PeftModule(LightningModule):
             checkpoint: What Lightning is about to load.
 
         Raises:
-            CheckpointError: Naming the first tensor that is too many or missing.
+            CheckpointError: Naming the first tensor that is too many or missing, or the other base.
         """
-        names = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
-        odd = sorted(names ^ set(checkpoint["state_dict"]))
-        if odd:
-            raise CheckpointError(f"the checkpoint does not hold what this config trains ({odd[0]})")
+        check_trainables(self, checkpoint)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over trainables only, and the schedule over optimizer steps."""

@@ -23,6 +23,11 @@ class AccumulationWindow:
         self._anchor: float | None = None
         self._weight: Tensor | None = None
 
+    @property
+    def is_open(self) -> bool:
+        """Whether micro-batches have gone into a step that has not been made."""
+        return self._weight is not None
+
     def add(self, total: Tensor, weight: Tensor, trainer: Trainer) -> Tensor:
         """Take a micro-batch into the window.
 

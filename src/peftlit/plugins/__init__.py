@@ -6,7 +6,8 @@ from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
 from peftlit.plugins.finite import FiniteGuard
 from peftlit.plugins.precision import AdapterPrecision
 from peftlit.plugins.progress import LineProgress, RichProgress
-from peftlit.plugins.random_states import RandomStates
+from peftlit.plugins.resumption import Resumption
+from peftlit.plugins.stop_on_signal import StopOnSignal
 from peftlit.plugins.trainability import TrainabilityGuard
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ __all__ = [
     "FiniteGuard",
     "LineProgress",
     "PagedAdamW8bit",
-    "RandomStates",
+    "Resumption",
     "RichProgress",
+    "StopOnSignal",
     "TrainabilityGuard",
 ]
 

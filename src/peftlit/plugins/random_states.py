@@ -1,4 +1,4 @@
-"""Random states in checkpoints, so that a resumed run draws the same dropout as one that was never interrupted."""
+"""The states of all random generators of a process, as values that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -7,61 +7,10 @@ from typing import Any
 
 import numpy
 import torch
-from lightning import Callback, LightningModule, Trainer
-
-from peftlit.errors import CheckpointError
 
 
-class RandomStates(Callback):
-    """Save the state of every random generator of every rank; put it back before the first batch after a resume.
-
-    Not before: making loaders and their iterators draws from them too.
-    """
-
-    def __init__(self) -> None:
-        self._loaded: list[dict[str, Any]] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return each rank's states; all ranks have to ask."""
-        own = _states()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return {"ranks": [own]}
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, own)
-        return {"ranks": ranks}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until training goes on.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
-        self._loaded = state_dict["ranks"]
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the states back, once.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: Not used.
-            batch_idx: Not used.
-
-        Raises:
-            CheckpointError: Another number of processes wrote the checkpoint.
-        """
-        if self._loaded is None:
-            return
-        if len(self._loaded) != trainer.world_size:
-            raise CheckpointError(
-                f"the checkpoint was written by {len(self._loaded)} processes and cannot be continued by "
-                f"{trainer.world_size}; set trainer.devices: {len(self._loaded)}"
-            )
-        _restore(self._loaded[trainer.global_rank])
-        self._loaded = None
-
-
-def _states() -> dict[str, Any]:
+def capture() -> dict[str, Any]:
+    """Return the states of Python's, NumPy's and torch's generators, the current CUDA device's included."""
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = numpy.random.get_state()
     states: dict[str, Any] = {
@@ -74,7 +23,12 @@ def _states() -> dict[str, Any]:
     return states
 
 
-def _restore(states: dict[str, Any]) -> None:
+def restore(states: dict[str, Any]) -> None:
+    """Put the generators into the states that :func:`capture` returned.
+
+    Args:
+        states: The states; those of a CUDA device are left out where there is none.
+    """
     torch.set_rng_state(states["torch"])
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 
 from peftlit.data import TextDataModule
@@ -50,6 +53,7 @@ class BeginRun(Callback):
         if trainer.is_global_zero:
             if not self.resumes:
                 self._take_folder()
+            self.folder.lock()
             write_text(self.folder.config, self.config)
             if self.data is not None:
                 write_json(self.folder.manifest, self.data.manifest())
@@ -75,10 +79,26 @@ class BeginRun(Callback):
 
 
 def _check_windows(trainer: Trainer) -> None:
-    """Refuse validation inside an accumulation window: a checkpoint written there would lack the gradients so far."""
-    every, window = trainer.val_check_batch, trainer.accumulate_grad_batches
-    if every is not None and every < trainer.num_training_batches and every % window:
+    """Refuse checkpoints inside an accumulation window: they would lack the gradients so far."""
+    windows = {trainer.accumulate_grad_batches}
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            windows |= set(callback.scheduling.values())
+    every, longest = trainer.val_check_batch, max(windows)
+    inside = every is not None and every < trainer.num_training_batches and any(every % window for window in windows)
+    if inside:
+        multiple = math.lcm(*windows)
         raise ConfigError(
-            f"trainer.val_check_interval: every {every} batches falls inside a window of {window} "
-            f"(trainer.accumulate_grad_batches); use a multiple of {window}"
+            f"trainer.val_check_interval: every {every} batches falls inside a window of {longest} "
+            f"(trainer.accumulate_grad_batches); use a multiple of {multiple}"
         )
+    for callback in trainer.checkpoint_callbacks:
+        if longest > 1 and getattr(callback, "_train_time_interval", None) is not None:
+            raise ConfigError(
+                "ModelCheckpoint.train_time_interval: would save inside accumulation windows; use every_n_train_steps"
+            )
+        if getattr(callback, "save_on_exception", False):
+            raise ConfigError(
+                "ModelCheckpoint.save_on_exception: an error leaves a step half done; leave it out (signals write a "
+                "checkpoint by themselves, and --ckpt_path last goes on from the last one)"
+            )

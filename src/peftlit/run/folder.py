@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from peftlit.errors import RunFolderError
+from peftlit.plugins.checkpoint_io import TREE_FILE, is_checkpoint
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
@@ -13,6 +16,10 @@ METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 MANIFEST_FILE = "split_manifest.json"
 CHECKPOINT_FOLDER = "checkpoints"
+LOCK_FILE = ".lock"
+
+_SECONDS_TO_END = 10.0
+"""Loader workers hold the lock too, and may outlive a process that was killed by five seconds."""
 
 
 class RunFolder:
@@ -28,6 +35,24 @@ class RunFolder:
         self.manifest = path / MANIFEST_FILE
         self.adapter = path / ADAPTER_FOLDER
         self.checkpoints = path / CHECKPOINT_FOLDER
+        self._lock = FileLock(path / LOCK_FILE, is_singleton=True)  # this process may write here more than once
+
+    def lock(self) -> None:
+        """Keep other processes from writing here until :meth:`unlock`, or this one's end, however it ends.
+
+        Raises:
+            RunFolderError: Another one is writing.
+        """
+        try:
+            self._lock.acquire(timeout=_SECONDS_TO_END)
+        except Timeout as error:
+            raise RunFolderError(
+                f"--run_dir {self.path}: another process is writing into it; wait for it, or name another folder"
+            ) from error
+
+    def unlock(self) -> None:
+        """Let others write here."""
+        self._lock.release(force=True)
 
     @property
     def is_used(self) -> bool:
@@ -40,7 +65,8 @@ class RunFolder:
         Raises:
             RunFolderError: There is none.
         """
-        found = sorted(self.checkpoints.glob("[!.]*.ckpt"), key=lambda p: p.stat().st_mtime)
+        found = [path for path in self.checkpoints.glob("[!.]*.ckpt") if is_checkpoint(path)]
+        found.sort(key=lambda path: (path / TREE_FILE).stat().st_mtime_ns)
         if not found:
             raise RunFolderError(f"--ckpt_path last: {self.checkpoints} holds no checkpoint to continue from")
         return found[-1]

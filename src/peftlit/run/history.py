@@ -111,7 +111,7 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history so far, for checkpoints."""
-        return {"log_history": self.log_history}
+        return {"log_history": self.log_history, "logged_step": self._logged_step, "losses": self._losses}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the history back.
@@ -120,6 +120,7 @@ class History(Callback):
             state_dict: What :meth:`state_dict` returned.
         """
         self.log_history = state_dict["log_history"]
+        self._logged_step, self._losses = state_dict["logged_step"], state_dict["losses"]
 
 
 def monitored_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from peftlit.errors import RunFolderError
-from peftlit.run.folder import RunFolder
+from peftlit.errors import CheckpointError, RunFolderError
+from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.plugins.resumption import RECORD
 
 FREE = (
     "data.num_workers",
@@ -26,34 +29,55 @@ FREE = (
 PLACES = ("data_dir", "file", "path", "test_file", "train_file", "validation_file")
 """Settings of the data that say where rows are: what counts is that the rows are the same."""
 
+_NEEDED = ("state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")
 _LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 _SHOWN = 3
 
 
-def check_same_run(folder: RunFolder, config: str, manifest: dict[str, Any] | None) -> None:
-    """Refuse to continue a run as another one.
+def describe(config: str, manifest: dict[str, Any] | None) -> dict[str, Any]:
+    """Return what a checkpoint keeps of its run, to be compared when it goes on.
 
     Args:
-        folder: The run folder.
         config: The resolved configuration, as YAML.
         manifest: The data's split manifest, None for data that has none.
+    """
+    settings = _flat(yaml.safe_load(config))
+    text = json.dumps(settings, sort_keys=True, default=str)
+    splits = {name: split["sha256"] for name, split in manifest["splits"].items()} if manifest else {}
+    return {
+        "config_sha256": sha256(text.encode()).hexdigest(),
+        "settings": json.loads(text),
+        "data_sha256": manifest["sha256"] if manifest else None,
+        "splits": splits,
+    }
+
+
+def check_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
+    """Refuse to continue a run as another one; read the whole checkpoint, so that a damaged one is told here.
+
+    Args:
+        checkpoint: The checkpoint that the run goes on from.
+        now: What :func:`describe` says of the run that is about to go on.
 
     Raises:
+        CheckpointError: It is damaged, or nothing can go on from it.
         RunFolderError: With the settings that differ, or the splits.
     """
-    if manifest is not None and folder.manifest.is_file():
-        before = json.loads(folder.manifest.read_text(encoding="utf-8"))
-        if before["sha256"] != manifest["sha256"]:
-            found = [name for name, split in manifest["splits"].items() if split != before["splits"].get(name)]
-            what = ", ".join(found) or "how it is cut"
-            raise RunFolderError(
-                f"--run_dir {folder.path}: the data has changed since the run began ({what} differs); restore it, or "
-                "start a new run"
-            )
-    if not folder.config.is_file():
-        return
-    old, new = (_flat(yaml.safe_load(text)) for text in (folder.config.read_text(encoding="utf-8"), config))
-    free = {*FREE, *(f"data.{name}" for name in PLACES if manifest is not None)}
+    content = AdapterCheckpointIO().load_checkpoint(checkpoint)
+    missing = [name for name in (*_NEEDED, RECORD) if name not in content]
+    if missing:
+        raise CheckpointError(
+            f"{checkpoint}: holds no {missing[0]}, so no run can go on from it; use another checkpoint"
+        )
+    before = content[RECORD]
+    if now["data_sha256"] is not None and before["data_sha256"] != now["data_sha256"]:
+        found = [name for name, digest in now["splits"].items() if digest != before["splits"].get(name)]
+        raise RunFolderError(
+            f"{checkpoint}: the data has changed since the run began ({', '.join(found) or 'how it is cut'} differs); "
+            "restore it, or start a new run"
+        )
+    old, new = before["settings"], now["settings"]
+    free = {*FREE, *(f"data.{name}" for name in PLACES if now["data_sha256"] is not None)}
     if _knows_no_end(new):
         free |= set(_LENGTHS)
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key) and not _within(key, free)]
@@ -61,8 +85,8 @@ def check_same_run(folder: RunFolder, config: str, manifest: dict[str, Any] | No
         told = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:_SHOWN])
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
         raise RunFolderError(
-            f"--run_dir {folder.path}: these settings would continue it as another run: {told}{more}; set them back "
-            f"(fit --config {folder.config} --ckpt_path last), or start a new run"
+            f"{checkpoint}: these settings would continue it as another run: {told}{more}; set them back, or "
+            "start a new run"
         )
 
 

@@ -1,0 +1,61 @@
+"""From a command line to what runs: which command, which files, which run's own config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from peftlit import config_errors, console
+from peftlit.cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
+from peftlit.errors import ConfigError, RunFolderError
+from peftlit.parser import Parser
+from peftlit.run.folder import CONFIG_FILE, RunFolder
+
+
+def _config_of_run(arguments: list[str]) -> list[str]:
+    """Take a finished run's own config where ``validate`` or ``test`` name none."""
+    if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
+        return arguments
+    for i, argument in enumerate(arguments):
+        option, _, value = argument.partition("=")
+        if option == "--run_dir" and (value or i + 1 < len(arguments)):
+            folder = RunFolder(Path(value or arguments[i + 1]))
+            folder.require_adapter()
+            return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
+    if not {"-h", "--help"} & set(arguments):
+        raise RunFolderError(NO_RUN_DIR.format(arguments[0]))
+    return arguments
+
+
+def run(arguments: Sequence[str]) -> PeftlitCLI:
+    """Parse a command line and run it.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        What ran.
+
+    Raises:
+        PeftlitError: Anything that the user can mend.
+    """
+    console.quiet_lightning()
+    arguments = list(arguments)
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+        known = (*COMMANDS, "predict")
+        near = config_errors.nearest(arguments[0], known)
+        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(known)})")
+    arguments = _config_of_run(arguments)
+    for file in config_errors.config_files(arguments):
+        if not file.is_file():
+            raise ConfigError(f"--config {file}: no such file")
+        if problem := config_errors.yaml_problem(file):
+            raise ConfigError(problem)
+    Parser.command_line = arguments
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
+    torch.set_float32_matmul_precision("high")
+    return PeftlitCLI(arguments)

@@ -1,0 +1,112 @@
+"""Run peftlit in forked processes: as real as any other process, without its seconds of imports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import peftlit.commands  # before any fork, so that no child has to
+import peftlit.run.load  # noqa: F401
+from peftlit.__main__ import main
+
+LIMIT_S = 300.0
+
+
+@dataclass
+class Outcome:
+    """How a process ended.
+
+    Attributes:
+        code: Its exit code; minus the signal's number where one ended it.
+        said: Everything it wrote.
+        seconds: How long it ran.
+    """
+
+    code: int
+    said: str
+    seconds: float
+
+    @property
+    def error(self) -> str:
+        """Its last line about what went wrong; a traceback's last line where there is one."""
+        lines = [line for line in self.said.splitlines() if line.startswith("peftlit: ")]
+        return self.said.splitlines()[-1] if self.has_traceback else lines[-1] if lines else ""
+
+    @property
+    def has_traceback(self) -> bool:
+        """Whether a raw traceback was shown."""
+        return "Traceback (most recent call last)" in self.said
+
+
+def peftlit_in(
+    folder: Path,
+    *arguments: str,
+    prepare: Callable[[], None] | None = None,
+    watch: Callable[[int, float], int | None] | None = None,
+) -> Outcome:
+    """Run one command line in a forked process group of its own.
+
+    Args:
+        folder: Where.
+        arguments: The command line without the program's name.
+        prepare: Called in the child first.
+        watch: Called every few milliseconds with the child's id and its age in seconds; a signal that it returns is
+            sent.
+    """
+    started = time.monotonic()
+    said = folder / "said.txt"
+    child = os.fork()
+    if child == 0:
+        _be_the_child(folder, said, arguments, prepare)
+    code: int | None = None
+    while code is None:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            break
+        age = time.monotonic() - started
+        number = signal.SIGKILL if age > LIMIT_S else watch(child, age) if watch else None
+        if number is not None:
+            os.kill(child, number)
+        time.sleep(0.002)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)  # loader workers of a killed process
+    return Outcome(code, said.read_text(encoding="utf-8", errors="replace"), time.monotonic() - started)
+
+
+def _be_the_child(folder: Path, said: Path, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
+    code = 70
+    try:
+        os.setsid()
+        os.chdir(folder)
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+        if prepare is not None:
+            prepare()
+        code = main(arguments)
+    except SystemExit as stop:
+        code = stop.code if isinstance(stop.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def kill_at(seconds: float) -> Callable[[int, float], int | None]:
+    """Return a watch that kills once, at an age.
+
+    Args:
+        seconds: The age.
+    """
+    return lambda child, age: signal.SIGKILL if age >= seconds else None
