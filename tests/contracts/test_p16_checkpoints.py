@@ -1,0 +1,202 @@
+"""P16: a kill at any operation on a checkpoint's files leaves the last good one; what was changed since is refused."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from peftlit.errors import CheckpointError
+from peftlit.plugins import AdapterCheckpointIO, checkpoint_io
+from peftlit.run.folder import RunFolder
+from tests.contracts.file_operations import in_child, was_killed, watch
+
+OLD, NEW = ({"weights": torch.full((100,), value), "step": int(value)} for value in (1.0, 2.0))
+IO = AdapterCheckpointIO()
+
+
+def save_beside(checkpoints: Path) -> None:
+    IO.save_checkpoint(NEW, checkpoints / "new.ckpt")
+
+
+def replace(checkpoints: Path) -> None:
+    IO.save_checkpoint(NEW, checkpoints / "old.ckpt")
+
+
+def replace_after_a_kill(checkpoints: Path) -> None:
+    replace(checkpoints)
+
+
+def save_and_remove(checkpoints: Path) -> None:
+    IO.save_checkpoint(NEW, checkpoints / "new.ckpt")
+    IO.remove_checkpoint(checkpoints / "old.ckpt")
+
+
+def remove_the_newest(checkpoints: Path) -> None:
+    IO.remove_checkpoint(checkpoints / "new.ckpt")
+
+
+ACTIONS = [save_beside, replace, replace_after_a_kill, save_and_remove, remove_the_newest]
+
+
+def begin(folder: Path, action: Callable[[Path], None]) -> Path:
+    """The checkpoints of a run: one that is whole, and where the action is about one, another."""
+    shutil.rmtree(folder, ignore_errors=True)
+    checkpoints = RunFolder(folder).checkpoints
+    IO.save_checkpoint(OLD, checkpoints / "old.ckpt")
+    if action is replace_after_a_kill:
+        IO.save_checkpoint(NEW, checkpoints / ".old.ckpt.writing")
+        (checkpoints / ".old.ckpt.writing/checkpoint.json").write_text('{"format_')
+    if action is remove_the_newest:
+        save_beside(checkpoints)
+    return checkpoints
+
+
+def operations(folder: Path, action: Callable[[Path], None], kill_at: int = 0) -> tuple[int, list[list[str]]]:
+    """Do it in a process of its own; return the exit code, and each operation with its paths."""
+    checkpoints, log = begin(folder, action), folder / "operations.txt"
+
+    def watched() -> None:
+        watch(checkpoints, log, kill_at)
+        action(checkpoints)
+
+    code = in_child(watched)
+    return code, [line.split(" ") for line in log.read_text().splitlines()]
+
+
+def contract_a_kill_leaves_a_whole_checkpoint(folder: Path, action: Callable[[Path], None]) -> None:
+    code, whole = operations(folder, action)
+    assert code == 0
+    assert IO.load_checkpoint(RunFolder(folder).last_checkpoint())["step"] == (1 if action is remove_the_newest else 2)
+    for number in range(1, len(whole) + 1):
+        code, _ = operations(folder, action, kill_at=number)
+        assert was_killed(code), (number, whole[number - 1], code)
+        try:
+            left = IO.load_checkpoint(RunFolder(folder).last_checkpoint())
+        except Exception as error:
+            raise AssertionError(f"killed at {number}, {whole[number - 1]}: {error}") from error
+        assert left["step"] in (1, 2)
+        assert torch.equal(left["weights"], (OLD if left["step"] == 1 else NEW)["weights"])
+        checkpoints = RunFolder(folder).checkpoints
+        IO.save_checkpoint(NEW, checkpoints / "old.ckpt")
+        assert IO.load_checkpoint(checkpoints / "old.ckpt")["step"] == 2
+
+
+def contract_what_is_seen_is_on_disk(folder: Path, action: Callable[[Path], None]) -> None:
+    """Nothing takes its final name, and nothing older is deleted, before what it stands on is synced."""
+    _, whole = operations(folder, action)
+    unsynced: set[str] = set()
+    for operation, path, *target in whole:
+        if operation == "rmtree":
+            continue
+        if operation in ("create", "mkdir", "write"):
+            unsynced.add(path)
+        if operation == "fsync":
+            unsynced.discard(path)
+        if operation == "rename" and ".writing" in target[0]:  # not yet in sight
+            unsynced = {target[0] if name == path else name for name in unsynced}
+        elif operation == "rename":
+            assert not {name for name in unsynced if name == path or name.startswith(f"{path}/")}, (path, unsynced)
+            unsynced = {name for name in unsynced if not name.startswith(path)} | {str(Path(target[0]).parent)}
+        if operation == "remove":
+            assert not unsynced, (path, unsynced)
+    assert not {name for name in unsynced if ".writing" not in name}
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_p16_a_kill_at_any_operation_leaves_a_whole_checkpoint(action, tmp_path) -> None:
+    contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", action)
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+def test_p16_what_is_seen_is_on_disk(action, tmp_path) -> None:
+    contract_what_is_seen_is_on_disk(tmp_path / "run", action)
+
+
+def in_place(final: Path, aside: Path, tensors_name: str) -> None:
+    shutil.rmtree(final)
+    aside.rename(final)
+
+
+def header_first(final: Path, aside: Path, tensors_name: str) -> None:
+    for name in (checkpoint_io.TREE_FILE, tensors_name):
+        (aside / name).replace(final / name)
+
+
+@pytest.mark.parametrize("other", [in_place, header_first])
+def test_p16_goes_red_when_the_older_one_goes_first(other, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(checkpoint_io, "_replace", other)
+    with pytest.raises(AssertionError, match="killed at"):
+        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", replace)
+
+
+def tensors_first(self: AdapterCheckpointIO, path: Any) -> None:
+    for file in sorted(Path(path).iterdir(), reverse=True):
+        file.unlink()
+    Path(path).rmdir()
+
+
+def test_p16_goes_red_when_its_tensors_are_removed_first(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(AdapterCheckpointIO, "remove_checkpoint", tensors_first)
+    with pytest.raises(AssertionError, match="killed at"):
+        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", remove_the_newest)
+
+
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action is not remove_the_newest])
+def test_p16_goes_red_without_sync(action, monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(checkpoint_io, "_sync", lambda path: None)
+    with pytest.raises(AssertionError):
+        contract_what_is_seen_is_on_disk(tmp_path / "run", action)
+
+
+def contract_a_changed_checkpoint_is_refused(folder: Path, change: Callable[[bytes], bytes], file: str) -> None:
+    checkpoint = begin(folder, replace) / "old.ckpt"
+    (path,) = checkpoint.glob(file)
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(CheckpointError):
+        IO.load_checkpoint(checkpoint)
+
+
+def flipped(seed: int) -> Callable[[bytes], bytes]:
+    def flip(content: bytes) -> bytes:
+        bit = random.Random(seed).randrange(8 * len(content))
+        changed = bytearray(content)
+        changed[bit // 8] ^= 1 << bit % 8
+        return bytes(changed)
+
+    return flip
+
+
+CUTS: list[Callable[[bytes], bytes]] = [lambda c: b"", lambda c: c[:1], lambda c: c[: len(c) // 2], lambda c: c[:-1]]
+FILES = ("*.json", "*.safetensors")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_p16_what_was_cut_or_changed_by_a_bit_is_refused(file, tmp_path) -> None:
+    for change in [*CUTS, *map(flipped, range(200))]:
+        contract_a_changed_checkpoint_is_refused(tmp_path / "run", change, file)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_p16_goes_red_without_checksums(file, monkeypatch, tmp_path) -> None:
+    def unchecked(self: Any, path: Any) -> Any:
+        header = checkpoint_io.json.loads((Path(path) / checkpoint_io.TREE_FILE).read_text(encoding="utf-8"))
+        (tensors,) = Path(path).glob("*.safetensors")
+        return checkpoint_io.join_tensors(header["tree"], checkpoint_io.load_file(tensors))
+
+    monkeypatch.setattr(AdapterCheckpointIO, "load_checkpoint", unchecked)
+    with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+        contract_a_changed_checkpoint_is_refused(tmp_path / "run", last_bit if file == "*.safetensors" else step, file)
+
+
+def last_bit(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def step(content: bytes) -> bytes:
+    return content.replace(b'"step": 1', b'"step": 7')
