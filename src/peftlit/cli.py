@@ -13,10 +13,11 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from safetensors import SafetensorError
 
 from peftlit import config_errors, defaults
 from peftlit.data import TextDataModule
-from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, RunFolderError
+from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, ProcessError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
@@ -24,6 +25,7 @@ from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOn
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
+from peftlit.run.disk import disk_problem
 from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
@@ -117,6 +119,7 @@ class PeftlitCLI(LightningCLI):
             self.folder.require_adapter()
             return
         launched = RUN_DIR_VARIABLE in os.environ
+        self.folder.require_writable()
         if settings.get("ckpt_path") is None and self._is_requeued():
             log.info("job was requeued: going on from the last checkpoint of %s", self.folder.path)
             settings["ckpt_path"] = "last"
@@ -252,7 +255,8 @@ class PeftlitCLI(LightningCLI):
         self._require_split(split)
         self._run(method, arguments)
         if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
-            conclude_evaluation(self.trainer, self.model, self.datamodule, self.folder, split)
+            known = {"trainer": self.trainer, "module": self.model, "data": self.datamodule, "folder": self.folder}
+            self._run(conclude_evaluation, {**known, "split": split})
 
     def _require_split(self, split: str) -> None:
         if isinstance(self.datamodule, TextDataModule) and split not in self.datamodule.read():
@@ -271,9 +275,16 @@ class PeftlitCLI(LightningCLI):
             raise
         except MisconfigurationException as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        except (RuntimeError, MemoryError, OSError, ValueError) as error:
+        except (RuntimeError, MemoryError, OSError, ValueError, SafetensorError) as error:
             if config_errors.raised_by_lightning(error):
                 raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+            if reason := disk_problem(error):
+                raise RunFolderError(f"--run_dir {self.folder.path}: {reason}") from error
+            if "DataLoader worker" in str(error):
+                raise ProcessError(
+                    "a process that loads batches was killed; the system does that where memory runs out: set fewer "
+                    "data.num_workers, and go on with --ckpt_path last"
+                ) from error
             if not is_out_of_memory(error):
                 raise
             message = explain_out_of_memory(error, self.model, self.datamodule, self.trainer)

@@ -62,5 +62,9 @@ class ReloadError(PeftlitError):
     """The exported folder does not reproduce the trained model in a fresh process."""
 
 
+class ProcessError(PeftlitError):
+    """Another process of the same run ended without a word."""
+
+
 class OutOfMemoryError(PeftlitError):
     """Host or device memory ran out."""

@@ -34,10 +34,9 @@ class Outcome:
     seconds: float
 
     @property
-    def error(self) -> str:
-        """Its last line about what went wrong; a traceback's last line where there is one."""
-        lines = [line for line in self.said.splitlines() if line.startswith("peftlit: ")]
-        return self.said.splitlines()[-1] if self.has_traceback else lines[-1] if lines else ""
+    def last_line(self) -> str:
+        """The last of what it wrote."""
+        return (self.said.splitlines() or [""])[-1]
 
     @property
     def has_traceback(self) -> bool:

@@ -38,6 +38,8 @@ class Resumption(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return each rank's random states; all ranks have to ask."""
+        if self._loaded is not None:  # not put back yet: a validation that was due is being done first
+            return {"ranks": self._loaded["ranks"]}
         own = random_states.capture()
         if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
             return {"ranks": [own]}
@@ -66,7 +68,7 @@ class Resumption(Callback):
             **self.record,
             "saved_at": {c.state_key: _saved_at(c, trainer.global_step, due) for c in _model_checkpoints(trainer)},
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
-            "stops": trainer.should_stop,
+            "stops": trainer.should_stop or self._stops,
             "metrics": {name: value.detach().clone() for name, value in trainer.callback_metrics.items()},
         }
         if due:

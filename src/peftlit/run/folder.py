@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -36,6 +37,16 @@ class RunFolder:
         self.adapter = path / ADAPTER_FOLDER
         self.checkpoints = path / CHECKPOINT_FOLDER
         self._lock = FileLock(path / LOCK_FILE, is_singleton=True)  # this process may write here more than once
+
+    def require_writable(self) -> None:
+        """Make sure that files can be made here, as far as that is known before one is.
+
+        Raises:
+            RunFolderError: They cannot.
+        """
+        found = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not os.access(found, os.W_OK):
+            raise RunFolderError(f"--run_dir {self.path}: {found} cannot be written; name another folder")
 
     def lock(self) -> None:
         """Keep other processes from writing here until :meth:`unlock`, or this one's end, however it ends.

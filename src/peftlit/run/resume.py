@@ -72,9 +72,9 @@ def check_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
     before = content[RECORD]
     if now["data_sha256"] is not None and before["data_sha256"] != now["data_sha256"]:
         found = [name for name, digest in now["splits"].items() if digest != before["splits"].get(name)]
+        what = ", ".join(found) or "the order of rows, or how they are cut,"
         raise RunFolderError(
-            f"{checkpoint}: the data has changed since the run began ({', '.join(found) or 'how it is cut'} differs); "
-            "restore it, or start a new run"
+            f"{checkpoint}: the data has changed since the run began ({what} differs); restore it, or start a new run"
         )
     old, new = before["settings"], now["settings"]
     free = {*FREE, *(f"data.{name}" for name in PLACES if now["data_sha256"] is not None)}
