@@ -8,21 +8,31 @@ from lightning import Callback
 
 
 class KillAt(Callback):
-    """Send this process SIGKILL at the end of the training batch that ``KILL_AT`` names, counted over all epochs."""
+    """Send this process, and all that it was started with, SIGKILL at the instant that ``KILL_AT`` names.
 
-    def __init__(self) -> None:
-        self.batches = 0
+    ``train 0/4`` is the end of the fifth training batch of the first epoch, ``validation 1/0`` that of the first
+    validation batch of the second. Of several ranks the first one kills.
+    """
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.batches += 1
-        if self.batches == int(os.environ.get("KILL_AT", 0)):
-            os.kill(os.getpid(), signal.SIGKILL)
+        self._kill_at(f"train {trainer.current_epoch}/{batch_idx}", trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if not trainer.sanity_checking:
+            self._kill_at(f"validation {trainer.current_epoch}/{batch_idx}", trainer)
+
+    @staticmethod
+    def _kill_at(instant: str, trainer: Any) -> None:
+        if trainer.is_global_zero and os.environ.get("KILL_AT") == instant:
+            os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
 class Trace(Callback):
-    """Append epoch, batch, its rows and its loss, to the last bit, to ``trace.txt``."""
+    """Append epoch, batch, its rows and its loss, to the last bit, to ``trace_RANK.txt``."""
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         loss = float(outputs["loss"]).hex()
-        with open("trace.txt", "a", encoding="utf-8") as file:
+        with open(f"trace_{trainer.global_rank}.txt", "a", encoding="utf-8") as file:
             file.write(f"{trainer.current_epoch}/{batch_idx} {batch['row'].tolist()} {loss}\n")

@@ -2,130 +2,94 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from peftlit.data.base import TextDataModule
-from tests.conftest import run_in_process
-from tests.contracts import interruptions
+from peftlit.plugins import Resumption, random_states, resumption
+from tests.contracts import killed
+from tests.contracts.toy_runs import write_base
 
 pytestmark = pytest.mark.slow
 
-BATCHES = 12
-"""Batches of 8 rows in an epoch of 96."""
 
-STORED: dict[str, dict[str, Any]] = {
-    "float32": {"trainer": {"precision": "32-true"}},
-    "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
-    "nf4, 8-bit AdamW": {
-        "trainer": {"precision": "bf16-mixed"},
-        "backbone": {"quantization": "nf4-double"},
-        "optimizer": {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 5e-3}},
-        "workers": 2,
-    },
-}
-POSITIONS = {
-    "inside a window": 5,
-    "on the last batch of an epoch": BATCHES,
-    "on the first batch of the second epoch": BATCHES + 1,
-    "in the second epoch": BATCHES + 6,
-}
-
-
-def write(folder: Path, settings: dict[str, Any], stored: dict[str, Any]) -> None:
-    """A run of two epochs with windows of two, whose adapter is large enough for 8-bit states, saved at every step."""
-    model = settings["model"]["init_args"]
-    model["adapter"]["init_args"] |= {"r": 32, "lora_dropout": 0.1}
-    model["backbone"] |= stored.get("backbone", {})
-    model["optimizer"] = stored.get("optimizer", model["optimizer"])
-    settings["data"]["init_args"]["num_workers"] = stored.get("workers", 0)
-    callbacks = [
-        {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1, "save_top_k": -1}},
-        {"class_path": "interruptions.KillAt"},
-        {"class_path": "interruptions.Trace"},
-    ]
-    settings["trainer"] |= {"accumulate_grad_batches": 2, "callbacks": callbacks, **stored["trainer"]}
-    folder.mkdir()
-    shutil.copy(interruptions.__file__, folder)
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-
-
-def run(folder: Path, *more: str, kill_at: int = 0) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "peftlit", "fit", "--config", "config.yaml", "--run_dir=run", *more]
-    environment = {**os.environ, "KILL_AT": str(kill_at)}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, env=environment)
-
-
-def trace(folder: Path) -> dict[str, str]:
-    """What every batch was and gave, the last time it was seen."""
-    lines = (folder / "trace.txt").read_text(encoding="utf-8").splitlines()
-    return dict(line.split(" ", 1) for line in lines)
-
-
-def weights(folder: Path) -> str:
-    return json.loads((folder / "run/metrics.json").read_text())["trainable_sha256"]
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "base"
+    write_base(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def whole(tmp_path_factory, base) -> Callable[[str, int], Path]:
     """Return a function that gives an uninterrupted run of a kind, made once."""
-    made: dict[str, Path] = {}
+    made: dict[tuple[str, int], Path] = {}
 
-    def get(kind: str, settings: dict[str, Any]) -> Path:
-        if kind not in made:
-            made[kind] = tmp_path_factory.mktemp("whole") / "run"
-            write(made[kind], settings, STORED[kind])
-            done = run(made[kind])
-            assert done.returncode == 0, done.stderr
-        return made[kind]
+    def get(stored: str, ranks: int) -> Path:
+        if (stored, ranks) not in made:
+            folder = made[stored, ranks] = tmp_path_factory.mktemp("whole") / "run"
+            killed.write(folder, base, stored, ranks)
+            assert killed.run(folder, ranks=ranks) == 0, (folder / "said.txt").read_text()
+        return made[stored, ranks]
 
     return get
 
 
-def contract_killed_and_resumed_ends_the_same(whole: Path, folder: Path, kill_at: int) -> None:
-    shutil.copytree(whole, folder, ignore=shutil.ignore_patterns("run", "trace.txt"))
-    killed = run(folder, kill_at=kill_at)
-    assert killed.returncode == -signal.SIGKILL
-    assert len(trace(folder)) in (kill_at, kill_at - 1)
-    resumed = run(folder, "--ckpt_path=last")
-    assert resumed.returncode == 0, resumed.stderr
-    assert trace(folder) == trace(whole)
-    assert weights(folder) == weights(whole)
+def contract_killed_and_resumed_ends_the_same(
+    whole: Path, folder: Path, base: Path, stored: str, ranks: int, prepare: Callable[[], None] | None = None
+) -> None:
+    odd = killed.killed_in_each_position(whole, folder, base, stored, ranks, prepare)
+    assert odd == {position: [] for position in killed.positions(ranks)}
 
 
-CASES = [
-    *[("nf4, 8-bit AdamW", position) for position in POSITIONS],
-    ("float32", "inside a window"),
-    ("bfloat16", "in the second epoch"),
-]
+@pytest.mark.parametrize(("stored", "ranks"), [*((stored, 1) for stored in killed.STORED), ("NF4, 8-bit AdamW", 2)])
+def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, ranks, whole, base, tmp_path) -> None:
+    contract_killed_and_resumed_ends_the_same(whole(stored, ranks), tmp_path / "killed", base, stored, ranks)
 
 
-@pytest.mark.parametrize(("kind", "position"), CASES)
-def test_p17_killed_and_resumed_is_as_if_never_interrupted(kind, position, whole, settings, tmp_path):
-    contract_killed_and_resumed_ends_the_same(whole(kind, settings), tmp_path / "killed", POSITIONS[position])
+def lose_the_place() -> None:
+    TextDataModule.load_state_dict = lambda self, state: None  # type: ignore[method-assign]
 
 
-def test_p17_goes_red_when_the_place_in_the_epoch_is_lost(whole, settings, tmp_path):
-    before = whole("float32", settings)
-    folder = tmp_path / "killed"
-    shutil.copytree(before, folder, ignore=shutil.ignore_patterns("run", "trace.txt"))
-    assert run(folder, kill_at=5).returncode == -signal.SIGKILL
-    forget = (
-        "import sys\nfrom peftlit.data.base import TextDataModule\n"
-        "TextDataModule.load_state_dict = lambda self, state: None\n"
-        "from peftlit.__main__ import main\nsys.exit(main(sys.argv[1:]))"
-    )
-    assert TextDataModule.load_state_dict
-    done = run_in_process(folder, "fit", "--config=config.yaml", "--run_dir=run", "--ckpt_path=last", code=forget)
-    assert done.returncode == 0, done.stderr
-    assert trace(folder) != trace(before)
-    assert weights(folder) != weights(before)
+def lose_the_random_states() -> None:
+    random_states.restore = lambda states: None
+
+
+def lose_the_validation() -> None:
+    resumption._validation_is_due = lambda trainer: False
+
+
+def lose_the_steps_saved_at() -> None:
+    resumption._saved_at = lambda callback, step, due: 0
+
+
+def take_the_states_of_a_validation() -> None:
+    """Save the random states as they are while a validation is done anew, before they are put back."""
+    whole = Resumption.state_dict
+
+    def state_dict(self: Any) -> Any:
+        loaded, self._loaded = self._loaded, None
+        try:
+            return whole(self)
+        finally:
+            self._loaded = loaded
+
+    Resumption.state_dict = state_dict  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "breaker",
+    [
+        lose_the_place,
+        lose_the_random_states,
+        lose_the_validation,
+        lose_the_steps_saved_at,
+        take_the_states_of_a_validation,
+    ],
+)
+def test_p17_goes_red_without(breaker, whole, base, tmp_path) -> None:
+    with pytest.raises(AssertionError):
+        contract_killed_and_resumed_ends_the_same(whole("float32", 1), tmp_path / "killed", base, "float32", 1, breaker)

@@ -40,8 +40,9 @@ With {versions}.
 
 def faults() -> list[partial[Tried]]:
     """Return all that is tried; each takes the stage."""
+    from tests.contracts.toy_runs import KINDS
+
     from tools.faults import damage, kills, signals
-    from tools.faults.toy import KINDS
 
     floats, eight_bit, *_, growing = KINDS
     mounted = [partial(disk.full, kind=floats), partial(disk.read_only, kind=floats)] if disk.can_mount() else []

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
+from tests.contracts import toy_runs as toy
 from tests.contracts.file_operations import watch
+from tests.contracts.forked import Outcome, peftlit_in
 
 from peftlit.plugins import AdapterCheckpointIO
-from tools.faults import toy
-from tools.faults.forked import Outcome, peftlit_in
 from tools.faults.stage import RESUME, Stage, Tried, files
 
 _AFTER_FOUR_SAVES = 50

@@ -9,10 +9,10 @@ import sys
 from functools import partial
 from pathlib import Path
 
+from tests.contracts import toy_runs as toy
 from tests.contracts.file_operations import watch
+from tests.contracts.forked import peftlit_in
 
-from tools.faults import toy
-from tools.faults.forked import peftlit_in
 from tools.faults.stage import Stage, Tried, files
 
 _NAMESPACE = "PEFTLIT_FAULTS_MOUNTS"

@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from tests.contracts.file_operations import was_killed, watch
+from tests.contracts.forked import kill_at
 
-from tools.faults.forked import kill_at
 from tools.faults.stage import Stage, Tried
 
 _EARLIEST_S = 0.2

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.contracts import toy_runs as toy
+from tests.contracts.forked import peftlit_in
+
 from peftlit.modules import SequenceClassification
 from peftlit.modules.window import AccumulationWindow
-from tools.faults import toy
-from tools.faults.forked import peftlit_in
 from tools.faults.stage import Stage, Tried
 
 _SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/asked.txt"\n'

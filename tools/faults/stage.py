@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tools.faults import toy
-from tools.faults.forked import Outcome, peftlit_in
+from tests.contracts import toy_runs as toy
+from tests.contracts.forked import Outcome, peftlit_in
 
 RESUME = "--ckpt_path=last"
 

@@ -10,27 +10,28 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
 from tests import tiny
 from tests.conftest import toy_rows
 
-_BEST = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", "mode": "min"}}
-_EVERY_STEP = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1}}
-_STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}
-_NF4 = {"quantization": "nf4-double"}
-_EIGHT_BIT = {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 2e-3}}
+BEST = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", "mode": "min"}}
+EVERY_STEP = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1}}
+STOPPING = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1}}
+NF4 = {"quantization": "nf4-double"}
+EIGHT_BIT = {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 2e-3}}
 
 KINDS: dict[str, dict[str, Any]] = {
     "float32, best and every step kept, early stopping": {
-        "trainer": {"precision": "32-true", "callbacks": [_BEST, _EVERY_STEP, _STOPPING], "max_epochs": 4},
+        "trainer": {"precision": "32-true", "callbacks": [BEST, EVERY_STEP, STOPPING], "max_epochs": 4},
     },
     "bf16, NF4, 8-bit AdamW, 2 workers": {
-        "trainer": {"precision": "bf16-mixed", "callbacks": [_BEST, _EVERY_STEP]},
-        "backbone": _NF4,
-        "optimizer": _EIGHT_BIT,
+        "trainer": {"precision": "bf16-mixed", "callbacks": [BEST, EVERY_STEP]},
+        "backbone": NF4,
+        "optimizer": EIGHT_BIT,
         "workers": 2,
     },
     "bf16, validation twice an epoch": {
-        "trainer": {"precision": "bf16-mixed", "val_check_interval": 0.5, "callbacks": [_BEST]},
+        "trainer": {"precision": "bf16-mixed", "val_check_interval": 0.5, "callbacks": [BEST]},
     },
     "float32, Lightning's own checkpoint after each epoch": {
         "trainer": {"precision": "32-true", "max_epochs": 4},

@@ -1,0 +1,134 @@
+"""A run that is killed in one position after another, against one that nothing has interrupted."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.contracts import interruptions
+from tests.contracts.forked import peftlit_in
+from tests.contracts.toy_runs import BEST, EIGHT_BIT, EVERY_STEP, FIT, NF4, differences, result, write_run
+
+BATCHES = 12
+"""Training batches of an epoch on one rank: 96 rows, 8 at a time, windows of two."""
+
+STORED: dict[str, dict[str, Any]] = {
+    "float32": {"trainer": {"precision": "32-true"}},
+    "bfloat16": {"trainer": {"precision": "bf16-mixed"}},
+    "NF4, 8-bit AdamW": {
+        "trainer": {"precision": "bf16-mixed"}, "backbone": NF4, "optimizer": EIGHT_BIT, "workers": 2,
+    },
+}  # fmt: skip
+"""How numbers are stored, and with what optimizer; the last one loads batches in two processes."""
+
+
+def positions(ranks: int) -> dict[str, str]:
+    """Name the instants at which runs are killed, in their order.
+
+    Args:
+        ranks: Processes, which share an epoch's batches.
+    """
+    batches = BATCHES // ranks
+    return {
+        "inside a window": "train 0/2",
+        "on an epoch's last batch": f"train 0/{batches - 1}",
+        "in the validation": "validation 0/0",
+        "on an epoch's first batch": "train 1/0",
+        "in the second epoch, inside a window": f"train 1/{batches - 2}",
+        "on the last batch of all": f"train 1/{batches - 1}",
+    }
+
+
+def write(folder: Path, base: Path, stored: str, ranks: int) -> None:
+    """Write a run that saves at every step, keeps the best, and writes down its batches.
+
+    Args:
+        folder: A folder for it.
+        base: What ``write_base`` wrote.
+        stored: One of :data:`STORED`.
+        ranks: Processes.
+    """
+    kind = STORED[stored]
+    ours = [{"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace")]
+    trainer = {**kind["trainer"], "callbacks": [BEST, EVERY_STEP, *ours], "devices": ranks}
+    write_run(folder, base, {**kind, "trainer": trainer})
+    shutil.copy(interruptions.__file__, folder)
+
+
+def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Callable[[], None] | None = None) -> int:
+    """Begin a run, or go on with it; return its exit code, negative for a signal.
+
+    Args:
+        folder: Where.
+        more: Further arguments.
+        kill_at: When.
+        ranks: Processes; of several, each has to start from nothing.
+        prepare: Called in the process first, where it is one.
+    """
+    if ranks > 1:
+        command = [sys.executable, "-m", "peftlit", *FIT, *more]
+        with (folder / "said.txt").open("w") as said:
+            done = subprocess.run(
+                command, cwd=folder, stdout=said, stderr=said, check=False, start_new_session=True,
+                env={**os.environ, "KILL_AT": kill_at},
+            )  # fmt: skip
+        return done.returncode
+
+    def in_child() -> None:
+        os.environ["KILL_AT"] = kill_at
+        if prepare is not None:
+            prepare()
+
+    return peftlit_in(folder, *FIT, *more, prepare=in_child).code
+
+
+def traces(folder: Path) -> dict[str, str]:
+    """Return what every batch was and gave, the last time it was seen, by rank, epoch and number.
+
+    Args:
+        folder: Where the run was.
+    """
+    lines = [
+        (file.stem, line.split(" ", 1)) for file in folder.glob("trace_*.txt") for line in file.read_text().splitlines()
+    ]
+    return {f"{rank} {place}": rest for rank, (place, rest) in lines}
+
+
+def killed_in_each_position(
+    whole: Path, folder: Path, base: Path, stored: str, ranks: int, prepare: Callable[[], None] | None = None
+) -> dict[str, list[str]]:
+    """Kill a run in every position, go on each time, and say for each position what came out otherwise after it.
+
+    It ends with the first position after which something did.
+
+    Args:
+        whole: Where the run that nothing has interrupted was.
+        folder: A folder for the other one.
+        base: What ``write_base`` wrote.
+        stored: One of :data:`STORED`.
+        ranks: Processes.
+        prepare: Called in every process that goes on.
+    """
+    write(folder, base, stored, ranks)
+    wanted, odd, begun = traces(whole), {}, ""
+    for position, instant in [*positions(ranks).items(), ("", "")]:
+        for file in folder.glob("trace_*.txt"):
+            file.unlink()
+        more = ("--ckpt_path=last",) if begun else ()
+        code = run(folder, *more, kill_at=instant, ranks=ranks, prepare=prepare if begun else None)
+        if begun:
+            seen = traces(folder)
+            odd[begun] = [place for place in seen if seen[place] != wanted[place]]
+        if code != (-9 if instant else 0):
+            odd[begun or position] = [f"exit code {code}: {(folder / 'said.txt').read_text()[-600:]}"]
+        if odd.get(begun or position):
+            return odd
+        begun = position
+    last = list(odd)[-1]
+    odd[last] += differences(result(whole), result(folder))
+    return odd
