@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning import Callback
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
@@ -47,7 +49,13 @@ def cut(sizes: list[int]) -> list[list[dict[str, object]]]:
 
 
 def gradients(
-    folder: Path, batches: list[list[dict[str, object]]], accumulate: int, *, loss: Any = None, **arguments: Any
+    folder: Path,
+    batches: list[list[dict[str, object]]],
+    accumulate: int,
+    *,
+    loss: Any = None,
+    callbacks: Sequence[Callback] = (),
+    **arguments: Any,
 ) -> Gradients:
     """Train over micro-batches, without dropout and without moving the weights."""
     module = make_module(
@@ -61,7 +69,8 @@ def gradients(
         num_rows=24,
     )
     seen = Gradients()
-    trainer = make_trainer(-1, seen, max_epochs=1, accumulate_grad_batches=accumulate, **arguments)
+    arguments = {"max_epochs": 1, "accumulate_grad_batches": accumulate, **arguments}
+    trainer = make_trainer(-1, seen, *callbacks, **arguments)
     trainer.fit(module, DataLoader([collate(folder, rows) for rows in batches], batch_size=None))
     return seen
 
@@ -113,23 +122,41 @@ def test_p05_under_bfloat16_the_difference_is_one_of_rounding(model_folder):
     contract_same_gradients(one, gradients(folder, cut(RAGGED), 3, precision="bf16-mixed"), tolerance=2e-2)
 
 
-ON_TWO_RANKS = [[4, 2, 1, 1], [3, 2, 6, 5]]
-"""Rows of each window's micro-batches, dealt in turn to two ranks: windows of 8 and 16 rows, no two shares alike."""
+ON_TWO_RANKS = [[4, 2, 1, 1], [3, 2, 4, 3], [3, 1]]
+"""Rows of each window's micro-batches, dealt in turn to two ranks: no two shares alike, the last window short."""
+
+
+def on_two_ranks(folder: Path, out: Path, precision: str = "32-true", clip: float = 0.0) -> list[Gradients]:
+    """Return what each of two processes steps with, and what one does with whole windows."""
+    command = [sys.executable, "-m", "tests.contracts.accumulate_on_two_ranks", out, folder, precision, clip]
+    # a seed that another test has left there would be set again by DDP, and give the head other weights
+    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    one = gradients(folder, cut(list(map(sum, ON_TWO_RANKS))), 1, precision=precision, gradient_clip_val=clip or None)
+    ranks = [Gradients(), Gradients()]
+    for rank, seen in enumerate(ranks):
+        seen.steps = [load_file(out / f"rank{rank}_step{step}.safetensors") for step in range(len(ON_TWO_RANKS))]
+    return [one, *ranks]
 
 
 @pytest.mark.slow
-def test_p05_two_ranks_with_unequal_shares(model_folder, tmp_path):
-    folder = model_folder("bert")
-    command = [sys.executable, "-m", "tests.contracts.accumulate_on_two_ranks", str(tmp_path), str(folder)]
-    # a seed that another test has left there would be set again by DDP, and give the head other weights
-    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    one = gradients(folder, cut([8, 16]), 1)
-    for rank in (0, 1):
-        many = Gradients()
-        many.steps = [load_file(tmp_path / f"rank{rank}_step{step}.safetensors") for step in (0, 1)]
+@pytest.mark.parametrize("clip", [0.0, 0.05], ids=["unclipped", "clipped"])
+def test_p05_two_ranks_with_unequal_shares(clip, model_folder, tmp_path):
+    one, *ranks = on_two_ranks(model_folder("bert"), tmp_path, clip=clip)
+    for many in ranks:
         contract_same_gradients(one, many)
+
+
+def test_p05_windows_that_grow_from_epoch_to_epoch(model_folder):
+    folder = model_folder("bert")
+    growing = GradientAccumulationScheduler(scheduling={0: 1, 1: 3})
+    many = gradients(folder, cut(RAGGED), 1, callbacks=[growing], max_epochs=2)
+    one = gradients(folder, cut(RAGGED), 1)
+    one.steps += gradients(folder, cut(windows(RAGGED, 3)), 1).steps
+    contract_same_gradients(one, many)
 
 
 def test_p05_a_window_that_closes_gives_the_gradient_of_a_mean(model_folder):
