@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from peftlit.digest import sha256_of_file, sha256_of_tensors
+from peftlit.digest import sha256_of_file, sha256_of_tensors, weights_sha256
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -42,3 +42,26 @@ def test_whatever_changes_shows(change):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8, torch.bool])
 def test_any_dtype_can_be_digested(dtype):
     assert len(sha256_of_tensors({"a": torch.ones(3, dtype=dtype), "scalar": torch.ones((), dtype=dtype)})) == 64
+
+
+def test_weights_are_named_by_the_content_of_their_files(tmp_path):
+    for folder, content in (("a", b"weights"), ("b", b"weights"), ("c", b"others")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "model.safetensors").write_bytes(content)
+        (tmp_path / folder / "README.md").write_text(folder)
+    one, same, other = (weights_sha256(str(tmp_path / folder), None) for folder in "abc")
+    assert one == same != other
+
+
+def test_random_weights_and_those_that_are_not_here_have_no_digest(tmp_path):
+    assert weights_sha256(None, None) is None
+    assert weights_sha256("nobody/no-such-model", "0" * 40) is None
+
+
+def test_files_of_the_hub_have_the_digest_that_their_names_say(tmp_path):
+    digest = hashlib.sha256(b"weights").hexdigest()
+    for folder, name in (("hub", digest), ("local", "blob")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_bytes(b"not read" if folder == "hub" else b"weights")
+        (tmp_path / folder / "model.safetensors").symlink_to(name)
+    assert weights_sha256(str(tmp_path / "hub"), None) == weights_sha256(str(tmp_path / "local"), None)

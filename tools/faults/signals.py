@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.contracts import toy_runs as toy
 from tests.contracts.forked import peftlit_in
 
@@ -36,20 +37,21 @@ def _at_call(owner: Any, name: str, number: int, call: int) -> Callable[[], None
 
 
 def inside_a_window(stage: Stage, kind: str, number: signal.Signals) -> Tried:
-    """Send a signal during the first micro-batch of a window, and during a validation, and go on each time.
+    """Send a signal inside windows, during a validation, and when all is trained, and go on each time.
 
     Args:
         stage: The stage.
         kind: Name of the kind of run.
         number: The signal.
     """
-    tried = Tried(f"{number.name} inside a window, and in validation: {kind}")
+    tried = Tried(f"{number.name} inside windows, in validation, at the end: {kind}")
     folder = stage.fresh(tried.fault, kind)
     for owner, name, call in (
         (AccumulationWindow, "add", 5),
         (SequenceClassification, "validation_step", 1),
         (SequenceClassification, "validation_step", 2),  # of the same validation, which is done anew
         (AccumulationWindow, "add", 6),
+        (ModelCheckpoint, "on_train_end", 1),
     ):
         outcome = stage.attempt(folder, prepare=_at_call(owner, name, number, call))
         tried.times += 1

@@ -150,13 +150,17 @@ class StopOnSignal(Checkpoint):
         name = signal.Signals(asked).name
         raise Stopped(f"stopped by {name} after step {trainer.global_step}; go on with: {self.way_on}", asked)
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop listening.
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop for a signal that came after the last step, then listen no more: Lightning does so before a fit ends.
 
         Args:
             trainer: The trainer.
             pl_module: The module.
+
+        Raises:
+            Stopped: A signal has asked for it.
         """
+        self._stop_if_asked(trainer)
         self._stop_listening()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -1,0 +1,78 @@
+"""What a checkpoint remembers beside Lightning's own, and what it refuses to go on with."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from peftlit.errors import CheckpointError
+from peftlit.plugins import Resumption, random_states
+from peftlit.plugins.resumption import RECORD, _move_paths
+
+
+def draw() -> list[Any]:
+    return [random.random(), float(numpy.random.random()), torch.rand(3).tolist()]
+
+
+def test_the_generators_of_python_numpy_and_torch_go_on_where_they_were() -> None:
+    random.gauss(0, 1)  # which keeps a second number for the next call
+    states = random_states.capture()
+    drawn = draw()
+    draw()
+    random_states.restore(states)
+    assert draw() == drawn
+
+
+def test_states_that_are_not_put_back_yet_are_saved_again() -> None:
+    resumption = Resumption()
+    states = resumption.state_dict()
+    resumption.load_state_dict(states)
+    draw()
+    assert resumption.state_dict() == states
+
+
+def test_another_number_of_processes_is_refused() -> None:
+    resumption = Resumption()
+    resumption.load_state_dict({"ranks": [{}, {}]})
+    with pytest.raises(CheckpointError, match=r"written by 2 processes.* by 1; set trainer.devices: 2"):
+        resumption.on_train_start(SimpleNamespace(world_size=1), None)
+
+
+def paths(folder: str, **changes: Any) -> dict[str, Any]:
+    best = f"{folder}/best.ckpt"
+    return {
+        "dirpath": folder,
+        "best_model_path": best,
+        "kth_best_model_path": best,
+        "last_model_path": "",
+        "best_k_models": {best: 0.5},
+        **changes,
+    }
+
+
+def test_paths_follow_the_folder_that_the_run_is_in(tmp_path) -> None:
+    state = paths("/gone/checkpoints")
+    _move_paths(state, tmp_path)
+    assert state == paths(str(tmp_path))
+
+
+@pytest.mark.parametrize("path", ["/etc/best.ckpt", "/gone/checkpoints/../../best.ckpt", "best.ckpt"])
+def test_paths_that_lead_elsewhere_are_dropped(path, tmp_path) -> None:
+    state = paths("/gone/checkpoints", best_model_path=path, best_k_models={path: 0.5})
+    _move_paths(state, tmp_path)
+    assert state["best_model_path"] == ""
+    assert state["best_k_models"] == {}
+
+
+def test_the_best_weights_so_far_have_to_be_there(tmp_path) -> None:
+    callback = ModelCheckpoint(tmp_path, monitor="val/loss")
+    trainer = SimpleNamespace(checkpoint_callbacks=[callback])
+    checkpoint = {RECORD: {"saved_at": {}}, "callbacks": {callback.state_key: paths("/gone/checkpoints")}}
+    with pytest.raises(CheckpointError, match=r"/gone/checkpoints/best.ckpt: the best weights so far are not in"):
+        Resumption().on_load_checkpoint(trainer, None, checkpoint)

@@ -1,0 +1,99 @@
+"""A signal ends the step, not the process: a checkpoint, a line, an exit code that names the signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+from typing import Any
+
+import pytest
+from lightning import Callback
+
+from peftlit.errors import Stopped
+from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, StopOnSignal, stop_on_signal
+from tests.modules.cases import Case, loader, make_module, make_trainer
+
+
+class Send(Callback):
+    """Send this process signals when a training batch starts."""
+
+    def __init__(self, batch: int, *numbers: int) -> None:
+        self.batch, self.numbers = batch, numbers
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == self.batch:
+            for number in self.numbers:
+                os.kill(os.getpid(), number)
+
+
+def train(folder, checkpoints, *callbacks: Any, **arguments: Any) -> Any:
+    plugins = [AdapterCheckpointIO(), AdapterPrecision("32-true", "cpu")]
+    stop = StopOnSignal(checkpoints, "peftlit fit --ckpt_path last")
+    trainer = make_trainer(-1, *callbacks, stop, plugins=plugins, max_epochs=1, enable_checkpointing=True, **arguments)
+    trainer.fit(make_module(Case("bert", "lora"), folder), loader(folder, 8), loader(folder, 1))
+    return trainer
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_window_ends_and_a_checkpoint_is_written(number, model_folder, tmp_path) -> None:
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped) as stopped:
+        train(model_folder("bert"), tmp_path, Send(2, number), accumulate_grad_batches=4)
+    assert stopped.value.exit_code == 128 + number
+    said = f"stopped by {signal.Signals(number).name} after step 1; go on with: peftlit fit --ckpt_path last"
+    assert str(stopped.value) == said
+    assert AdapterCheckpointIO().load_checkpoint(tmp_path / stop_on_signal.CHECKPOINT_NAME)["global_step"] == 1
+    assert signal.getsignal(number) is before
+
+
+def test_a_second_ctrl_c_ends_at_once(model_folder, tmp_path) -> None:
+    with pytest.raises(SystemExit) as stopped:  # which Lightning makes of it
+        train(model_folder("bert"), tmp_path, Send(1, signal.SIGINT, signal.SIGINT))
+    assert isinstance(stopped.value.__context__, KeyboardInterrupt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_listened_before_listens_again(model_folder, tmp_path) -> None:
+    listened = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    train(model_folder("bert"), tmp_path)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == listened
+
+
+class SendAtTheEnd(Callback):
+    """Send this process a signal after the last step and the last validation."""
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_one_that_comes_after_the_last_step_is_heard(model_folder, tmp_path) -> None:
+    with pytest.raises(Stopped, match="after step 8"):
+        train(model_folder("bert"), tmp_path, SendAtTheEnd())
+
+
+@pytest.mark.parametrize(
+    ("variables", "job"),
+    [({}, "17"), ({"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": "3"}, "16_3")],
+    ids=["job", "array"],
+)
+def test_slurm_is_asked_for_the_job_by_its_name(variables, job, monkeypatch, tmp_path) -> None:
+    for name, value in {"SLURM_JOB_ID": "17", **variables}.items():
+        monkeypatch.setenv(name, value)
+    asked = tmp_path / "asked"
+    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    stop_on_signal._requeue()
+    assert asked.read_text() == f"requeue {job}\n"
+
+
+@pytest.mark.parametrize("script", ["#!/bin/sh\necho 'Job violates policy' >&2; exit 1\n", None])
+def test_a_job_that_is_not_requeued_is_said(script, monkeypatch, tmp_path, caplog) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    if script is not None:
+        (tmp_path / "scontrol").write_text(script)
+        (tmp_path / "scontrol").chmod(0o755)
+        monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/bin", "/usr/bin"]))
+    stop_on_signal._requeue()
+    assert "job 17 is not requeued (scontrol: " in caplog.text
