@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -254,7 +255,7 @@ def test_evaluation_takes_twice_the_rows_unless_told(tmp_path, encoder, given, u
     )
     data.setup("fit")
     assert max(len(batch["row"]) for batch in data.val_dataloader()) == used
-    assert {len(batch["row"]) for batch in data.train_dataloader()} == {4, 2}
+    assert {len(batch["row"]) for batch in data.train_dataloader()} == {4, 3}
 
 
 def test_the_token_budget_binds_training_alone(tmp_path, encoder):
@@ -325,3 +326,11 @@ def test_splits_that_are_all_given_are_not_cut(toy_data):
     manifest = TextFiles(**files).manifest()
     assert manifest["cut_from_train"] is None
     assert [manifest["splits"][name]["rows"] for name in ("train", "validation", "test")] == [96, 24, 30]
+
+
+def test_processes_that_cannot_share_a_split_are_refused_before_any_weight_loads(tmp_path, encoder) -> None:
+    data = text_files(tmp_path, labelled([0, 1, 0, 1]), labelled([1]), tokenizer=encoder)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=2)
+    data.setup("fit")
+    with pytest.raises(ConfigError, match=r"^trainer.devices: 2 processes cannot share the 1 rows of test; set 1"):
+        data.setup("test")

@@ -137,3 +137,17 @@ def test_evaluation_reads_the_longest_rows_first():
 def test_evaluation_without_grouping_reads_the_file_in_order():
     sampler = LengthGroupedSampler(_lengths(10), 4, **MODES["evaluation in file order"])
     assert list(sampler) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+
+
+@pytest.mark.parametrize("mode", ["grouped", "plain"])
+@pytest.mark.parametrize("world_size", [2, 4, 8])
+def test_ranks_train_on_the_batches_of_one_process_with_the_same_global_batch(mode, world_size):
+    for count in range(world_size, 100):
+        (alone,) = _ranks(count, 16, 1, epoch=1, **MODES[mode])
+        ranks = _ranks(count, 16 // world_size, world_size, epoch=1, **MODES[mode])
+        assert [list(itertools.chain(*shares)) for shares in zip(*ranks, strict=True)] == alone, f"{count} rows"
+
+
+def test_a_training_step_is_not_one_on_a_row_or_two():
+    sizes = [len(rows) for rows in LengthGroupedSampler(_lengths(65), 16, **MODES["plain"])]
+    assert sizes == [16, 16, 16, 9, 8]

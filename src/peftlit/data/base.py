@@ -110,11 +110,22 @@ class TextDataModule(TextRows, LightningDataModule):
 
         Args:
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ConfigError: A split has fewer rows than there are processes.
         """
         needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
         for split in needed:
             if split in self.read():
                 self._encoded[split] = self._encode(split)
+                self._check_shares(split)
+
+    def _check_shares(self, split: str) -> None:
+        rows, processes = len(self._encoded[split]), self._place[1]
+        if 0 < rows < processes:
+            raise ConfigError(
+                f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} or fewer"
+            )
 
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer, rows = self.get_tokenizer(), self.read()[split]

@@ -10,6 +10,13 @@ from torch.utils.data import Sampler
 _POOL_BATCHES = 50
 """Shuffled rows are sorted by length within pools of so many batches."""
 
+_FEWEST_ROWS = 8
+"""A last training batch of fewer rows shares evenly with the one before.
+
+A step on a row or two would be one on noise. And up to so many ranks each get rows of it: they step over the same rows
+as one process with the same global batch.
+"""
+
 _LENGTH_STEP = 8
 """Under a token budget, lengths are rounded up to a multiple of this before sorting."""
 
@@ -101,7 +108,10 @@ class LengthGroupedSampler(Sampler[list[int]]):
         if self.group_by_length:
             pools = order.split(size * _POOL_BATCHES)
             order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
-        return list(order.split(size))
+        batches = list(order.split(size))
+        if len(batches) > 1 and len(batches[-1]) < min(_FEWEST_ROWS, size):
+            batches[-2:] = torch.cat(batches[-2:]).tensor_split(2)
+        return batches
 
     def _by_token_budget(self, budget: int, generator: torch.Generator) -> list[torch.Tensor]:
         """Cut rows in order of length; only rows of equal rounded length change places between epochs.
