@@ -259,7 +259,8 @@ class PeftModule(LightningModule):
             batch_idx: Its number in the epoch.
         """
         total, weight, _ = self.loss(batch)
-        self.log("train/loss", total.detach() / weight, batch_size=len(batch["input_ids"]))
+        mean = self.window.mean_loss(total, weight, self.trainer)
+        self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
         return self.window.add(total, weight, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:

@@ -46,6 +46,19 @@ class AccumulationWindow:
         self._weight = weight if self._weight is None else self._weight + weight
         return total / self._anchor
 
+    @staticmethod
+    def mean_loss(total: Tensor, weight: Tensor, trainer: Trainer) -> Tensor:
+        """Return the mean loss of a micro-batch over all ranks, scalar: whoever watches it decides alike everywhere.
+
+        Args:
+            total: The sum of this rank's losses, scalar.
+            weight: Their weight, scalar.
+            trainer: Knows the other ranks.
+        """
+        both = torch.stack([total.detach().float(), weight.detach().float()])
+        total, weight = trainer.strategy.reduce(both, reduce_op="sum")
+        return total / weight
+
     def close(self, parameters: Iterable[nn.Parameter], trainer: Trainer) -> None:
         """Divide the gradients by the window's weight, and start the next window.
 

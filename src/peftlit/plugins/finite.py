@@ -22,8 +22,8 @@ _NAMED = 8
 class FiniteGuard(Callback):
     """Look at every optimizer step's losses and gradients before the step is made.
 
-    Under a float16 scaler infinite gradients are its own affair: it skips the step and lowers its scale. A loss that is
-    not finite never is.
+    All ranks judge alike: what is not finite on one of them ends the step on all. Under a float16 scaler infinite
+    gradients are its own affair: it skips the step and lowers its scale. A loss that is not finite never is.
 
     Args:
         policy: ``stop`` = end the run, weights and checkpoints untouched; ``skip`` = leave the step out, and count it.
@@ -70,13 +70,14 @@ class FiniteGuard(Callback):
         """
         losses, rows = self._losses, self._rows
         self._losses, self._rows = [], []
-        what = "loss" if losses and not bool(torch.stack(losses).isfinite().all()) else ""
+        lost = bool(losses) and not bool(torch.stack(losses).isfinite().all())
+        what = "loss" if trainer.strategy.reduce_boolean_decision(lost, all=False) else ""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         if not what and getattr(trainer.precision_plugin, "scaler", None) is None and gradients:
             what = "" if bool(get_total_norm(gradients).isfinite()) else "gradient"
         if not what:
             return
-        numbers = [str(int(row)) for part in rows for row in part]
+        numbers = _of_all_ranks([str(int(row)) for part in rows for row in part], trainer)
         named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
         said = (
             f"step {trainer.global_step + 1}: the {what} is not finite (training rows {named or 'unknown'}; learning "
@@ -103,3 +104,12 @@ class FiniteGuard(Callback):
             state_dict: What :meth:`state_dict` returned.
         """
         self.skipped_steps = state_dict["skipped_steps"]
+
+
+def _of_all_ranks(numbers: list[str], trainer: Trainer) -> list[str]:
+    """Join every rank's row numbers; all ranks have to ask."""
+    if trainer.world_size == 1:
+        return numbers
+    ranks: list[list[str]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(ranks, numbers)
+    return [number for rank in ranks for number in rank]
