@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from peftlit import __version__, console
+from peftlit import __version__, console, ranks
 from peftlit.errors import PeftlitError, Stopped
 
 HELP = """\
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
     console.set_up()
+    ranks.leave_interrupts_to_the_first()
     try:
         if arguments[0] == "predict":
             from peftlit.predict import run as run_predict
@@ -63,7 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(arguments)
     except Stopped as stop:
-        print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201
+        if ranks.is_first():
+            print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201
         return stop.exit_code
     except PeftlitError as error:
         print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201

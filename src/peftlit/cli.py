@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from safetensors import SafetensorError
 
-from peftlit import config_errors, defaults
+from peftlit import config_errors, defaults, ranks
 from peftlit.data import TextDataModule
 from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, ProcessError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
@@ -118,16 +118,16 @@ class PeftlitCLI(LightningCLI):
                 raise RunFolderError(NO_RUN_DIR.format(self.subcommand))
             self.folder.require_adapter()
             return
-        launched = RUN_DIR_VARIABLE in os.environ
         self.folder.require_writable()
         if settings.get("ckpt_path") is None and self._is_requeued():
             log.info("job was requeued: going on from the last checkpoint of %s", self.folder.path)
             settings["ckpt_path"] = "last"
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.folder.last_checkpoint())
-        if self.folder.is_used and not launched:
-            self.folder.lock()
-        if self.folder.is_used and not settings.get("ckpt_path") and not launched:
+        if not self.folder.is_used or not ranks.is_first():
+            return
+        self.folder.lock()
+        if not settings.get("ckpt_path"):
             raise RunFolderError(
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"
@@ -210,7 +210,8 @@ class PeftlitCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            super()._run_subcommand(subcommand)
+            with ranks.ending_together(self.trainer.strategy.launcher):
+                super()._run_subcommand(subcommand)
         finally:
             self.folder.unlock()
 

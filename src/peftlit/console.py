@@ -10,6 +10,8 @@ import os
 import sys
 import warnings
 
+from peftlit import ranks
+
 _NOISE = {
     # advice that does not hold: rows are tokenized and memory-mapped, so extra workers seldom help
     r".*does not have many workers.*",
@@ -17,6 +19,7 @@ _NOISE = {
     r".*isinstance\(treespec, LeafSpec\).*",
     # peft calls what transformers has renamed
     r".*`is_gradient_checkpointing` is deprecated.*",
+    r".*`gradient_checkpointing_enable` is deprecated.*",
     # jsonargparse fills LoraConfig's empty loftq_config with its defaults
     r".*`loftq_config` specified but will be ignored.*",
     # said by our own line about precision
@@ -26,6 +29,8 @@ _NOISE = {
     r".*Checkpoint directory .* exists and is not empty.*",
     # ranks need all values, as the docs of the metric say
     r".*will save all targets and predictions in the buffer.*",
+    # what we log of an evaluation is already computed over all ranks
+    r".*It is recommended to use `self\.log\('(val|test)/.*",
     # short runs log at their end anyway
     r".*smaller than the logging interval.*",
 }
@@ -43,6 +48,9 @@ def set_up(level: int = logging.INFO) -> None:
     Args:
         level: Lowest level of our own lines.
     """
+    if not ranks.is_first():  # the first process of a run says what all of them do
+        level = logging.ERROR
+        warnings.simplefilter("ignore")
     handler = _StandardError()
     handler.setFormatter(logging.Formatter("peftlit: %(message)s"))
     logger = logging.getLogger("peftlit")
