@@ -27,11 +27,13 @@ class Outcome:
         code: Its exit code; minus the signal's number where one ended it.
         said: Everything it wrote.
         seconds: How long it ran.
+        outlived: Whether processes that it had started had to be killed after it.
     """
 
     code: int
     said: str
     seconds: float
+    outlived: bool
 
     @property
     def last_line(self) -> str:
@@ -49,6 +51,7 @@ def peftlit_in(
     *arguments: str,
     prepare: Callable[[], None] | None = None,
     watch: Callable[[int, float], int | None] | None = None,
+    others_may_take: float = 0.0,
 ) -> Outcome:
     """Run one command line in a forked process group of its own.
 
@@ -58,6 +61,7 @@ def peftlit_in(
         prepare: Called in the child first.
         watch: Called every few milliseconds with the child's id and its age in seconds; a signal that it returns is
             sent.
+        others_may_take: Seconds in which the processes that it started may end after it, before they are killed.
     """
     started = time.monotonic()
     said = folder / "said.txt"
@@ -75,9 +79,14 @@ def peftlit_in(
         if number is not None:
             os.kill(child, number)
         time.sleep(0.002)
+    seconds, outlived = time.monotonic() - started, False
     with suppress(ProcessLookupError):
+        while time.monotonic() < started + seconds + others_may_take:
+            os.killpg(child, 0)
+            time.sleep(0.002)
         os.killpg(child, signal.SIGKILL)  # loader workers of a killed process
-    return Outcome(code, said.read_text(encoding="utf-8", errors="replace"), time.monotonic() - started)
+        outlived = True
+    return Outcome(code, said.read_text(encoding="utf-8", errors="replace"), seconds, outlived)
 
 
 def _be_the_child(folder: Path, said: Path, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:

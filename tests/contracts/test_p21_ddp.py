@@ -1,0 +1,342 @@
+"""P21, on two processes: default flags work, and the result is that of one process with the same global batch."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from safetensors.torch import load_file
+
+from tests.conftest import errors_of, run_in_process
+from tests.contracts import on_two_ranks
+from tests.contracts import toy_runs as toy
+from tests.contracts.forked import Outcome
+from tests.contracts.on_two_ranks import BREAKERS, CASES, FAST
+
+ROOT = Path(__file__).parents[2]
+TOLERANCE = 1e-6
+"""Of weights: their way is about 5e-2. Sums over rows are cut at another place, and so are rounded otherwise."""
+
+CLOSE = 1e-6
+"""Of losses, scores and probabilities."""
+
+
+def environment() -> dict[str, str]:
+    """Without the seed that another test has left there: DDP would set it again, and give the head other weights."""
+    return {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
+
+
+# --- the same as one process
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    """A tiny BERT in ``bert``, and toy data."""
+    folder = tmp_path_factory.mktemp("base")
+    toy.write_base(folder)
+    return folder
+
+
+def trained_together(names: list[str], base: Path, out: Path) -> Path:
+    command = [sys.executable, "-m", "tests.contracts.on_two_ranks", str(out), str(base / "bert"), str(base), *names]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def together(base, tmp_path_factory) -> Path:
+    """What two processes have made of the fast cases, by name and rank."""
+    return trained_together(list(FAST), base, tmp_path_factory.mktemp("together"))
+
+
+@pytest.fixture(scope="module")
+def together_slowly(base, tmp_path_factory) -> Path:
+    """What they have made of the other cases, and of those that a guard is taken from."""
+    names = [*(name for name in CASES if name not in FAST), *BREAKERS]
+    return trained_together(names, base, tmp_path_factory.mktemp("together"))
+
+
+@pytest.fixture(scope="module")
+def alone(base, tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function that gives the folder where one process has left what it made of a case."""
+    out = tmp_path_factory.mktemp("alone")
+
+    def get(name: str) -> Path:
+        if not (out / f"{name}.0.json").exists():
+            on_two_ranks.train(name, out, base / "bert", base, ranks=1)
+        return out
+
+    return get
+
+
+def predictions(file: Path) -> tuple[list[list[str]], list[float]]:
+    """The table but for its probabilities, and those."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        table = list(csv.reader(lines))
+    return [row[:3] for row in table], [float(cell) for row in table[1:] for cell in row[3:]]
+
+
+def contract_weights_are_those_of_one(one: Path, *others: Path) -> None:
+    first, *rest = (load_file(file) for file in (one, *others))
+    for other in rest:
+        assert other.keys() == first.keys()
+        for name in first:
+            apart = float((other[name] - first[name]).abs().max())
+            assert apart <= TOLERANCE, f"{name} differs by {apart:.1g}"
+
+
+def contract_numbers_are_those_of_one(one: Path, *others: Path) -> None:
+    first, *rest = (json.loads(file.read_text()) for file in (one, *others))
+    for other in rest:
+        assert other.keys() == first.keys()
+        matrix = "test/confusion_matrix"
+        assert other.pop(matrix) == first[matrix]
+        for name in other:
+            assert other[name] == pytest.approx(first[name], abs=CLOSE), name
+
+
+def contract_predictions_are_those_of_one(one: Path, other: Path) -> None:
+    (first, expected), (second, found) = predictions(one), predictions(other)
+    assert second == first
+    assert found == pytest.approx(expected, abs=CLOSE)
+
+
+def contract_as_one_process(name: str, one: Path, two: Path, named: str | None = None) -> None:
+    """Of ``name``; ``named`` is what the two call it."""
+    files = [one / f"{name}.0", *(two / f"{named or name}.{rank}" for rank in (0, 1))]
+    weights, numbers, rows = ([Path(f"{file}.{kind}") for file in files] for kind in ("safetensors", "json", "csv"))
+    contract_weights_are_those_of_one(*weights)
+    contract_numbers_are_those_of_one(*numbers)
+    assert not rows[2].exists()
+    contract_predictions_are_those_of_one(*rows[:2])
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_p21_two_processes_are_as_one_with_the_same_global_batch(name, alone, together):
+    contract_as_one_process(name, alone(name), together)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CASES if name not in FAST])
+def test_p21_in_other_cases_too(name, alone, together_slowly):
+    contract_as_one_process(name, alone(name), together_slowly)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guard", BREAKERS)
+def test_p21_goes_red_when(guard, alone, together_slowly):
+    name = BREAKERS[guard][0]
+    with pytest.raises(AssertionError):
+        contract_as_one_process(name, alone(name), together_slowly, guard)
+
+
+# --- the command line
+
+
+class Peftlit:
+    """Runs command lines on two forked processes; see :mod:`tests.contracts.forked_ranks`."""
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-m", "tests.contracts.forked_ranks"]
+        self.process = subprocess.Popen(
+            command, cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def fit(self, folder: Path, *more: str, devices: int = 2, **fault: Any) -> Outcome:
+        arguments = ["fit", "--config=config.yaml", "--run_dir=run", f"--trainer.devices={devices}", *more]
+        print(json.dumps([str(folder), fault, *arguments]), file=self.process.stdin, flush=True)
+        return Outcome(**json.loads(self.process.stdout.readline()))
+
+
+@pytest.fixture(scope="module")
+def peftlit_on_two() -> Iterator[Peftlit]:
+    peftlit = Peftlit()
+    with peftlit.process:
+        yield peftlit
+
+
+KIND = {
+    "trainer": {
+        "precision": "bf16-mixed",
+        "max_epochs": 4,
+        "callbacks": [
+            {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", "mode": "min"}},
+            {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1}},
+            {
+                "class_path": "EarlyStopping",
+                "init_args": {"monitor": "val/loss", "mode": "min", "patience": 2, "min_delta": 1.0},
+            },
+        ],
+    },
+    "backbone": {"quantization": "nf4-double", "gradient_checkpointing": True},
+    "optimizer": {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 2e-3}},
+}
+"""Dropout, windows of two batches, six batches an epoch; it is stopped early, after the third of four epochs."""
+
+
+@pytest.fixture
+def folder(base, tmp_path) -> Path:
+    toy.write_run(tmp_path / "run_of_two", base, KIND)
+    return tmp_path / "run_of_two"
+
+
+def errors_and_noise(said: str) -> list[str]:
+    """What is neither a number, nor a line of progress."""
+    lines = [line for line in said.splitlines() if line and not line.startswith(("peftlit: ", "epoch "))]
+    return [*errors_of(said), *lines]
+
+
+def contract_all_end_and_one_says_why(outcome: Outcome, code: int, why: str) -> None:
+    assert outcome.code == code, outcome.said
+    assert not outcome.outlived, "a process goes on"
+    (said,) = errors_and_noise(outcome.said)
+    assert why in said
+
+
+FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
+    "an error on the first": ({"what": "error", "rank": 0, "batch": 3}, 1, "row 7: broken"),
+    "an error on the second": ({"what": "error", "rank": 1, "batch": 3}, 1, "row 7: broken"),
+    "a loss that is no number on the second": ({"what": "loss", "rank": 1, "batch": 3}, 1, "the loss is not finite"),
+    "the first is killed": ({"what": "SIGKILL", "rank": 0, "batch": 3}, -9, "the first process of the run has ended"),
+    "the second is killed": (
+        {"what": "SIGKILL", "rank": 1, "batch": 3},
+        1,
+        "process 1 of the run was ended by SIGKILL",
+    ),
+    "the proof fails": ({"what": "proof"}, 1, "the folder answers otherwise"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAULTS)
+def test_p21_all_end_and_one_says_why(name, folder, peftlit_on_two):
+    fault, code, why = FAULTS[name]
+    contract_all_end_and_one_says_why(peftlit_on_two.fit(folder, "--trainer.max_epochs=1", **fault), code, why)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["an error on the second", "the first is killed", "the proof fails"])
+def test_p21_goes_red_when_each_ends_by_itself(name, folder, peftlit_on_two):
+    fault, code, why = FAULTS[name]
+    outcome = peftlit_on_two.fit(folder, "--trainer.max_epochs=1", **fault, without="ending together")
+    with pytest.raises((AssertionError, ValueError)):
+        contract_all_end_and_one_says_why(outcome, code, why)
+
+
+# --- signals, and going on
+
+
+@pytest.fixture(scope="module")
+def whole(base, tmp_path_factory, peftlit_on_two) -> Path:
+    """A run that nothing has interrupted."""
+    folder = tmp_path_factory.mktemp("whole") / "run_of_two"
+    toy.write_run(folder, base, KIND)
+    outcome = peftlit_on_two.fit(folder)
+    assert outcome.code == 0, outcome.said
+    return folder
+
+
+def contract_said_once(said: str) -> None:
+    """Two lines that are alike are one that both processes have said."""
+    assert errors_and_noise(said) == []
+    assert [line for line, times in Counter(said.splitlines()).items() if times > 1] == []
+
+
+def contract_goes_on_as_if_never_interrupted(whole: Path, folder: Path, outcome: Outcome) -> None:
+    assert outcome.code == 0, outcome.said
+    assert toy.differences(toy.result(whole), toy.result(folder)) == []
+
+
+def contract_stops_with_one_word(outcome: Outcome, number: signal.Signals) -> None:
+    assert outcome.code == 128 + number, outcome.said
+    assert not outcome.outlived, "a process goes on"
+    assert errors_and_noise(outcome.said) == []
+    assert outcome.said.count("stopped by") == 1
+    assert f"stopped by {number.name} after step 2; go on with" in outcome.said
+
+
+@pytest.mark.slow
+def test_p21_each_line_is_said_once(whole):
+    contract_said_once((whole / "said.txt").read_text(encoding="utf-8"))
+
+
+@pytest.mark.slow
+def test_p21_goes_red_when_all_speak(folder, peftlit_on_two):
+    said = peftlit_on_two.fit(folder, "--trainer.fast_dev_run=1", without="one voice").said
+    with pytest.raises(AssertionError):
+        contract_said_once(said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), ("SIGINT", 0)])
+def test_p21_a_signal_ends_a_step_of_all_and_the_run_goes_on(name, rank, folder, whole, peftlit_on_two):
+    stopped = peftlit_on_two.fit(folder, what=name, rank=rank, batch=3)
+    contract_stops_with_one_word(stopped, signal.Signals[name])
+    contract_goes_on_as_if_never_interrupted(whole, folder, peftlit_on_two.fit(folder, "--ckpt_path=last"))
+
+
+@pytest.mark.slow
+def test_p21_goes_red_when_only_the_first_hears(folder, peftlit_on_two):
+    outcome = peftlit_on_two.fit(folder, what="SIGTERM", rank=1, batch=3, without="hearing each rank")
+    with pytest.raises(AssertionError):
+        contract_stops_with_one_word(outcome, signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_p21_killed_before_a_validation_and_resumed_it_goes_on_and_breaks_without_its_guards(
+    folder, whole, peftlit_on_two, tmp_path
+):
+    outcome = peftlit_on_two.fit(folder, what="SIGKILL to all", rank=1, batch=11)
+    assert outcome.code == -signal.SIGKILL
+    for guard in ("the place in the epoch", "the random states"):
+        copy = shutil.copytree(folder, tmp_path / guard)
+        resumed = peftlit_on_two.fit(copy, "--ckpt_path=last", without=guard)
+        with pytest.raises(AssertionError):
+            contract_goes_on_as_if_never_interrupted(whole, copy, resumed)
+    contract_goes_on_as_if_never_interrupted(whole, folder, peftlit_on_two.fit(folder, "--ckpt_path=last"))
+
+
+# --- as a user starts it
+
+
+@pytest.mark.slow
+def test_p21_started_by_a_user_with_default_flags(base, tmp_path, peftlit_on_two):
+    kind = {
+        "trainer": {"precision": "32-true", "callbacks": KIND["trainer"]["callbacks"][:1]},
+        "backbone": {"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+    }
+    runs = {1: tmp_path / "one", 2: tmp_path / "two"}
+    for devices, folder in runs.items():
+        toy.write_run(folder, base, kind)
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        settings["data"]["init_args"] |= {"batch_size": 8 // devices, "eval_batch_size": 8 // devices}
+        settings["model"]["init_args"]["adapter"]["init_args"]["lora_dropout"] = 0.0
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+    alone = peftlit_on_two.fit(runs[1], devices=1)
+    assert alone.code == 0, alone.said
+    flags = ("--config=config.yaml", "--trainer.devices=2", "--trainer.accelerator=cpu")
+    done = run_in_process(runs[2], "fit", *flags)
+    assert done.returncode == 0, done.stderr
+    contract_said_once(done.stdout + done.stderr)
+    assert [path.name for path in (runs[2] / "runs").iterdir()] == ["001"]
+    one, two = runs[1] / "run", runs[2] / "runs/001"
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.iterdir()}
+    contract_weights_are_those_of_one(*(run / "adapter/adapter_model.safetensors" for run in (one, two)))
+    contract_predictions_are_those_of_one(one / "predictions.csv", two / "predictions.csv")
+    first, second = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
+    for split in ("validation", "test"):
+        matrices = [numbers[split].pop("confusion_matrix", None) for numbers in (first, second)]
+        assert matrices[0] == matrices[1]
+        assert second[split] == pytest.approx(first[split], abs=CLOSE)
