@@ -53,6 +53,7 @@ class Steps(Callback):
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
+        """Note the time."""
         self.ends.append(time.perf_counter())
 
 
