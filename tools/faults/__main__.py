@@ -42,7 +42,7 @@ def faults() -> list[partial[Tried]]:
     """Return all that is tried; each takes the stage."""
     from tests.contracts.toy_runs import KINDS
 
-    from tools.faults import damage, kills, signals
+    from tools.faults import damage, kills, signals, strangers
 
     floats, eight_bit, *_, growing = KINDS
     mounted = [partial(disk.full, kind=floats), partial(disk.read_only, kind=floats)] if disk.can_mount() else []
@@ -58,6 +58,7 @@ def faults() -> list[partial[Tried]]:
         partial(damage.base, kind=floats),
         partial(damage.two_runs, kind=floats),
         partial(damage.worker, kind=eight_bit),
+        partial(strangers.folders, kind=floats),
     ]
 
 
