@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import subprocess
@@ -14,11 +15,22 @@ import yaml
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
-
+if "PYTEST_XDIST_WORKER" in os.environ:  # with a thread per core in each, worker processes would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; their subprocesses inherit it
 from tests import tiny
+from tests.contracts.outcomes import Outcomes
+
+# what is said at import comes out at the very end, and pytest's closing line has to be the last one
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
 SHARED_VARIABLE = "PEFTLIT_SHARED"
 """Names a folder with real data sets (``data/sst2`` ...) and models; tests that need it skip without."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Collect what becomes docs/families.md, in the process that worker processes report to where there are any."""
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Outcomes())
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -38,7 +38,10 @@ attention looks both ways. ✓ = kept, `refused` = one line before training says
 `pytest tests/contracts`.
 """
 
-Outcomes = dict[tuple[str, Case], list[str]]
+KEYS = list(product(PROMISES, map(str, CASES)))
+"""Promise and row of each cell of the table."""
+
+Cells = dict[tuple[str, str], list[str]]
 """What came of each row's test of each promise; one that ended before its judgement has nothing."""
 
 
@@ -62,20 +65,20 @@ def name_of(case: Case) -> tuple[str, str, str]:
     return NAMES[case.family], NAMES[case.adapter], NAMES[case.quantization]
 
 
-def page(outcomes: Outcomes, versions: dict[str, str]) -> str:
+def page(outcomes: Cells, versions: dict[str, str]) -> str:
     """The whole page."""
     columns = ["family", "adapter", "quantization", *PROMISES]
     rows = [columns, ["---"] * len(columns)]
     for case in CASES:
-        cells = [outcomes[promise, case] for promise in PROMISES]
+        cells = [outcomes[promise, str(case)] for promise in PROMISES]
         rows.append([*name_of(case), *("; ".join(dict.fromkeys(cell)) or "✗" for cell in cells)])
     table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return f"{HEADER}\n{VERSIONS}{', '.join(f'{k} {v}' for k, v in versions.items())}.\n\n{table}"
 
 
-def write(file: Path, outcomes: Outcomes) -> None:
+def write(file: Path, outcomes: Cells) -> None:
     """Write the page after a run over the whole table; a page that differs in nothing but versions stays."""
-    if set(outcomes) != set(product(PROMISES, CASES)):
+    if set(outcomes) != set(KEYS):
         return
     text = page(outcomes, {name: version(name).split("+")[0] for name in LIBRARIES})
     if not file.exists() or _without_versions(file.read_text(encoding="utf-8")) != _without_versions(text):

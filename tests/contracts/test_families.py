@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 
 from peftlit.errors import AdapterError, TrainabilityError
 from tests.contracts import families
+from tests.contracts.outcomes import PROPERTY, Outcomes
 from tests.modules.cases import ADAPTERS, CASES, FAMILIES, FAST, RED, STORAGES
 
-KEPT = {key: ["✓", "✓"] for key in product(families.PROMISES, CASES)}
+KEPT = {key: ["✓", "✓"] for key in families.KEYS}
 
 
 def rows(text: str) -> list[list[str]]:
@@ -45,7 +47,7 @@ def test_the_committed_page_lists_the_rows_of_the_table_and_none_is_broken() -> 
 
 
 def test_a_broken_row_and_one_that_was_not_judged_are_shown(tmp_path) -> None:
-    first, second, third, *_ = CASES
+    first, second, third, *_ = map(str, CASES)
     broken = {("P1", first): ["✗"], ("P2", second): ["✓", "✗"], ("P3", third): []}
     families.write(tmp_path / "page.md", {**KEPT, **broken})
     shown = rows((tmp_path / "page.md").read_text(encoding="utf-8"))
@@ -55,7 +57,7 @@ def test_a_broken_row_and_one_that_was_not_judged_are_shown(tmp_path) -> None:
 
 
 def test_a_run_over_a_part_of_the_table_writes_nothing(tmp_path) -> None:
-    families.write(tmp_path / "page.md", {key: cell for key, cell in KEPT.items() if key[1] in FAST})
+    families.write(tmp_path / "page.md", {key: cell for key, cell in KEPT.items() if key[1] in map(str, FAST)})
     families.write(tmp_path / "page.md", {key: cell for key, cell in KEPT.items() if key[0] != "P3"})
     assert not list(tmp_path.iterdir())
 
@@ -66,7 +68,7 @@ def test_other_versions_alone_change_nothing_and_another_outcome_does(tmp_path) 
     file.write_text(old, encoding="utf-8")
     families.write(file, KEPT)
     assert file.read_text(encoding="utf-8") == old
-    families.write(file, {**KEPT, ("P1", CASES[0]): ["✗"]})
+    families.write(file, {**KEPT, ("P1", str(CASES[0])): ["✗"]})
     assert file.read_text(encoding="utf-8") != old
 
 
@@ -88,6 +90,21 @@ def test_what_neither_passes_nor_is_refused_as_it_should_is_broken(error, reason
         if error is not None:
             raise error
     assert cell == ["✗"]
+
+
+@pytest.mark.parametrize("ran", [len(families.KEYS), len(families.KEYS) - 1])
+def test_the_page_is_made_of_reports_and_only_of_a_whole_table(tmp_path, monkeypatch, ran) -> None:
+    monkeypatch.setattr(families, "PAGE", tmp_path / "page.md")
+    outcomes = Outcomes()
+    for promise, row in families.KEYS[:ran]:
+        cell = ["✗"] if (promise, row) == families.KEYS[0] else ["✓"]
+        carried = [("another", 1), (PROPERTY, [promise, row, cell, len(families.KEYS)])]
+        for when in ("setup", "call", "teardown"):
+            outcomes.pytest_runtest_logreport(SimpleNamespace(when=when, user_properties=carried))
+    outcomes.pytest_sessionfinish()
+    assert families.PAGE.exists() == (ran == len(families.KEYS))
+    if families.PAGE.exists():
+        assert [row[3:] for row in rows(families.PAGE.read_text(encoding="utf-8"))[:2]] == [["✗", *"✓✓✓"], [*"✓✓✓✓"]]
 
 
 def test_what_passes_or_is_refused_as_it_should_is_noted() -> None:
