@@ -13,11 +13,13 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
 from transformers import logging as transformers_logging
+from transformers.utils import CONFIG_NAME
 
 from peftlit import location
 from peftlit.architecture import float_modules, head_modules, new_poolers, random_model, restore_computed_buffers
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, ConfigError
+from peftlit.foreign import check_base, read_record
 from peftlit.quantization import (
     DtypeName,
     QuantizationName,
@@ -117,6 +119,11 @@ class Backbone:
             setattr(config, key, value)
         if self.attn_implementation is not None:
             config._attn_implementation = self.attn_implementation
+        elif "/" in str(config._attn_implementation):  # ORGANISATION/KERNEL
+            raise BackboneError(
+                f"backbone: the config of {self.location or 'the model'} asks for code from the hub "
+                f"({config._attn_implementation}); set backbone.attn_implementation, for instance to sdpa"
+            )
         return config
 
     def _source_config(self) -> PretrainedConfig:
@@ -129,6 +136,9 @@ class Backbone:
             except ValueError as error:
                 raise ConfigError(f"backbone.config: {_first_line(error)}") from error
         source = self.location or str(self.config)
+        file = Path(source, CONFIG_NAME) if Path(source).is_dir() else Path(source)
+        if file.is_file():
+            read_record(file, BackboneError)  # transformers would read one of any size
         try:
             config: PretrainedConfig = AutoConfig.from_pretrained(
                 source, revision=self.revision, trust_remote_code=self.trust_remote_code
@@ -212,6 +222,8 @@ class Backbone:
         else:
             arguments["dtype"] = "auto" if mixed_precision and not full else torch.float32
         self._verify_digest()
+        if self.location is not None:
+            check_base(self.location, self.revision)
         try:
             with _without_load_report():
                 model, missing = self._from_pretrained(auto_class, config, arguments)
@@ -240,6 +252,7 @@ class Backbone:
                 self.location,
                 revision=self.revision,
                 trust_remote_code=self.trust_remote_code,
+                use_safetensors=True,  # anything else is a pickle
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,  # a head of another size is a new head; the rest is refused below
                 **arguments,

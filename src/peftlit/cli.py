@@ -17,7 +17,14 @@ from safetensors import SafetensorError
 
 from peftlit import config_errors, defaults, ranks
 from peftlit.data import TextDataModule
-from peftlit.errors import ConfigError, OutOfMemoryError, PeftlitError, ProcessError, RunFolderError
+from peftlit.errors import (
+    CheckpointError,
+    ConfigError,
+    OutOfMemoryError,
+    PeftlitError,
+    ProcessError,
+    RunFolderError,
+)
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
@@ -113,6 +120,7 @@ class PeftlitCLI(LightningCLI):
         settings = self._settings
         chosen = settings.pop("run_dir", None) or os.environ.get(RUN_DIR_VARIABLE)
         self.folder = RunFolder(Path(chosen) if chosen else next_run_folder(Path("runs")))
+        self.folder.refuse_links()
         if self.subcommand != "fit":
             if chosen is None:
                 raise RunFolderError(NO_RUN_DIR.format(self.subcommand))
@@ -225,6 +233,14 @@ class PeftlitCLI(LightningCLI):
         os.environ[RUN_DIR_VARIABLE] = str(self.folder.path)
         try:
             self._run(self.trainer.fit, arguments)
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            checkpoint = self._settings.get("ckpt_path")
+            if not checkpoint or self.resumption.restored:
+                raise
+            said = " ".join(str(error).split())  # what Lightning makes of a stranger's checkpoint cannot be foreseen
+            raise CheckpointError(
+                f"{checkpoint}: no run can go on from it ({type(error).__name__}: {said}); use another checkpoint"
+            ) from error
         finally:
             os.environ.pop(RUN_DIR_VARIABLE)
         if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):

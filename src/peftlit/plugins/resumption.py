@@ -29,10 +29,14 @@ class Resumption(Callback):
 
     Args:
         record: What says which run the checkpoints belong to: JSON values, compared when a run goes on.
+
+    Attributes:
+        restored: Whether all of a checkpoint has been taken back, and training goes on.
     """
 
     def __init__(self, record: dict[str, Any] | None = None) -> None:
         self.record = record or {}
+        self.restored = False
         self._loaded: dict[str, Any] | None = None
         self._stops = False
 
@@ -137,6 +141,7 @@ class Resumption(Callback):
         if self._loaded is not None:
             random_states.restore(self._loaded["ranks"][trainer.global_rank])
             self._loaded = None
+        self.restored = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End an epoch that was resumed as any other ends.

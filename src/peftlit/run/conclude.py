@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import json
 import logging
-from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
 from peftlit.data import TextDataModule
+from peftlit.errors import RunFolderError
+from peftlit.foreign import read_record
 from peftlit.metrics import HEADLINES
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
@@ -132,8 +132,8 @@ def read_metrics(folder: RunFolder) -> dict[str, Any] | None:
     Args:
         folder: The run folder.
     """
-    path: Path = folder.path / METRICS_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    path = folder.path / METRICS_FILE
+    return read_record(path, RunFolderError) if path.is_file() else None
 
 
 class UseExport(Callback):

@@ -5,27 +5,37 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel, set_peft_model_state_dict
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftlit.architecture import float_modules, half_dtype
 from peftlit.digest import sha256_of_file, sha256_of_tensors
-from peftlit.errors import RunFolderError
+from peftlit.errors import OutOfMemoryError, PeftlitError, RunFolderError
+from peftlit.foreign import check_folder, read_record
 from peftlit.modules.base import PeftModule
-from peftlit.run.files import write_json
+from peftlit.run.files import write_json, write_text
+from peftlit.run.memory import is_out_of_memory
 
 QUANTIZATION_FILE = "quantization_config.json"
 BACKBONE_FILE = "backbone.json"
+ADAPTER_CONFIG_FILE = "adapter_config.json"
+ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 HEAD_RECORD_FILE = "head.json"
 RANDOM_BASE_FOLDER = "random_base"
-WEIGHT_FILES = ("adapter_model.safetensors", HEAD_FILE, "model.safetensors")
+MODEL_FILE = "model.safetensors"
+WEIGHT_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE)
+DIGEST_FILE = "SHA256SUMS"
+"""Digests of the weights files, as ``sha256sum --check`` reads them."""
 
 
 def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path, trainer_state: dict[str, Any]) -> None:
@@ -46,6 +56,8 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     _save_weights(module, module.model, aside)
+    written = [name for name in WEIGHT_FILES if (aside / name).is_file()]
+    write_text(aside / DIGEST_FILE, "".join(f"{sha256_of_file(aside / name)}  {name}\n" for name in written))
     tokenizer.save_pretrained(aside)
     for name, content in module.records().items():
         write_json(aside / name, content)
@@ -120,6 +132,31 @@ def head_tensors(module: PeftModule) -> dict[str, Tensor]:
     return _on_cpu({name: p for name, p in module.model.named_parameters() if p.requires_grad})
 
 
+@contextmanager
+def reading(folder: Path) -> Iterator[None]:
+    """Let what goes wrong with a folder be one line: what libraries make of a stranger's files cannot be foreseen.
+
+    Args:
+        folder: The folder that is read.
+
+    Raises:
+        OutOfMemoryError: There is too little memory for it.
+        RunFolderError: It is damaged, or holds what should not be followed.
+    """
+    try:
+        check_folder(folder, RunFolderError)
+        yield
+    except PeftlitError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(f"{folder}: memory ran out while it was loaded; free some") from error
+        said = (str(error).strip().splitlines() or [""])[0]
+        raise RunFolderError(
+            f"{folder}: damaged, or not what peftlit exports ({type(error).__name__}: {said}); copy the folder again"
+        ) from error
+
+
 def load_export(module: PeftModule, folder: Path) -> None:
     """Put the exported weights into a module whose model is built.
 
@@ -128,54 +165,45 @@ def load_export(module: PeftModule, folder: Path) -> None:
         folder: What :func:`export` wrote.
 
     Raises:
-        RunFolderError: The folder's weights do not fit the module.
+        RunFolderError: The folder's weights do not fit the module, or are damaged.
     """
     assert module.model is not None
     unexpected: list[str] = []
     missing: set[str] = set()
-    if isinstance(module.model, PeftModel):
-        if not (folder / "adapter_config.json").is_file():
-            raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
-        # read here and not by peft, which would take a pickle where there is no safetensors file
-        result: Any = set_peft_model_state_dict(module.model, _read(folder / "adapter_model.safetensors"))
-        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
-    elif module.adapter is not None:
-        result = module.model.load_state_dict(_read(folder / "model.safetensors"), strict=False)
-        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
-    elif module.head is None:
-        result = module.model.load_state_dict(_read(folder / HEAD_FILE), strict=False)
-        unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
-    absent = sorted(missing & {n for n, p in module.model.named_parameters() if p.requires_grad})
-    if module.head is not None:
-        result = module.head.load_state_dict(_read(folder / HEAD_FILE), strict=False)
-        unexpected, absent = unexpected + result.unexpected_keys, absent + result.missing_keys
-    if unexpected or absent:
-        raise RunFolderError(f"{folder}: its weights do not belong to this config ({(unexpected + absent)[0]})")
-    module.restore({name: read_record(folder / name) for name in module.records()})
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Return what a JSON file of the export holds.
-
-    Args:
-        path: The file.
-
-    Raises:
-        RunFolderError: It is not there, or no JSON.
-    """
-    if not path.is_file():
-        raise RunFolderError(f"{path.parent}: holds no {path.name}; copy the whole folder")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise RunFolderError(f"{path}: damaged ({error}); copy the folder again") from error
-    return content
+    with reading(folder):
+        if isinstance(module.model, PeftModel):
+            if not (folder / ADAPTER_CONFIG_FILE).is_file():
+                raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
+            # read here and not by peft, which would take a pickle where there is no safetensors file
+            result: Any = set_peft_model_state_dict(module.model, _read(folder / ADAPTER_FILE))
+            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+        elif module.adapter is not None:
+            result = module.model.load_state_dict(_read(folder / MODEL_FILE), strict=False)
+            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+        elif module.head is None:
+            result = module.model.load_state_dict(_read(folder / HEAD_FILE), strict=False)
+            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+        absent = sorted(missing & {n for n, p in module.model.named_parameters() if p.requires_grad})
+        if module.head is not None:
+            result = module.head.load_state_dict(_read(folder / HEAD_FILE), strict=False)
+            unexpected, absent = unexpected + result.unexpected_keys, absent + result.missing_keys
+        if unexpected or absent:
+            raise RunFolderError(f"{folder}: its weights do not belong to this config ({(unexpected + absent)[0]})")
+        module.restore({name: read_record(folder / name, RunFolderError) for name in module.records()})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
+    """Read weights, and find out whether they are still those that were written."""
     if not path.is_file():
         raise RunFolderError(f"{path.parent}: holds no {path.name}, but the config asks for one")
-    return load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise RunFolderError(f"{path}: damaged ({error}); copy the folder again") from error
+    recorded = path.with_name(DIGEST_FILE)  # earlier versions wrote none
+    if recorded.is_file() and f"{sha256_of_file(path)}  {path.name}\n" not in recorded.read_text(encoding="utf-8"):
+        raise RunFolderError(f"{path}: not what was written ({DIGEST_FILE}); copy the folder again")
+    return tensors
 
 
 def weights_sha256(folder: Path) -> str:

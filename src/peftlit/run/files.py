@@ -19,7 +19,8 @@ def open_aside(path: Path) -> Iterator[TextIO]:
     """
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
+        aside.unlink(missing_ok=True)
+        with aside.open("x", encoding="utf-8") as file:  # never through a link that lies there under that name
             yield file
         aside.replace(path)
     finally:

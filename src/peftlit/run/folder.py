@@ -70,6 +70,18 @@ class RunFolder:
         """Whether a run has written into the folder."""
         return self.config.exists() or self.adapter.exists() or self.checkpoints.exists()
 
+    def refuse_links(self) -> None:
+        """Make sure that what is written here goes nowhere else.
+
+        Raises:
+            RunFolderError: Naming what is neither a plain file nor a folder.
+        """
+        for path in self.path.iterdir() if self.path.is_dir() else []:
+            if not path.is_dir() and (path.is_symlink() or not path.is_file()):
+                raise RunFolderError(
+                    f"{path}: is no plain file, and what is written to it could go elsewhere; remove it"
+                )
+
     def last_checkpoint(self) -> Path:
         """Return the checkpoint written last.
 

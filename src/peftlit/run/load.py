@@ -1,4 +1,7 @@
-"""Load an exported folder, ready to answer: the way back from ``RUN/adapter``, own heads included."""
+"""Load an exported folder, ready to answer: the way back from ``RUN/adapter``, own heads included.
+
+The folder may come from a stranger. Nothing in it is unpickled, and nothing is imported because it asks for it.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
+from peftlit.foreign import read_record
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.losses import BinaryCrossEntropy
@@ -20,15 +24,25 @@ from peftlit.modules import SequenceClassification
 from peftlit.problems import PROBLEM_FILE
 from peftlit.run.classifier import Classifier
 from peftlit.run.export import (
+    ADAPTER_CONFIG_FILE,
     BACKBONE_FILE,
     HEAD_FILE,
     HEAD_RECORD_FILE,
+    MODEL_FILE,
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
     load_export,
-    read_record,
+    reading,
 )
 from peftlit.run.folder import RunFolder
+from peftlit.run.sizes import check_sizes
+
+_FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
+"""What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
+
+_FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
+"""How an adapter's first values are found does not matter when it is loaded, but some ways read files or change the
+base."""
 
 
 def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Classifier:
@@ -43,11 +57,17 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         The classifier, with the weights and the precision in which they were exported.
 
     Raises:
-        RunFolderError: The folder is not an export, or not a whole one.
+        RunFolderError: The folder is not an export, not a whole one, or holds what should not be followed.
         BackboneError: The base model cannot be found, or is not the one that was trained on.
+        OutOfMemoryError: There is too little memory for the model.
     """
     folder = _exported(Path(folder))
-    problem = read_record(folder / PROBLEM_FILE)
+    with reading(folder):
+        return _load(folder, device, trust_remote_code)
+
+
+def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Classifier:
+    problem = read_record(folder / PROBLEM_FILE, RunFolderError)
     one_logit = problem["problem_type"] == "single_label_classification" and problem["num_outputs"] == 1
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     adapter = _adapter(folder)
@@ -61,6 +81,7 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         pad_token_id=tokenizer.pad_token_id,
         padding_side="left" if tokenizer.padding_side == "left" else "right",
     )
+    check_sizes(module, folder)
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
         module.configure_model(torch.device(device or current_device_type()))
     load_export(module, folder)
@@ -79,8 +100,8 @@ def _exported(folder: Path) -> Path:
 
 
 def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
-    record = read_record(folder / BACKBONE_FILE)
-    quantized = (folder / QUANTIZATION_FILE).is_file()
+    record = read_record(folder / BACKBONE_FILE, RunFolderError)
+    quantization = folder / QUANTIZATION_FILE
     random = (folder / RANDOM_BASE_FOLDER).is_dir() and not full
     return Backbone(
         None if random else str(folder) if full else record["base_model_name_or_path"],
@@ -88,26 +109,37 @@ def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
         config_overrides=record["config_overrides"],
         revision=None if full else record["revision"],
         trust_remote_code=trust_remote_code,
-        quantization=BitsAndBytesConfig.from_dict(read_record(folder / QUANTIZATION_FILE)) if quantized else None,
+        quantization=_quantization(quantization) if quantization.is_file() else None,
         dtype=record["dtype"],
     )
 
 
+def _quantization(path: Path) -> BitsAndBytesConfig:
+    config: BitsAndBytesConfig = BitsAndBytesConfig.from_dict(read_record(path, RunFolderError))
+    return config
+
+
 def _adapter(folder: Path) -> Adapter:
-    if (folder / "adapter_config.json").is_file():
-        config: PeftConfig = PeftConfig.from_pretrained(str(folder))
-        config.inference_mode = False
-        if hasattr(config, "init_lora_weights"):  # the first values do not matter, but some ways to find them ...
-            config.init_lora_weights = True  # ... change the base
-        return config
-    return FullFineTuning() if (folder / "model.safetensors").is_file() else None
+    path = folder / ADAPTER_CONFIG_FILE
+    if not path.is_file():
+        return FullFineTuning() if (folder / MODEL_FILE).is_file() else None
+    entries = read_record(path, RunFolderError)
+    fetching = [key for key, harmless in _FETCHING_ENTRIES.items() if entries.get(key) not in (None, harmless)]
+    if fetching:
+        raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
+    config: PeftConfig = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    for key, value in _FIRST_VALUES.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    return config
 
 
 def _head(folder: Path) -> Head | None:
     """Rebuild an own head. Its class is looked up among what is imported: nothing is imported because a folder asks."""
     if not (folder / HEAD_FILE).is_file():
         return None
-    record = read_record(folder / HEAD_RECORD_FILE)
+    record = read_record(folder / HEAD_RECORD_FILE, RunFolderError)
     if "class_path" not in record:
         return None
     module_name, _, name = record["class_path"].rpartition(".")

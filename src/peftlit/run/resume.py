@@ -70,7 +70,9 @@ def check_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
             f"{checkpoint}: holds no {missing[0]}, so no run can go on from it; use another checkpoint"
         )
     before = content[RECORD]
-    if now["data_sha256"] is not None and before["data_sha256"] != now["data_sha256"]:
+    if not isinstance(before, dict) or not all(isinstance(before.get(key), dict) for key in ("settings", "splits")):
+        raise CheckpointError(f"{checkpoint}: does not say which run it belongs to; use another checkpoint")
+    if now["data_sha256"] is not None and before.get("data_sha256") != now["data_sha256"]:
         found = [name for name, digest in now["splits"].items() if digest != before["splits"].get(name)]
         what = ", ".join(found) or "the order of rows, or how they are cut,"
         raise RunFolderError(
