@@ -13,18 +13,10 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from safetensors import SafetensorError
 
-from peftlit import config_errors, defaults, ranks
+from peftlit import config_errors, defaults, failures, ranks
 from peftlit.data import TextDataModule
-from peftlit.errors import (
-    CheckpointError,
-    ConfigError,
-    OutOfMemoryError,
-    PeftlitError,
-    ProcessError,
-    RunFolderError,
-)
+from peftlit.errors import ConfigError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.parser import Parser
@@ -32,10 +24,8 @@ from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOn
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
-from peftlit.run.disk import disk_problem
 from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
-from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 from peftlit.run.predictions import Predictions
 from peftlit.run.resume import check_same_run, describe
 
@@ -232,15 +222,8 @@ class PeftlitCLI(LightningCLI):
         started = time.perf_counter()
         os.environ[RUN_DIR_VARIABLE] = str(self.folder.path)
         try:
-            self._run(self.trainer.fit, arguments)
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            checkpoint = self._settings.get("ckpt_path")
-            if not checkpoint or self.resumption.restored:
-                raise
-            said = " ".join(str(error).split())  # what Lightning makes of a stranger's checkpoint cannot be foreseen
-            raise CheckpointError(
-                f"{checkpoint}: no run can go on from it ({type(error).__name__}: {said}); use another checkpoint"
-            ) from error
+            with failures.of_the_checkpoint(self._settings.get("ckpt_path"), self.resumption):
+                self._run(self.trainer.fit, arguments)
         finally:
             os.environ.pop(RUN_DIR_VARIABLE)
         if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):
@@ -282,30 +265,8 @@ class PeftlitCLI(LightningCLI):
             )
 
     def _run(self, method: Any, arguments: dict[str, Any]) -> None:
-        try:
+        with failures.in_one_line(self.model, self.datamodule, self.trainer, self.folder):
             method(**arguments)
-        except PeftlitError:
-            raise
-        except SystemExit as error:
-            if isinstance(error.__context__, KeyboardInterrupt):  # Lightning makes an exit code of its own of it
-                raise KeyboardInterrupt from error
-            raise
-        except MisconfigurationException as error:
-            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-        except (RuntimeError, MemoryError, OSError, ValueError, SafetensorError) as error:
-            if config_errors.raised_by_lightning(error):
-                raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
-            if reason := disk_problem(error):
-                raise RunFolderError(f"--run_dir {self.folder.path}: {reason}") from error
-            if "DataLoader worker" in str(error):
-                raise ProcessError(
-                    "a process that loads batches was killed; the system does that where memory runs out: set fewer "
-                    "data.num_workers, and go on with --ckpt_path last"
-                ) from error
-            if not is_out_of_memory(error):
-                raise
-            message = explain_out_of_memory(error, self.model, self.datamodule, self.trainer)
-            raise OutOfMemoryError(message) from error
 
 
 def _without(settings: Namespace, *keys: str) -> Namespace:

@@ -1,0 +1,82 @@
+"""What Lightning, torch and the system raise while a run goes on, as one line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from safetensors import SafetensorError
+
+from peftlit.config_errors import raised_by_lightning
+from peftlit.errors import CheckpointError, ConfigError, OutOfMemoryError, PeftlitError, ProcessError, RunFolderError
+from peftlit.plugins import Resumption
+from peftlit.run.disk import disk_problem
+from peftlit.run.folder import RunFolder
+from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
+
+
+@contextmanager
+def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Turn what a user can mend into one of our errors; anything else passes as it is.
+
+    Args:
+        module: The LightningModule.
+        data: The data module.
+        trainer: The trainer.
+        folder: The run folder.
+
+    Raises:
+        PeftlitError: Saying what to mend.
+        KeyboardInterrupt: Lightning has made an exit code of it.
+    """
+    try:
+        yield
+    except PeftlitError:
+        raise
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {_said(error)}") from error
+    except (RuntimeError, MemoryError, OSError, ValueError, SafetensorError) as error:
+        if raised_by_lightning(error):
+            raise ConfigError(f"trainer: {_said(error)}") from error
+        if reason := disk_problem(error):
+            raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
+        if "DataLoader worker" in str(error):
+            raise ProcessError(
+                "a process that loads batches was killed; the system does that where memory runs out: set fewer "
+                "data.num_workers, and go on with --ckpt_path last"
+            ) from error
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(explain_out_of_memory(error, module, data, trainer)) from error
+        raise
+
+
+@contextmanager
+def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
+    """Lay to a checkpoint whatever is raised before it is restored: what Lightning makes of one cannot be foreseen.
+
+    Args:
+        checkpoint: The checkpoint that the run goes on from, if it does.
+        resumption: Knows whether it is restored.
+
+    Raises:
+        CheckpointError: Nothing can go on from it.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not checkpoint or resumption.restored:
+            raise
+        raise CheckpointError(
+            f"{checkpoint}: no run can go on from it ({type(error).__name__}: {_said(error)}); use another checkpoint"
+        ) from error
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())
