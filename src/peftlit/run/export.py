@@ -11,10 +11,11 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel, set_peft_model_state_dict
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftlit.architecture import float_modules, half_dtype
@@ -168,28 +169,47 @@ def load_export(module: PeftModule, folder: Path) -> None:
         RunFolderError: The folder's weights do not fit the module, or are damaged.
     """
     assert module.model is not None
-    unexpected: list[str] = []
-    missing: set[str] = set()
     with reading(folder):
+        odd: list[str] = []
         if isinstance(module.model, PeftModel):
             if not (folder / ADAPTER_CONFIG_FILE).is_file():
                 raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
             # read here and not by peft, which would take a pickle where there is no safetensors file
-            result: Any = set_peft_model_state_dict(module.model, _read(folder / ADAPTER_FILE))
-            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+            odd = _load_adapter(module.model, _read(folder / ADAPTER_FILE))
         elif module.adapter is not None:
-            result = module.model.load_state_dict(_read(folder / MODEL_FILE), strict=False)
-            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
+            odd = _load_state(module.model, _read(folder / MODEL_FILE))
         elif module.head is None:
-            result = module.model.load_state_dict(_read(folder / HEAD_FILE), strict=False)
-            unexpected, missing = list(result.unexpected_keys), set(result.missing_keys)
-        absent = sorted(missing & {n for n, p in module.model.named_parameters() if p.requires_grad})
+            odd = _load_state(module.model, _read(folder / HEAD_FILE))
         if module.head is not None:
-            result = module.head.load_state_dict(_read(folder / HEAD_FILE), strict=False)
-            unexpected, absent = unexpected + result.unexpected_keys, absent + result.missing_keys
-        if unexpected or absent:
-            raise RunFolderError(f"{folder}: its weights do not belong to this config ({(unexpected + absent)[0]})")
+            odd += _load_state(module.head, _read(folder / HEAD_FILE))
+        if odd:
+            raise RunFolderError(f"{folder}: its weights do not belong to this config ({odd[0]})")
         module.restore({name: read_record(folder / name, RunFolderError) for name in module.records()})
+
+
+def _load_adapter(model: PeftModel, tensors: dict[str, Tensor]) -> list[str]:
+    """Load an adapter; return the names of what is not in the model as it was saved.
+
+    What peft says of names is not the whole truth: prompts and shared vectors are stored under others.
+    """
+    set_peft_model_state_dict(model, dict(tensors))
+    for config in model.peft_config.values():
+        config.inference_mode = config.is_prompt_learning  # prompts are saved as what their encoder made of them
+    now = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return sorted(
+        name for name in {*tensors, *now} if not (name in tensors and name in now and _same(tensors[name], now[name]))
+    )
+
+
+def _same(saved: Tensor, loaded: Tensor) -> bool:
+    return saved.shape == loaded.shape and torch.equal(saved.to(loaded.device, loaded.dtype), loaded.detach())
+
+
+def _load_state(module: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
+    """Load what trains; return the names that are too many or missing."""
+    result = module.load_state_dict(tensors, strict=False)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return sorted({*result.unexpected_keys, *(trained & set(result.missing_keys))})
 
 
 def _read(path: Path) -> dict[str, Tensor]:
