@@ -40,7 +40,7 @@ def at_random_instants(stage: Stage, kind: str, times: int) -> Tried:
         folder = stage.fresh(tried.fault, kind)
     if not tried.wrong:
         stage.finish(folder, kind, tried)
-    tried.came = f"{finished} runs finished meanwhile; weights, scores, predictions and log history bit for bit"
+    tried.came = f"{finished} runs brought to their end that way: the same result, bit for bit"
     return tried
 
 
