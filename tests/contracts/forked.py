@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 import peftlit.commands  # before any fork, so that no child has to
 import peftlit.run.load  # noqa: F401
 from peftlit.__main__ import main
@@ -97,6 +99,9 @@ def _be_the_child(folder: Path, said: Path, arguments: tuple[str, ...], prepare:
         output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        # threads of the parent's are not here, and what waits for them would wait for ever
+        os.environ["TOKENIZERS_PARALLELISM"] = "false"
+        torch.set_num_threads(1)
         sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
         if prepare is not None:
             prepare()
