@@ -7,7 +7,7 @@ import signal
 from typing import Any
 
 from peftlit import ranks
-from peftlit.data.base import TextDataModule
+from peftlit.data import TextDataModule
 from peftlit.errors import DataError, ReloadError
 from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import StopOnSignal, random_states

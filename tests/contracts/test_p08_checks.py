@@ -14,6 +14,7 @@ import pytest
 
 from peftlit.commands import run
 from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
+from peftlit.data import labelled as labelled_rows
 from peftlit.data.labels import Values
 from peftlit.data.spelling import ClassIds
 from peftlit.data.stream import RowParser
@@ -157,7 +158,7 @@ def test_p08_breaker_no_check_of_bytes(tmp_path, monkeypatch):
 
 
 def test_p08_breaker_no_check_of_columns(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "check_columns", lambda *_: None)
+    monkeypatch.setattr(labelled_rows, "check_columns", lambda *_: None)
     with pytest.raises((AssertionError, KeyError, ValueError)):
         test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, "text_column", "text")
 
@@ -248,8 +249,8 @@ def test_p08_counts_are_told_in_the_log(tmp_path, caplog):
 
 
 def test_p08_breaker_empty_rows_dropped(tmp_path, monkeypatch):
-    kept = rows.normalise
-    monkeypatch.setattr(rows, "normalise", lambda *given: kept(*given).filter(lambda row: row["text"].strip()))
+    kept = labelled_rows.normalise
+    monkeypatch.setattr(labelled_rows, "normalise", lambda *given: kept(*given).filter(lambda row: row["text"].strip()))
     with pytest.raises(AssertionError):
         test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)
 

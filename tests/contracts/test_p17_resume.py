@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.data.base import TextDataModule
+from peftlit.data import TextDataModule
 from peftlit.plugins import Resumption, random_states, resumption
 from tests.contracts import killed
 from tests.contracts.toy_runs import write_base

@@ -1,11 +1,21 @@
 """LightningDataModules: one file per data set, and the base that checks, splits, tokenizes and batches."""
 
-from peftlit.data.base import TextDataModule
+from peftlit.data.base import TokenDataModule
 from peftlit.data.imdb import IMDB
+from peftlit.data.labelled import TextDataModule
 from peftlit.data.reviews import Reviews
 from peftlit.data.sst2 import SST2
 from peftlit.data.streamed import StreamedText
 from peftlit.data.text_files import TextFiles
 from peftlit.data.tweet_sentiment import TweetSentiment
 
-__all__ = ["IMDB", "SST2", "Reviews", "StreamedText", "TextDataModule", "TextFiles", "TweetSentiment"]
+__all__ = [
+    "IMDB",
+    "SST2",
+    "Reviews",
+    "StreamedText",
+    "TextDataModule",
+    "TextFiles",
+    "TokenDataModule",
+    "TweetSentiment",
+]

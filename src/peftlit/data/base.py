@@ -1,10 +1,12 @@
-"""The data module that all text data sets share: rows, tokens, batches."""
+"""The data module that all data sets share: rows, tokens, batches."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,9 +17,9 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.data import lengths
-from peftlit.data.collate import PadCollator
-from peftlit.data.encode import encode, tokenizer_state
-from peftlit.data.rows import TextRows
+from peftlit.data.collate import Collator
+from peftlit.data.encode import tokenizer_state
+from peftlit.data.rows import Rows
 from peftlit.data.sampler import LengthGroupedSampler
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError
@@ -26,8 +28,8 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TextDataModule(TextRows, LightningDataModule):
-    """Texts or text pairs with their labels. A data set of your own implements :meth:`load`.
+class TokenDataModule(Rows, LightningDataModule):
+    """Rows that become tokens, and batches of them. Subclasses say how a row is tokenized.
 
     Args:
         tokenizer: Hub id or folder of the tokenizer; unset = the backbone's.
@@ -127,13 +129,43 @@ class TextDataModule(TextRows, LightningDataModule):
                 f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} or fewer"
             )
 
+    @abstractmethod
     def _encode(self, split: str) -> datasets.Dataset:
-        tokenizer, rows = self.get_tokenizer(), self.read()[split]
-        encoded = encode(rows, tokenizer, self._tokenizer_state, self.max_length, self.num_proc, split)
+        """Tokenize a split, or take it from the cache.
+
+        Args:
+            split: The split.
+
+        Returns:
+            What the collator takes, ``row``, and ``length`` in tokens.
+        """
+
+    @abstractmethod
+    def _collator(self, split: str) -> Collator:
+        """Return what makes batches of encoded rows.
+
+        Args:
+            split: The split.
+        """
+
+    def _dataset(self, split: str) -> Any:
+        """Return what is asked for the rows of a batch by their numbers.
+
+        Args:
+            split: The split.
+        """
+        return self._encoded[split]
+
+    def _note_lengths(self, split: str, tokens: Sequence[int]) -> None:
+        """Summarise how long a split's rows are, once.
+
+        Args:
+            split: The split.
+            tokens: Tokens of each row before cutting.
+        """
         if split not in self.lengths:
-            self.lengths[split] = lengths.summarise(encoded["tokens"][:], self.max_length)
+            self.lengths[split] = lengths.summarise(tokens, self.max_length)
             log.info("%s", lengths.line(split, self.lengths[split]))
-        return encoded
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
@@ -188,10 +220,9 @@ class TextDataModule(TextRows, LightningDataModule):
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
     def _loader(self, split: str, batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
-        rows = self._encoded[split]
         rank, world_size = self._place
         sampler = LengthGroupedSampler(
-            rows["length"][:],
+            self._encoded[split]["length"][:],
             batch_size,
             shuffle=shuffle,
             seed=self._training_seed,
@@ -202,10 +233,10 @@ class TextDataModule(TextRows, LightningDataModule):
             resume_at=self._resume_at if shuffle else (0, 0),
         )
         return DataLoader(
-            rows,
+            self._dataset(split),
             sampler=sampler,
             batch_size=None,
-            collate_fn=PadCollator(self.get_tokenizer()),  # type: ignore[arg-type]  # takes columns: batch_size is None
+            collate_fn=self._collator(split),  # type: ignore[arg-type]  # takes columns: batch_size is None
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=self._pin_memory,

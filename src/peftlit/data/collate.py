@@ -5,13 +5,16 @@ Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
+
+Collator = Callable[[dict[str, list[Any]]], Batch]
+"""Makes a batch of the columns of some rows."""
 
 
 class PadCollator:

@@ -27,6 +27,8 @@ class Labels(ABC):
         column: The column they stand in.
     """
 
+    problem_type: str
+
     def __init__(self, names: Sequence[str], column: str) -> None:
         self.names = list(names)
         self.column = column
@@ -105,6 +107,8 @@ class Labels(ABC):
 class ClassLabels(Labels):
     """One class a row: a name becomes its position, an integer is taken as the id."""
 
+    problem_type = "single_label_classification"
+
     def __init__(self, names: Sequence[str], column: str) -> None:
         super().__init__(names, column)
         self._ids = ClassIds(names)
@@ -150,6 +154,8 @@ class LabelSets(Labels):
         column: The column they stand in.
         separator: What stands between the names of a text.
     """
+
+    problem_type = "multi_label_classification"
 
     def __init__(self, names: Sequence[str], column: str, separator: str) -> None:
         super().__init__(names, column)
@@ -203,6 +209,8 @@ class Values(Labels):
         column: The column it stands in; its name is the only label name.
     """
 
+    problem_type = "regression"
+
     def __init__(self, column: str) -> None:
         super().__init__([column], column)
 
@@ -242,6 +250,35 @@ class Values(Labels):
     def spell(self, label: float) -> str:
         """Return the number, in full."""
         return repr(label)
+
+
+class Unlabelled(Labels):
+    """No labels: what is learned of a row is its text."""
+
+    problem_type = "language_modeling"
+
+    def __init__(self) -> None:
+        super().__init__([], "")
+
+    def parse(self, value: object, source: str, row: int) -> int:
+        """Return the same of all rows, which makes one stratum of them."""
+        return 0
+
+    def check(self, labels: Sequence[int], source: str) -> list[str]:
+        """Find nothing."""
+        return []
+
+    def strata(self, labels: Sequence[int], smallest_share: float) -> list[int]:
+        """Return one stratum."""
+        return list(labels)
+
+    def counts(self, labels: Sequence[int]) -> list[int] | None:
+        """Count nothing."""
+        return None
+
+    def spell(self, label: int) -> str:
+        """Return nothing."""
+        return ""
 
 
 def make_labels(

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import datasets
 
-from peftlit.data.base import TextDataModule
 from peftlit.data.cleaning import CleaningStep
+from peftlit.data.labelled import TextDataModule
 
 
 @dataclass(kw_only=True, eq=False, repr=False)

@@ -21,7 +21,20 @@ _LENGTH_STEP = 8
 """Under a token budget, lengths are rounded up to a multiple of this before sorting."""
 
 
-class LengthGroupedSampler(Sampler[list[int]]):
+class RowNumbers(list[int]):
+    """The rows of one batch, and the epoch they are drawn in: what is random about a row is a function of both.
+
+    Args:
+        rows: Their numbers.
+        epoch: The epoch, from 0.
+    """
+
+    def __init__(self, rows: list[int], epoch: int) -> None:
+        super().__init__(rows)
+        self.epoch = epoch
+
+
+class LengthGroupedSampler(Sampler[RowNumbers]):
     """Yield batches of rows of similar length; every rank gets its part of one global list.
 
     Lightning calls :meth:`set_epoch` on a loader's ``sampler``, so this is handed over as ``sampler`` with
@@ -75,11 +88,11 @@ class LengthGroupedSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         return self._num_batches
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[RowNumbers]:
         epoch, done = self.resume_at
         for rows in self._global_batches()[done if epoch == self.epoch else 0 :]:
-            share = [chunk.tolist() for chunk in rows.tensor_split(self.world_size)]
-            yield share[self.rank]
+            share = rows.tensor_split(self.world_size)[self.rank]
+            yield RowNumbers(share.tolist(), self.epoch)
 
     def _global_batches(self) -> list[torch.Tensor]:
         if not len(self.lengths):

@@ -12,9 +12,9 @@ from typing import Any
 import datasets
 from torch.utils.data import DataLoader
 
-from peftlit.data.base import TextDataModule
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.files import iterate_rows, read_hub, read_rows
+from peftlit.data.labelled import TextDataModule
 from peftlit.data.stream import RawRow, RowParser, RowStream, Source, StreamCollator, StreamLoader
 from peftlit.errors import ConfigError, DataError
 
@@ -99,7 +99,7 @@ class StreamedText(TextDataModule):
             DataError: The rows are not what the configuration says.
         """
         if self._splits is None:
-            splits = self._normalise(self.load())
+            splits = self._settle(self.load())
             for source in self._train if self.path is None else self._train[:1]:
                 first = next(source.read(), None)
                 if first is not None:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import datasets
 
-from peftlit.data.base import TextDataModule
 from peftlit.data.files import read_hub
+from peftlit.data.labelled import TextDataModule
 from peftlit.errors import ConfigError
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import datasets
 
-from peftlit.data.base import TextDataModule
 from peftlit.data.files import find_splits, read_hub
+from peftlit.data.labelled import TextDataModule
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
