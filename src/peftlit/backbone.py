@@ -7,11 +7,18 @@ import logging
 import re
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoConfig, BitsAndBytesConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers import logging as transformers_logging
 from transformers.utils import CONFIG_NAME
 
@@ -36,6 +43,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+class Loaded(NamedTuple):
+    """A loaded model, and what of it is new.
+
+    Attributes:
+        model: The model, frozen.
+        heads: Names of the modules that are new and have to train.
+        fresh: Names of the weights that the checkpoint lacks in a head that is otherwise the pretrained one's.
+    """
+
+    model: PreTrainedModel
+    heads: list[str]
+    fresh: list[str]
 
 
 class Backbone:
@@ -174,8 +195,7 @@ class Backbone:
             raise _missing_package(config.model_type, error) from error
         except ValueError as error:
             raise BackboneError(
-                f"backbone: {config.model_type!r} models have no {auto_class.__name__}; for a classifier give "
-                "them a head of ours: model.head: {class_path: PooledHead}"
+                f"backbone: {config.model_type!r} models have no {auto_class.__name__}; {_instead(auto_class)}"
             ) from error
         if self.gradient_checkpointing and not model.supports_gradient_checkpointing:
             raise BackboneError(
@@ -192,7 +212,8 @@ class Backbone:
         mixed_precision: bool,
         full: bool,
         device: torch.device,
-    ) -> tuple[PreTrainedModel, list[str]]:
+        pretrained_head: bool = False,
+    ) -> Loaded:
         """Load the weights, quantized as asked, all frozen, head modules in float and never quantized.
 
         Args:
@@ -200,11 +221,12 @@ class Backbone:
             config: What :meth:`read_config` returned.
             mixed_precision: Whether the Trainer computes under autocast.
             full: Whether all weights will train; they are then loaded in float32.
+            pretrained_head: Whether the head is the pretrained one, and stays frozen. Where the checkpoint has none,
+                its weights are fresh; an output matrix that is tied to the embeddings never is.
             device: Where quantized layers are made; anything else is loaded to the CPU and moved by Lightning.
 
         Returns:
-            The model, and the names of the modules that are new and have to train: the task head, and the
-            pooler where the weights bring none.
+            The model, and what is new of it: the task head, and the pooler where the weights bring none.
 
         Raises:
             BackboneError: The weights cannot be loaded, or are not the ones named by ``sha256``.
@@ -236,13 +258,15 @@ class Backbone:
         model.requires_grad_(False)
         keep_4bit_trainable_on_cpu(model)
         keep_biases(model)
-        heads += new_poolers(missing, heads, self.location)
+        poolers = new_poolers(missing, heads, self.location)
         if quantization is not None:
-            require_float(model, heads)
+            require_float(model, heads + poolers)
         if self.gradient_checkpointing:
             model.config.use_cache = False
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return model, heads
+        if not pretrained_head:
+            return Loaded(model, heads + poolers, [])
+        return Loaded(model, poolers, [name for name, _ in model.named_parameters() if name in missing])
 
     def _from_pretrained(
         self, auto_class: Any, config: PretrainedConfig, arguments: dict[str, Any]
@@ -303,6 +327,15 @@ def _without_load_report() -> Iterator[None]:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+
+
+def _instead(auto_class: Any) -> str:
+    """Say what to do where an architecture has no class for a task."""
+    other = {
+        AutoModelForMaskedLM: "if they read from left to right, use CausalLM",
+        AutoModelForCausalLM: "if they see the whole text at once, use MaskedLM",
+    }
+    return other.get(auto_class, "for a classifier give them a head of ours: model.head: {class_path: PooledHead}")
 
 
 def _missing_package(source: str, error: ImportError) -> BackboneError:

@@ -15,10 +15,10 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from peftlit import config_errors, defaults, failures, ranks
-from peftlit.data import TextDataModule
+from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
-from peftlit.modules import PeftModule, SequenceClassification
+from peftlit.modules import PeftModule
 from peftlit.parser import Parser
 from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
@@ -143,7 +143,7 @@ class PeftlitCLI(LightningCLI):
         try:
             link_to_data(settings)
             self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
-            if isinstance(self.datamodule, TextDataModule):
+            if isinstance(self.datamodule, TokenDataModule):
                 self.datamodule.read()
             link_to_model(settings, self.datamodule)
             self.config_init = Namespace({self.subcommand: parser.instantiate(_without(settings, "data"))})
@@ -153,14 +153,14 @@ class PeftlitCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, PeftModule):
             watchers = [*self.trainer.callbacks, self.model.monitoring_scheduler()]  # type: ignore[attr-defined]
-            validated = not isinstance(self.datamodule, TextDataModule) or "validation" in self.datamodule.read()
+            validated = not isinstance(self.datamodule, TokenDataModule) or "validation" in self.datamodule.read()
             check_monitors(watchers, self.model.monitors(), validated=validated)
             self.model.check()
         if self.subcommand == "fit":
             self._check_resumption()
 
     def _check_resumption(self) -> None:
-        manifest = self.datamodule.manifest() if isinstance(self.datamodule, TextDataModule) else None
+        manifest = self.datamodule.manifest() if isinstance(self.datamodule, TokenDataModule) else None
         self.resumption.record = describe(self._config_text, manifest)
         checkpoint = self._settings.get("ckpt_path")
         if checkpoint and isinstance(self.trainer.strategy.checkpoint_io, AdapterCheckpointIO):
@@ -189,7 +189,7 @@ class PeftlitCLI(LightningCLI):
         self.history = History()
         if self.subcommand == "fit":
             resumes = bool(self._settings.get("ckpt_path"))
-            data = self.datamodule if isinstance(self.datamodule, TextDataModule) else None
+            data = self.datamodule if isinstance(self.datamodule, TokenDataModule) else None
             begin = BeginRun(self.folder, self._config_text, data=data, resumes=resumes, log=log)
             finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]
             self.resumption = Resumption()
@@ -198,7 +198,7 @@ class PeftlitCLI(LightningCLI):
                 callbacks = [*defaults.checkpoints(callbacks, self.folder), self._stop_on_signal()]
         else:
             callbacks.append(UseExport(self.folder))
-        if isinstance(self.model, SequenceClassification):
+        if isinstance(self.model, PeftModule) and self.model.problem is not None:
             callbacks.append(Predictions(self.folder.path / PREDICTIONS_FILE, self.model.problem))
         return defaults.progress(config, callbacks)
 
@@ -226,7 +226,7 @@ class PeftlitCLI(LightningCLI):
                 self._run(self.trainer.fit, arguments)
         finally:
             os.environ.pop(RUN_DIR_VARIABLE)
-        if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TextDataModule):
+        if not isinstance(self.model, PeftModule) or not isinstance(self.datamodule, TokenDataModule):
             return
         if self.trainer.fast_dev_run or self.trainer.interrupted:  # type: ignore[attr-defined]
             return
@@ -254,12 +254,12 @@ class PeftlitCLI(LightningCLI):
         arguments["verbose"] = not isinstance(self.model, PeftModule)
         self._require_split(split)
         self._run(method, arguments)
-        if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TextDataModule):
+        if isinstance(self.model, PeftModule) and isinstance(self.datamodule, TokenDataModule):
             known = {"trainer": self.trainer, "module": self.model, "data": self.datamodule, "folder": self.folder}
             self._run(conclude_evaluation, {**known, "split": split})
 
     def _require_split(self, split: str) -> None:
-        if isinstance(self.datamodule, TextDataModule) and split not in self.datamodule.read():
+        if isinstance(self.datamodule, TokenDataModule) and split not in self.datamodule.read():
             raise ConfigError(
                 f"{self.subcommand}: the data has no {split} split; set data.init_args.{split}_share or a file"
             )

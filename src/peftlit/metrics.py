@@ -41,7 +41,7 @@ Average = Literal["macro", "micro", "weighted"]
 CALIBRATION_BINS = 15
 """Equal-width confidence bins of the expected calibration error (Guo et al., ICML 2017)."""
 
-HEADLINES = ("loss", "accuracy", "f1", "mcc", "mse", "pearson", "spearman")
+HEADLINES = ("loss", "perplexity", "accuracy", "f1", "mcc", "mse", "pearson", "spearman")
 """What a line of progress has room for, where it is measured."""
 
 _AVERAGED = ("precision", "recall", "f1")

@@ -139,7 +139,7 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
         numbers |= {k: float(v) for k, v in trainer.callback_metrics.items()}
         trainer.test(module, datamodule=data, verbose=False)
     numbers |= {k: float(v) for k, v in trainer.callback_metrics.items()}
-    numbers |= {"test/rows": module.rows_scored, "test/confusion_matrix": module.confusion_matrix}
+    numbers |= {"test/rows": module.told["rows"], "test/confusion_matrix": module.told["confusion_matrix"]}
     Path(f"{file}.json").write_text(json.dumps(numbers))
     save_file({n: p.detach() for n, p in module.named_parameters() if p.requires_grad}, f"{file}.safetensors")
 

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 from peftlit.adapters import attach as attach_adapter
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, PeftlitError
-from peftlit.modules import SequenceClassification, base
+from peftlit.modules import SequenceClassification, build
 from peftlit.run.export import export
 from tests.modules.cases import (
     LABELS,
@@ -164,7 +164,7 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
 
 @pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
 def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(base, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
+    monkeypatch.setattr(build, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
     folder = model_folder(family)
     with pytest.raises(AssertionError, match=f"{frozen}.* is frozen"):
         contract_heads(make_module(Case(family, "lora"), folder), HEADS[family], folder, tmp_path / "out")

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from peftlit.adapters import attach as attach_adapter
 from peftlit.errors import ConfigError
-from peftlit.modules import SequenceClassification, base
+from peftlit.modules import SequenceClassification, build
 from peftlit.plugins import AdapterPrecision, precision
 from peftlit.plugins.precision import choose_precision
 from tests.modules.cases import NF4, Case, command_line, fit, make_module, over_the_table, weights_of
@@ -185,7 +185,7 @@ def test_p04_goes_red_when_trainables_are_cast_to_16_bits(model_folder, monkeypa
                 parameter.data = parameter.data.bfloat16()
         return model
 
-    monkeypatch.setattr(base, "attach", cast)
+    monkeypatch.setattr(build, "attach", cast)
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
     with pytest.raises(AssertionError, match="not in float32"):
         contract_precision(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), "bf16-mixed")

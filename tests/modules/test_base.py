@@ -66,7 +66,7 @@ def test_check_compares_tokenizer_and_vocabulary(model_folder):
 
 
 def test_a_backbone_of_which_nothing_can_be_quantized_is_refused(model_folder, monkeypatch):
-    monkeypatch.setattr("peftlit.modules.base.is_quantized", lambda model: False)
+    monkeypatch.setattr("peftlit.modules.build.is_quantized", lambda model: False)
     with pytest.raises(BackboneError, match="no layer of .* could be quantized"):
         make_module(Case("bert", "lora", NF4), model_folder("bert")).configure_model()
 

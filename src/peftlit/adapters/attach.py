@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from peftlit.adapters.full import FullFineTuning
-from peftlit.adapters.targets import check_targets
+from peftlit.adapters.targets import check_targets, is_target
 from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
 from peftlit.quantization import answer_in_autocast_dtype
@@ -25,9 +25,10 @@ def attach(
     adapter: Adapter,
     *,
     heads: list[str],
-    task_type: TaskType,
+    task_type: TaskType | None,
     quantized: bool,
-    unused: Sequence[str] = (),
+    untouched: Sequence[str] = (),
+    fresh: Sequence[str] = (),
 ) -> PreTrainedModel | PeftModel:
     """Attach the adapter; afterwards adapter and head train in float32, and nothing else does.
 
@@ -35,9 +36,10 @@ def attach(
         model: The frozen backbone with its head.
         adapter: A peft config, :class:`FullFineTuning`, or None to train the head alone.
         heads: Names of the modules that are new and have to train.
-        task_type: peft's name of the task.
+        task_type: peft's name of the task, None where it has none.
         quantized: Whether the backbone is quantized.
-        unused: Names of modules whose output the task does not use; nothing in them could learn.
+        untouched: Names of modules that are not adapted: a pretrained head, or what the task does not use.
+        fresh: Names of single weights that are new and have to train.
 
     Returns:
         The model itself, or the peft model around it.
@@ -54,7 +56,9 @@ def attach(
             model.get_submodule(name).requires_grad_(True)
         _answer_twice(model)
     else:
-        attached = _attach_peft(model, adapter, heads, task_type, quantized, unused)
+        attached = _attach_peft(model, adapter, heads, task_type, quantized, untouched)
+    for name in fresh:
+        model.get_parameter(name).requires_grad_(True)
     answer_in_autocast_dtype(attached)
     for parameter in attached.parameters():
         if parameter.requires_grad:
@@ -66,9 +70,9 @@ def _attach_peft(
     model: PreTrainedModel,
     adapter: PeftConfig,
     heads: list[str],
-    task_type: TaskType,
+    task_type: TaskType | None,
     quantized: bool,
-    unused: Sequence[str],
+    untouched: Sequence[str],
 ) -> PeftModel:
     name = type(model).__name__
     check_targets(adapter, model, name)
@@ -81,17 +85,23 @@ def _attach_peft(
     config = copy.deepcopy(adapter)
     if config.task_type not in (None, task_type):
         raise AdapterError(
-            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out or set {task_type.value}"
+            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out"
+            + (f" or set {task_type.value}" if task_type else "")
+        )
+    if config.is_prompt_learning and task_type is None:
+        raise AdapterError(
+            f"adapter: peft has no {type(config).__name__} for masked language models; choose one that adapts layers"
         )
     config.task_type = task_type
     if hasattr(config, "modules_to_save"):
         saved = dict.fromkeys([*(config.modules_to_save or []), *(head.rsplit(".", 1)[-1] for head in heads)])
         config.modules_to_save = list(saved) or None
-    if unused and not isinstance(getattr(config, "exclude_modules", ""), str):
-        excluded = [
-            f"{part}.{name}" for part in unused for name, _ in model.get_submodule(part).named_modules() if name
-        ]
-        config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded})  # type: ignore[attr-defined]
+    if untouched and not isinstance(getattr(config, "exclude_modules", ""), str):
+        parts = (
+            f"{part}.{name}".rstrip(".") for part in untouched for name, _ in model.get_submodule(part).named_modules()
+        )
+        excluded = {name for name in parts if is_target(name, config)}
+        config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded}) or None  # type: ignore[attr-defined]
     try:
         wrapped = get_peft_model(model, config)
         _answer_twice(wrapped)
@@ -105,6 +115,8 @@ def _attach_peft(
             f"another adapter or other target_modules (its linear layers are {linear})"
         ) from error
     _assert_heads_train(wrapped, heads)
+    for name in untouched:
+        _assert_not_adapted(wrapped, name)
     return wrapped
 
 
@@ -128,12 +140,19 @@ def _assert_heads_train(model: PeftModel, heads: list[str]) -> None:
     """Hold peft to the promise: heads in float, trainable, saved, and not adapted."""
     base = model.get_base_model()
     for name in heads:
+        _assert_not_adapted(model, name)
         head = base.get_submodule(name)
-        adapted = [n for n, m in head.named_modules() if isinstance(m, BaseTunerLayer)]
-        if adapted:
-            raise AdapterError(f"adapter: it would adapt the head ({name}.{adapted[0]}); name other target_modules")
         if not any(p.requires_grad for p in head.parameters()):
             raise AdapterError(f"adapter: {type(model.active_peft_config).__name__} leaves the head {name!r} frozen")
+
+
+def _assert_not_adapted(model: PeftModel, name: str) -> None:
+    adapted = [
+        n for n, m in model.get_base_model().get_submodule(name).named_modules() if isinstance(m, BaseTunerLayer)
+    ]
+    if adapted:
+        where = f"{name}.{adapted[0]}".rstrip(".")
+        raise AdapterError(f"adapter: it would adapt the head ({where}); name other target_modules")
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:

@@ -12,6 +12,25 @@ from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
 
 
+def is_target(name: str, adapter: PeftConfig) -> bool:
+    """Tell whether an adapter's target modules take in a module, the way peft reads them.
+
+    Args:
+        name: The module's full name.
+        adapter: Any peft config.
+    """
+    targets: str | list[str] = getattr(adapter, "target_modules", None) or []
+    if targets == "all-linear":
+        return True
+    if isinstance(targets, str):
+        return _matches(name, targets, pattern=True)
+    return any(_matches(name, target, pattern=False) for target in targets)
+
+
+def _matches(name: str, target: str, *, pattern: bool) -> bool:
+    return bool(re.fullmatch(target, name)) if pattern else name == target or name.endswith(f".{target}")
+
+
 def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> None:
     """Refuse target modules that match nothing, each name by itself.
 
@@ -29,10 +48,12 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
     if not targets or targets == "all-linear":
         return
     names = [name for name, _ in model.named_modules() if name]
-    if isinstance(targets, str):
-        absent = [] if any(re.fullmatch(targets, name) for name in names) else [targets]
-    else:
-        absent = [t for t in targets if not any(name == t or name.endswith(f".{t}") for name in names)]
+    wanted = [targets] if isinstance(targets, str) else targets
+    absent = [
+        target
+        for target in wanted
+        if not any(_matches(name, target, pattern=isinstance(targets, str)) for name in names)
+    ]
     if not absent:
         return
     linear = linear_layers(model)

@@ -16,6 +16,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
+from peftlit.batch import Objective
 from peftlit.data import lengths
 from peftlit.data.collate import Collator
 from peftlit.data.encode import tokenizer_state
@@ -25,6 +26,9 @@ from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError
 
 log = logging.getLogger(__name__)
+
+_PROBE_ROWS = 8
+_PROBE = ("A short sentence.", "And another one, a little longer than the first.")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -41,6 +45,7 @@ class TokenDataModule(Rows, LightningDataModule):
         tokens_per_batch: Padded tokens per training batch at most; ``batch_size`` is then the upper bound of rows.
         group_by_length: Batch rows of similar length together (less padding); False = plain shuffling.
         padding_side: Side to pad on; unset = the tokenizer's own.
+        objective: What a language model learns of the rows, ``causal`` or ``masked``; linked from the model.
         seed: Seed of the training order; unset = ``seed_everything``.
         num_workers: Processes that load batches, per loader; 0 = in the main process.
         num_proc: Processes that tokenize. Tokenizers use all cores by themselves, so 1 is seldom slower.
@@ -55,6 +60,7 @@ class TokenDataModule(Rows, LightningDataModule):
     tokens_per_batch: int | None = None
     group_by_length: bool = True
     padding_side: Literal["left", "right"] | None = None
+    objective: Objective | None = None
     seed: int | None = None
     num_workers: int = 0
     num_proc: int = 1
@@ -147,6 +153,17 @@ class TokenDataModule(Rows, LightningDataModule):
         Args:
             split: The split.
         """
+
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return a few texts, or pairs, to compare answers on: not of the training rows where there are others."""
+        splits = self.read()
+        found = [splits[name] for name in ("test", "validation", "train") if name in splits]
+        if not found:  # a stream
+            return [*_PROBE]
+        rows = found[0][:_PROBE_ROWS]
+        if "text_pair" in rows:
+            return list(zip(rows["text"], rows["text_pair"], strict=True))
+        return list(rows["text"])
 
     def _dataset(self, split: str) -> Any:
         """Return what is asked for the rows of a batch by their numbers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,39 @@ def encode(
                     encoded[name][i] = value
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "tokens": tokens}
 
-    # The name of the cache file says all that the result depends on.
     content = [rows[name][:] for name in ("row", "label", *texts)]
-    name = sha256(json.dumps([content, state, max_length, "length", "tokens"]).encode()).hexdigest()
+    key = [content, state, max_length, "length", "tokens"]
+    return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+
+
+def map_once(
+    rows: datasets.Dataset,
+    function: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
+    key: list[Any],
+    *,
+    num_proc: int,
+    desc: str,
+    remove: list[str],
+) -> datasets.Dataset:
+    """Make rows of rows, once: whoever gives the same key again gets what was made.
+
+    Args:
+        rows: The rows.
+        function: From columns to columns.
+        key: All that the result depends on, as JSON; it becomes the name of the cache file.
+        num_proc: Processes.
+        desc: What to call the work while it lasts.
+        remove: Columns to leave out.
+    """
+    name = sha256(json.dumps(key).encode()).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
     folder.mkdir(parents=True, exist_ok=True)
     return rows.map(
-        tokenize,
+        function,
         batched=True,
         num_proc=num_proc if num_proc > 1 else None,
-        remove_columns=texts,
+        remove_columns=remove,
         cache_file_name=str(folder / f"{name}.arrow"),
         new_fingerprint=name[:32],
-        desc=f"tokenizing {split}",
+        desc=desc,
     )

@@ -29,17 +29,19 @@ def summarise(tokens: Sequence[int], max_length: int) -> dict[str, float]:
     }
 
 
-def line(split: str, lengths: dict[str, float]) -> str:
+def line(split: str, lengths: dict[str, float], noun: str = "rows", what: str = "cut to") -> str:
     """Return one line for the log.
 
     Args:
         split: The split.
         lengths: What :func:`summarise` gave.
+        noun: What a row is.
+        what: What becomes of those that are longer than ``max_length``.
     """
     share = 100 * lengths["cut"] / lengths["rows"]
-    cut = f"{lengths['cut']:,} rows ({share:.1f} %) cut to" if lengths["cut"] else "none longer than"
+    cut = f"{lengths['cut']:,} {noun} ({share:.1f} %) {what}" if lengths["cut"] else "none longer than"
     return (
-        f"{split}: {lengths['rows']:,} rows, tokens a row: mean {lengths['mean']:,.0f}, "
+        f"{split}: {lengths['rows']:,} {noun}, tokens a {noun[:-1]}: mean {lengths['mean']:,.0f}, "
         f"median {lengths['median']:,.0f}, 95 % {lengths['percentile_95']:,}, longest {lengths['longest']:,}; "
         f"{cut} {lengths['max_length']:,}"
     )

@@ -108,6 +108,12 @@ class StreamedText(TextDataModule):
             self._splits = splits
         return self._splits
 
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return a few texts, or pairs."""
+        if self.read() or self.text_pair_column is None:
+            return super().probe()
+        return [("A short sentence.", "And another one, a little longer than the first.")]
+
     def _parser(self) -> RowParser:
         return RowParser(self._text_columns, self._labels, Cleaner(self.cleaning_steps), strict=self.strict)
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from peftlit.data.checks import check_columns, check_text
-from peftlit.data.files import iterate_rows, not_utf8, require_file
-from peftlit.errors import DataError
+from peftlit.data.files import iterate_rows, require_file
+from peftlit.data.lines import decode_lines, iterate_lines
 
 STANDARD_INPUT = "-"
 
@@ -27,22 +26,12 @@ def stream_texts(file: str, text_column: str, text_pair_column: str | None) -> I
         DataError: The file cannot be read, or a row holds no text; with file and row.
     """
     if file == STANDARD_INPUT:
-        return _lines(sys.stdin.buffer, "standard input")
+        return decode_lines(sys.stdin.buffer, "standard input")
     path = Path(file)
     require_file(path)
     if path.suffix.lower() == ".txt":
-        return _lines(path.open("rb"), file)
+        return iterate_lines(path)
     return _rows(path, [text_column, *([text_pair_column] if text_pair_column else [])])
-
-
-def _lines(file: BinaryIO, source: str) -> Iterator[str]:
-    with file:
-        for number, line in enumerate(file, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(not_utf8(source, number, error)) from error
-            yield text.rstrip("\r\n")
 
 
 def _rows(path: Path, columns: list[str]) -> Iterator[str | tuple[str, str]]:

@@ -4,34 +4,36 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable
-from inspect import signature
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from peft import PeftModel, TaskType
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from peftlit.adapters import Adapter, FullFineTuning, attach
-from peftlit.adapters.attach import count_parameters
-from peftlit.architecture import half_dtype, poolers
+from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch
-from peftlit.errors import BackboneError
+from peftlit.batch import Batch, Objective
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
-from peftlit.metrics import Direction
+from peftlit.metrics import Average, Direction
+from peftlit.modules.build import build_model, report_parameters
 from peftlit.modules.check import check_fit
 from peftlit.modules.checkpoints import check_trainables, keep_trainables
+from peftlit.modules.inference import in_evaluation, model_inputs
+from peftlit.modules.language_head import LanguageHead
+from peftlit.modules.scores import Scores
 from peftlit.modules.window import AccumulationWindow
 from peftlit.optim import Schedule, parameter_groups, with_schedule
-from peftlit.quantization import is_quantized
+from peftlit.problems import Problem
 
 log = logging.getLogger(__name__)
+
+Stage = Literal["val", "test"]
+"""The split that is evaluated, as it stands before a metric's name."""
 
 
 class PeftModule(LightningModule):
@@ -52,7 +54,19 @@ class PeftModule(LightningModule):
     """
 
     auto_class: Any
-    task_type: TaskType
+    task_type: TaskType | None
+    objective: ClassVar[Objective | None] = None
+    """What is learned of texts without labels; None where labels are learned."""
+    pretrained_head = False
+    """Whether the head is the pretrained one, which stays frozen, rather than a new one."""
+    problem: Problem | None = None
+    """What is asked of a row, where rows are classified."""
+    average: Average = "macro"
+    """Which average ``f1`` is, where rows are classified."""
+    tokenizer_size: int | None = None
+    """Number of tokens that the tokenizer knows, where that is known."""
+    val_scores: Scores
+    test_scores: Scores
 
     def __init__(
         self,
@@ -79,6 +93,9 @@ class PeftModule(LightningModule):
         self.padding_side = padding_side
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
+        self.fresh: list[str] = []
+        self._language_head: LanguageHead | None = None
+        self.told: dict[str, Any] = {}
         self.batch_shape: tuple[int, ...] = ()
         self.window = AccumulationWindow()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
@@ -95,8 +112,9 @@ class PeftModule(LightningModule):
             batch: The batch.
 
         Returns:
-            The sum of the losses (scalar), their weight (scalar: rows or tokens), and the logits. What a
-            gradient is divided by is the weight summed over all that one optimizer step sees.
+            The sum of the losses (scalar), their weight (scalar: rows or tokens), and what scores are made of: logits,
+            or the number of tokens found. What a gradient is divided by is the weight summed over all that one
+            optimizer step sees.
         """
 
     @abstractmethod
@@ -119,9 +137,9 @@ class PeftModule(LightningModule):
         """
 
     @property
-    @abstractmethod
     def num_outputs(self) -> int:
         """Number of logits that a head of our own gives for a row."""
+        raise NotImplementedError(f"{type(self).__name__} has no head of its own")
 
     @abstractmethod
     def metric_directions(self) -> dict[str, Direction]:
@@ -162,42 +180,19 @@ class PeftModule(LightningModule):
         """
         if self.model is not None:
             return
-        trainer = self._trainer
         if device is None:
+            trainer = self._trainer
             device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
-        mixed = trainer is not None and "mixed" in str(trainer.precision)
-        model, self.heads = self.backbone.load(
-            self.auto_class,
-            self.read_config(),
-            mixed_precision=mixed,
-            full=isinstance(self.adapter, FullFineTuning),
-            device=device,
-        )
-        quantized = self.backbone.quantization is not None
-        if quantized and not is_quantized(model):
-            raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
-        unused: list[str] = []
-        if self.head is not None:  # of the backbone only the hidden states are used
-            self.heads, unused = [], poolers(model)
-        self.model = attach(
-            model, self.adapter, heads=self.heads, task_type=self.task_type, quantized=quantized, unused=unused
-        )
-        if self.head is not None:
-            self.head.build(model.config.hidden_size, self.num_outputs)
+        build_model(self, device)
         self.train()
 
-    def _report_parameters(self) -> None:
-        """Log once what trains, by part."""
-        assert self.model is not None
-        trainable, total = count_parameters(self)
-        head = sum(p.numel() for n, p in self.named_parameters() if p.requires_grad and self._in_head(n))
-        share, rest = 100 * trainable / total, trainable - head
-        body = "backbone" if isinstance(self.adapter, FullFineTuning) else "adapter"
-        log.info("trainable %s of %s parameters (%.2f %%): %s %s, head %s",
-                 f"{trainable:,}", f"{total:,}", share, body, f"{rest:,}", f"{head:,}")  # fmt: skip
-
-    def _in_head(self, parameter_name: str) -> bool:
-        return parameter_name.startswith("head.") or any(f".{head}." in parameter_name for head in self.heads)
+    @property
+    def language_head(self) -> LanguageHead:
+        """The head of a language model, apart from its body."""
+        if self._language_head is None:
+            assert self.model is not None
+            self._language_head = LanguageHead(self.model)
+        return self._language_head
 
     def on_validation_model_train(self) -> None:
         """Go back to training mode after a validation: all of it, dropout in the frozen layers included."""
@@ -206,7 +201,7 @@ class PeftModule(LightningModule):
     def on_fit_start(self) -> None:
         """Start in training mode: transformers hands models over in evaluation mode. Say what trains."""
         self.train()
-        self._report_parameters()
+        report_parameters(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the parameters that train.
@@ -246,10 +241,7 @@ class PeftModule(LightningModule):
         """
         assert self.model is not None
         self.batch_shape = tuple(batch["input_ids"].shape)
-        inputs: dict[str, Any] = {k: v for k, v in batch.items() if k not in ("labels", "row")}
-        if self.padding_side == "left" and "position_ids" in signature(_base_model(self.model).forward).parameters:
-            inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-        return inputs
+        return model_inputs(self.model, batch, self.padding_side)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the mean loss of the batch; return what the gradients of its window come from.
@@ -262,6 +254,56 @@ class PeftModule(LightningModule):
         mean = self.window.mean_loss(total, weight, self.trainer)
         self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
         return self.window.add(total, weight, self.trainer)
+
+    @abstractmethod
+    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
+        """Feed a batch to the scores of a split.
+
+        Args:
+            batch: The batch.
+            stage: The split.
+
+        Returns:
+            What becomes a line of ``predictions.csv`` for each row, where rows are classified.
+        """
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Feed a validation batch to the scores.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its number.
+        """
+        self.evaluation_step(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        """Feed a test batch to the scores.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its number.
+        """
+        return self.evaluation_step(batch, "test")
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
+        self.val_scores.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting anew."""
+        self.test_scores.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the whole validation split."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the scores of the whole test split."""
+        self._log_scores("test")
+
+    def _log_scores(self, stage: Stage) -> None:
+        scalars, self.told = (self.val_scores if stage == "val" else self.test_scores).compute()
+        self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make the gradients those of the whole window. They are unscaled by now, and not yet clipped.
@@ -279,7 +321,7 @@ class PeftModule(LightningModule):
         Args:
             batch: The batch, anywhere.
         """
-        return self._in_evaluation(self.logits, batch)
+        return in_evaluation(self, self.logits, batch)
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Return the backbone's last hidden states (B, T, H) as :meth:`evaluate_batch` returns logits.
@@ -289,21 +331,4 @@ class PeftModule(LightningModule):
         """
         assert self.model is not None
         model = self.model
-        return self._in_evaluation(lambda moved: model(**self.model_inputs(moved)).last_hidden_state, batch)
-
-    @torch.inference_mode()
-    def _in_evaluation(self, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
-        assert self.model is not None
-        training = self.training
-        self.eval()
-        device = next(self.model.parameters()).device
-        moved: Any = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
-        half = half_dtype(self.model)
-        with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-            answer = forward(moved)
-        self.train(training)
-        return answer.float().cpu()
-
-
-def _base_model(model: PreTrainedModel | PeftModel) -> nn.Module:
-    return model.get_base_model() if isinstance(model, PeftModel) else model
+        return in_evaluation(self, lambda moved: model(**self.model_inputs(moved)).last_hidden_state, batch)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peftlit.adapters import FullFineTuning
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import is_causal, learned_positions
-from peftlit.errors import ConfigError
+from peftlit.errors import BackboneError, ConfigError
 
 if TYPE_CHECKING:
     from peftlit.modules.base import PeftModule
@@ -31,7 +32,17 @@ def check_fit(module: PeftModule) -> None:
             f"data.tokenizer: its padding token has id {module.pad_token_id}, but the model knows {vocabulary} "
             "tokens; tokenizer and backbone do not belong together"
         )
+    if module.tokenizer_size is not None and vocabulary and module.tokenizer_size > vocabulary:
+        raise ConfigError(
+            f"data.tokenizer: it knows {module.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and backbone "
+            "do not belong together"
+        )
     skeleton = module.backbone.skeleton(module.auto_class, config)
+    if module.objective == "causal" and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal(skeleton):
+        raise BackboneError(
+            f"backbone: {type(skeleton).__name__} sees the whole text at once, so it would not learn to continue one; use "
+            "MaskedLM"
+        )
     if isinstance(module.adapter, FullFineTuning):
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:

@@ -12,7 +12,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from peft import TaskType
 from torch import Tensor
-from torchmetrics import MeanMetric, SumMetric
 from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
@@ -21,10 +20,11 @@ from peftlit.batch import Batch, ProblemType
 from peftlit.errors import ConfigError
 from peftlit.heads import Head
 from peftlit.losses import Loss
-from peftlit.metrics import Average, Direction, Metrics
-from peftlit.modules.base import PeftModule
+from peftlit.metrics import Average, Direction
+from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.class_scores import ClassScores
 from peftlit.optim import Schedule
-from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, make_problem
+from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
 
 
 class SequenceClassification(PeftModule):
@@ -52,6 +52,8 @@ class SequenceClassification(PeftModule):
 
     auto_class = AutoModelForSequenceClassification
     task_type = TaskType.SEQ_CLS
+    val_scores: ClassScores
+    test_scores: ClassScores
 
     def __init__(
         self,
@@ -83,18 +85,18 @@ class SequenceClassification(PeftModule):
             padding_side=padding_side,
         )
         if label_names is None:
-            raise ConfigError("model.label_names: the data gives no label names, so name them here")
+            raise ConfigError(
+                "model.label_names: the data gives no label names; name them here, or learn texts without labels by "
+                "CausalLM or MaskedLM"
+            )
         if num_labels not in (None, len(label_names)):
             raise ConfigError(f"model.num_labels: got {num_labels}, but there are {len(label_names)} label names")
+        self.problem: Problem
         self.problem, self.criterion = make_problem(problem_type or "single_label_classification", label_names, loss)
         self.criterion.prepare(class_counts, num_rows)
-        self.val_loss, self.test_loss = MeanMetric(), MeanMetric()
-        self.rows_seen = SumMetric()
-        self.rows_scored = 0
-        self.val_metrics = self.problem.metrics(average, tuned=False)
-        self.test_metrics = self.problem.metrics(average, tuned=True)
         self.average = average
-        self.confusion_matrix: list[Any] | None = None
+        self.val_scores = ClassScores(self.problem.metrics(average, tuned=False))
+        self.test_scores = ClassScores(self.problem.metrics(average, tuned=True))
 
     @property
     def num_outputs(self) -> int:
@@ -119,7 +121,7 @@ class SequenceClassification(PeftModule):
 
     def metric_directions(self) -> dict[str, Direction]:
         """Name the metrics of the problem type."""
-        return self.val_metrics.directions()
+        return self.problem.metrics(self.average, tuned=False).directions()
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, outputs) in float32.
@@ -141,60 +143,18 @@ class SequenceClassification(PeftModule):
         logits = self.logits(batch)
         return (*self.criterion(logits, batch["labels"]), logits)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed a validation batch to the metrics.
+    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
+        """Feed a batch to the metrics.
 
         Args:
             batch: The batch.
-            batch_idx: Its number.
-        """
-        self._evaluate(batch, self.val_loss, self.val_metrics)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Feed a test batch to the metrics.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
+            stage: The split.
 
         Returns:
             ``row`` (B,), ``labels`` and ``answers`` (probabilities or numbers), on the CPU.
         """
-        answers = self._evaluate(batch, self.test_loss, self.test_metrics)
-        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}
-
-    def _evaluate(self, batch: Batch, loss: MeanMetric, metrics: Metrics) -> Tensor:
         total, weight, logits = self.loss(batch)
-        loss.update(total.detach().float() / weight, weight)
-        self.rows_seen.update(len(logits))
         answers = self.problem.answers(logits)
-        metrics.update(answers, batch["labels"])
-        return answers
-
-    def on_validation_epoch_start(self) -> None:
-        """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
-        self.rows_seen.reset()
-        self.val_loss.reset()
-        self.val_metrics.reset()
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
-        self.rows_seen.reset()
-        self.test_loss.reset()
-        self.test_metrics.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the metrics of the whole validation split."""
-        self._log_epoch("val", self.val_loss, self.val_metrics)
-
-    def on_test_epoch_end(self) -> None:
-        """Log the metrics of the whole test split."""
-        self._log_epoch("test", self.test_loss, self.test_metrics)
-
-    def _log_epoch(self, stage: Literal["val", "test"], loss: MeanMetric, metrics: Metrics) -> None:
-        computed = metrics.compute()
-        self.rows_scored = int(self.rows_seen.compute())
-        if "confusion_matrix" in computed:
-            self.confusion_matrix = computed["confusion_matrix"].cpu().tolist()
-        scalars = {"loss": float(loss.compute()), **metrics.scalars(computed)}
-        self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})
+        scores = self.val_scores if stage == "val" else self.test_scores
+        scores.update(total, weight, answers, batch["labels"])
+        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}

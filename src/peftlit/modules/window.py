@@ -57,7 +57,7 @@ class AccumulationWindow:
         """
         both = torch.stack([total.detach().float(), weight.detach().float()])
         total, weight = trainer.strategy.reduce(both, reduce_op="sum")
-        return total / weight
+        return torch.where(weight > 0, total / weight, 0.0)
 
     def close(self, parameters: Iterable[nn.Parameter], trainer: Trainer) -> None:
         """Divide the gradients by the window's weight, and start the next window.

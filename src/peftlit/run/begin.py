@@ -8,7 +8,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.loggers import CSVLogger
 
-from peftlit.data import TextDataModule
+from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.run.files import write_json, write_text
 from peftlit.run.folder import RunFolder
@@ -26,7 +26,7 @@ class BeginRun(Callback):
     """
 
     def __init__(
-        self, folder: RunFolder, config: str, *, data: TextDataModule | None, resumes: bool, log: bool
+        self, folder: RunFolder, config: str, *, data: TokenDataModule | None, resumes: bool, log: bool
     ) -> None:
         self.folder = folder
         self.config = config

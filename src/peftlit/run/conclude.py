@@ -8,13 +8,13 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
-from peftlit.data import TextDataModule
+from peftlit.data import TokenDataModule
 from peftlit.errors import RunFolderError
 from peftlit.foreign import read_record
-from peftlit.metrics import HEADLINES
-from peftlit.modules import PeftModule, SequenceClassification
+from peftlit.metrics import HEADLINES, Average
+from peftlit.modules import PeftModule
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
-from peftlit.problems import MultiLabel
+from peftlit.problems import MultiLabel, Problem
 from peftlit.run import figures
 from peftlit.run.export import export, load_export, trainable_sha256, weights_sha256
 from peftlit.run.files import write_json
@@ -26,14 +26,11 @@ from peftlit.run.thresholds import tune_thresholds
 
 log = logging.getLogger(__name__)
 
-_PROBE_ROWS = 8
-_PROBE = ("A short sentence.", "And another one, a little longer than the first.")
-
 
 def conclude_fit(
     trainer: Trainer,
     module: PeftModule,
-    data: TextDataModule,
+    data: TokenDataModule,
     folder: RunFolder,
     history: History,
     seconds: float,
@@ -54,7 +51,7 @@ def conclude_fit(
     if trainer.is_global_zero:
         state = history.trainer_state(trainer, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)
-        difference = prove_reload(module, data.get_tokenizer(), _probe(data), folder.adapter)
+        difference = prove_reload(module, data.get_tokenizer(), data.probe(), folder.adapter)
         figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
         write_json(
             folder.path / METRICS_FILE,
@@ -84,7 +81,7 @@ def conclude_fit(
 
 
 def conclude_evaluation(
-    trainer: Trainer, module: PeftModule, data: TextDataModule, folder: RunFolder, split: str
+    trainer: Trainer, module: PeftModule, data: TokenDataModule, folder: RunFolder, split: str
 ) -> None:
     """Write an evaluation's numbers into ``metrics.json`` and its confusion matrix as a picture.
 
@@ -99,25 +96,22 @@ def conclude_evaluation(
         return
     prefix = "val/" if split == "validation" else "test/"
     scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
-    rows = module.rows_scored if isinstance(module, SequenceClassification) else data.reports[split].rows
-    numbers: dict[str, Any] = {"rows": rows, **scalars}
-    if isinstance(module, SequenceClassification) and module.confusion_matrix is not None:
-        numbers["confusion_matrix"] = module.confusion_matrix
+    numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars, **module.told}
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
     write_json(folder.path / METRICS_FILE, {**recorded, split: numbers})
-    if isinstance(module, SequenceClassification) and split == "test":
-        _draw(module, folder, numbers)
+    if module.problem is not None and split == "test":
+        _draw(module.problem, module.average, folder, numbers)
     shown = "  ".join(f"{name} {scalars[name]:.4f}" for name in HEADLINES if name in scalars)
     log.info("%s (%d rows): %s", split, numbers["rows"], shown)
 
 
-def _draw(module: SequenceClassification, folder: RunFolder, numbers: dict[str, Any]) -> None:
+def _draw(problem: Problem, average: Average, folder: RunFolder, numbers: dict[str, Any]) -> None:
     """Draw the confusion matrix, or, where the answers are numbers, the predicted ones over the true ones."""
     title = f"test: {numbers['rows']:,} rows, "
-    if module.confusion_matrix is not None:
-        title += f"F1 ({module.average}) {numbers['f1']:.3f}"
-        draw = figures.label_counts if isinstance(module.problem, MultiLabel) else figures.confusion_matrix
-        draw(module.confusion_matrix, module.problem.label_names, folder.path / "confusion_matrix.png", title)
+    if "confusion_matrix" in numbers:
+        title += f"F1 ({average}) {numbers['f1']:.3f}"
+        draw = figures.label_counts if isinstance(problem, MultiLabel) else figures.confusion_matrix
+        draw(numbers["confusion_matrix"], problem.label_names, folder.path / "confusion_matrix.png", title)
         return
     with (folder.path / PREDICTIONS_FILE).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -184,13 +178,3 @@ def _restore_best(trainer: Trainer, module: PeftModule) -> int:
         checkpoint["global_step"],
     )
     return int(checkpoint["global_step"])
-
-
-def _probe(data: TextDataModule) -> list[str | tuple[str, str]]:
-    """Take a few rows that the model was not trained on, or training rows where there are no others."""
-    splits = data.read()
-    found = [splits[name] for name in ("test", "validation", "train") if name in splits]
-    if not found:  # a stream
-        return [*_PROBE] if data.text_pair_column is None else [_PROBE]
-    rows = found[0][:_PROBE_ROWS]
-    return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else rows["text"]

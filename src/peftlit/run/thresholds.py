@@ -8,15 +8,14 @@ import torch
 from lightning import Trainer
 from torch import Tensor
 
-from peftlit.data import TextDataModule
-from peftlit.modules import SequenceClassification
+from peftlit.data import TokenDataModule
 from peftlit.modules.base import PeftModule
 from peftlit.problems import MultiLabel
 
 log = logging.getLogger(__name__)
 
 
-def tune_thresholds(trainer: Trainer, module: PeftModule, data: TextDataModule) -> dict[str, float] | None:
+def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule) -> dict[str, float] | None:
     """Give every label the threshold with the best F1 on the validation split; the module then uses them.
 
     The scores of the validation split itself stay those at 0.5: tuned on it, they would flatter.
@@ -29,7 +28,7 @@ def tune_thresholds(trainer: Trainer, module: PeftModule, data: TextDataModule) 
     Returns:
         The thresholds by label; None where the problem has none.
     """
-    if not isinstance(module, SequenceClassification) or not isinstance(module.problem, MultiLabel):
+    if not isinstance(module.problem, MultiLabel):
         return None
     problem, parts = module.problem, []
     if "validation" not in data.read():

@@ -1,0 +1,138 @@
+"""Running text for language models: documents, cut into blocks that fit the window."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import Objective
+from peftlit.data import lengths
+from peftlit.data.base import TokenDataModule
+from peftlit.data.blocks import BlockEncoder, Long, pack
+from peftlit.data.checks import check_columns, check_texts
+from peftlit.data.collate import Collator, LabelledCollator
+from peftlit.data.files import text_values
+from peftlit.data.masking import EpochRows, Masking, MaskingCollator
+from peftlit.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+_SHORTEST_BLOCK = 8
+"""A window of fewer tokens would leave hardly anything to learn beside the special ones."""
+
+_PROBE_CHARACTERS = 200
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class DocumentDataModule(TokenDataModule):
+    """Documents, for masked or causal language models. A data set of your own implements :meth:`load`.
+
+    Each row is a document; checks, splits and duplicates are about documents. They are cut into blocks of
+    ``max_length`` tokens, and no block holds tokens of two; the last one of a document may be shorter.
+
+    Args:
+        text_column: Column with the document.
+        long: What becomes of documents longer than ``max_length``: ``split`` = all their blocks, ``cut`` = the first.
+        packing: Put short blocks together into one row, without attention across documents (causal only).
+        masking: How many tokens are hidden, and behind what (masked only); unset = 15 %, single tokens.
+        mask_seed: Seed of the masks of validation and test, which are always the same. It is apart from the training
+            seed, from which the masks of training are drawn anew in every epoch.
+    """
+
+    text_column: str = "text"
+    long: Long = "split"
+    packing: bool = False
+    masking: Masking | None = None
+    mask_seed: int = 42
+
+    def __post_init__(self) -> None:
+        """Check ranges; nothing is read yet."""
+        super().__post_init__()
+        if self.max_length < _SHORTEST_BLOCK:
+            raise ConfigError(f"data.max_length: got {self.max_length}, needs {_SHORTEST_BLOCK} or more for blocks")
+
+    @property
+    def is_masked(self) -> bool:
+        """Whether hidden tokens are to be found, rather than each from those before it."""
+        return self.objective == "masked"
+
+    def get_tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, loaded once.
+
+        Raises:
+            ConfigError: It cannot do what is asked.
+        """
+        tokenizer = super().get_tokenizer()
+        if self.is_masked and self.packing:
+            raise ConfigError("data.packing: a masked language model sees the whole row; leave packing out")
+        if not self.is_masked and self.masking is not None:
+            raise ConfigError("data.masking: a causal language model finds every token; leave masking out")
+        if self.is_masked and tokenizer.mask_token is None:
+            raise ConfigError(
+                f"data.tokenizer: {self.tokenizer!r} has no mask token; use CausalLM, or another backbone"
+            )
+        if self.masking is not None and self.masking.whole_words and not tokenizer.is_fast:
+            raise ConfigError(
+                f"data.masking.whole_words: {type(tokenizer).__name__} does not tell words apart; set it to false"
+            )
+        return tokenizer
+
+    def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
+        """Clean and check the documents."""
+        return {split: self._documents(rows, self.sources[split]) for split, rows in raw.items()}
+
+    def _documents(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
+        texts = self._texts(rows, source)
+        if not texts:
+            raise DataError(f"{source}: no documents")
+        numbers = list(range(1, len(texts) + 1))
+        labels = self._labels.parse_column(texts, source)
+        return datasets.Dataset.from_dict(
+            {"row": numbers, "text": [self._cleaner(text) for text in texts], "label": labels}
+        )
+
+    def _texts(self, rows: datasets.Dataset, source: str) -> list[str]:
+        check_columns(rows.column_names, [self.text_column], source)
+        texts: list[str] = text_values(rows, self.text_column, source)
+        check_texts(texts, self.text_column, source)
+        return texts
+
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return the beginnings of a few documents; of whole ones, logits over a vocabulary would take gigabytes."""
+        return [text[:_PROBE_CHARACTERS] for text in super().probe() if isinstance(text, str)]
+
+    def _encode(self, split: str) -> datasets.Dataset:
+        tokenizer = self.get_tokenizer()
+        objective: Objective = "masked" if self.is_masked else "causal"
+        encoder = BlockEncoder(tokenizer, self._tokenizer_state, objective, self.max_length, self.long)
+        blocks = encoder.encode(self.read()[split], self.num_proc, split)
+        if not len(blocks):
+            raise DataError(f"{self.sources[split]}: its documents hold no tokens")
+        self._note_lengths(split, [tokens for tokens in blocks["tokens"][:] if tokens])
+        if not self.packing:
+            return blocks
+        packed = pack(blocks, self.max_length)
+        log.info("%s: %s blocks packed into %s rows", split, f"{len(blocks):,}", f"{len(packed):,}")
+        return packed
+
+    def _note_lengths(self, split: str, tokens: Sequence[int]) -> None:
+        if split not in self.lengths:
+            self.lengths[split] = lengths.summarise(tokens, self.max_length)
+            what = "split into blocks of" if self.long == "split" else "cut to"
+            log.info("%s", lengths.line(split, self.lengths[split], noun="documents", what=what))
+
+    def _dataset(self, split: str) -> Any:
+        rows = self._encoded[split]
+        return EpochRows(rows) if self.is_masked and split == "train" else rows
+
+    def _collator(self, split: str) -> Collator:
+        tokenizer = self.get_tokenizer()
+        if not self.is_masked:
+            return LabelledCollator(tokenizer)
+        seed = self._training_seed if split == "train" else self.mask_seed
+        return MaskingCollator(tokenizer, self.masking or Masking(), seed)

@@ -1,0 +1,41 @@
+"""Read plain text line by line, with errors that name the line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from peftlit.data.files import not_utf8
+from peftlit.errors import DataError
+
+
+def iterate_lines(path: str | Path) -> Iterator[str]:
+    """Read a plain text file line by line, without the line breaks.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: Naming the line that is not UTF-8.
+    """
+    return decode_lines(Path(path).open("rb"), str(path))
+
+
+def decode_lines(file: BinaryIO, source: str) -> Iterator[str]:
+    """Decode lines, and close the file behind the last one.
+
+    Args:
+        file: The open file, or standard input.
+        source: What to call it.
+
+    Raises:
+        DataError: Naming the line that is not UTF-8.
+    """
+    with file:
+        for number, line in enumerate(file, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise DataError(not_utf8(source, number, error)) from error
+            yield text.rstrip("\r\n")

@@ -1,0 +1,206 @@
+"""Causal language modelling: each token from those before it; and classification by the likelihood of labels.
+
+Letters: ``B`` rows in the batch, ``T`` tokens, ``V`` vocabulary, ``C`` classes, ``L`` tokens of the longest label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from peft import TaskType
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from peftlit.adapters import Adapter
+from peftlit.backbone import Backbone
+from peftlit.batch import IGNORE_INDEX, Batch, ProblemType
+from peftlit.errors import ConfigError, DataError
+from peftlit.losses import CrossEntropy
+from peftlit.metrics import Average, Direction
+from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.class_scores import ClassScores
+from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
+from peftlit.modules.token_scores import TokenScores
+from peftlit.optim import Schedule
+from peftlit.problems import PROBLEM_FILE, SingleLabel
+
+LabelLoss = Literal["restricted", "completion"]
+Scoring = Literal["first_token", "sequence"]
+
+
+class CausalLM(PeftModule):
+    """Learn to continue text, with the backbone's pretrained head, which stays frozen.
+
+    Data with labels makes a classifier of it: each label is scored by its likelihood after the prompt that the data
+    makes of a row (``data.prompt``), and nothing is generated or parsed.
+
+    Args:
+        backbone: The base model.
+        adapter: A ``peft`` config, or ``FullFineTuning``.
+        label_loss: What is learned of rows with labels: ``restricted`` = cross-entropy among the labels' scores;
+            ``completion`` = cross-entropy of the right label's tokens among all of the vocabulary.
+        scoring: A label's score: ``first_token`` = the logit of its first token; ``sequence`` = the log-likelihood of
+            all of its tokens; null = the first where it tells all labels apart, else the second.
+        average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro`` or ``weighted``.
+        optimizer: Optimizer class and its arguments; parameters come from the model.
+        scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
+        problem_type: What the labels are, where there are any; linked from the data.
+        label_names: The classes' names in the order of their ids; linked from the data.
+        prompt: How a row is put to the model, as JSON; linked from the data.
+        first_tokens_differ: Whether their first tokens tell labels apart; linked from the data.
+        tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
+        pad_token_id: Id of the padding token; linked from the data.
+        max_length: Tokens of the longest row; linked from the data.
+        padding_side: Side the tokenizer pads on; linked from the data.
+    """
+
+    auto_class = AutoModelForCausalLM
+    task_type = TaskType.CAUSAL_LM
+    objective = "causal"
+    pretrained_head = True
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter = None,
+        *,
+        label_loss: LabelLoss = "restricted",
+        scoring: Scoring | None = None,
+        average: Average = "macro",
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: Schedule | LRSchedulerCallable | None = None,
+        problem_type: ProblemType | None = None,
+        label_names: Sequence[str] | None = None,
+        prompt: dict[str, Any] | None = None,
+        first_tokens_differ: bool | None = None,
+        tokenizer_size: int | None = None,
+        pad_token_id: int | None = None,
+        max_length: int | None = None,
+        padding_side: Literal["left", "right"] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            adapter,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            pad_token_id=pad_token_id,
+            max_length=max_length,
+            padding_side=padding_side,
+        )
+        self.tokenizer_size = tokenizer_size
+        self.label_loss, self.average, self.prompt = label_loss, average, prompt
+        self.criterion = CrossEntropy()
+        if label_names is None:
+            self.val_scores, self.test_scores = TokenScores(), TokenScores()
+            return
+        if problem_type != "single_label_classification":
+            raise ConfigError(
+                f"data.problem_type: {problem_type} cannot be told by a label's likelihood; use SequenceClassification"
+            )
+        if scoring == "first_token" and first_tokens_differ is False:
+            raise ConfigError(
+                "model.scoring: two labels begin with the same token, so first_token cannot tell them apart; set "
+                "sequence, or other data.prompt.label_words"
+            )
+        self.scoring: Scoring = scoring or ("first_token" if first_tokens_differ else "sequence")
+        self.problem = SingleLabel(label_names)
+        self.val_scores, self.test_scores = (ClassScores(self.problem.metrics(average, tuned=False)) for _ in range(2))
+
+    def config_updates(self) -> dict[str, Any]:
+        """Return nothing: the pretrained model is taken as it is."""
+        return {}
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return what the model was made for; for a classifier its labels, how they are scored and how rows are put."""
+        if self.problem is None:
+            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling"}}
+        return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, "prompt": self.prompt}}
+
+    def metric_directions(self) -> dict[str, Direction]:
+        """Name the metrics of classes, or of tokens where rows have no labels."""
+        if self.problem is None:
+            return TokenScores.directions()
+        return self.problem.metrics(self.average, tuned=False).directions()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the labels' scores (B, C), or where there are none the logits of every token (B, T, V), in float32.
+
+        Args:
+            batch: The batch.
+        """
+        if "label_ids" in batch:
+            return self.label_scores(batch)
+        assert self.model is not None
+        logits: Tensor = self.model(**self.model_inputs(batch)).logits
+        return logits[:, -batch["input_ids"].shape[1] :].float()  # peft puts virtual tokens in front
+
+    def label_scores(self, batch: Batch) -> Tensor:
+        """Return the score of each label after the prompt, (B, C) float32; their softmax is the labels' probability.
+
+        Args:
+            batch: Prompts, and the labels' tokens in ``label_ids`` (B, C, L).
+
+        Raises:
+            DataError: Under ``first_token``, two labels of a row begin alike.
+        """
+        inputs, label_ids = self._prompts(batch), batch["label_ids"]
+        if self.scoring == "sequence":
+            return sequence_scores(self.language_head, inputs, label_ids)
+        first = label_ids[:, :, 0].sort(-1).values
+        alike = (first[:, 1:] == first[:, :-1]).any(-1)
+        if bool(alike.any()):
+            raise DataError(
+                f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
+                "model.scoring: sequence"
+            )
+        return first_token_scores(self.language_head, inputs, label_ids)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the summed loss, its weight (tokens, or rows of a classifier), and the tokens found or the scores.
+
+        Args:
+            batch: ``labels`` are class ids (B,) beside ``label_ids``, or the tokens to be found, (B, T).
+        """
+        if self.problem is None:
+            return self._token_loss(batch)
+        if self.training and self.label_loss == "completion":
+            rows = torch.arange(len(batch["labels"]), device=batch["labels"].device)
+            right = batch["label_ids"][rows, batch["labels"]].unsqueeze(1)
+            return self._token_loss(join(self._prompts(batch), right, pad_token_id=self.pad_token_id or 0))
+        scores = self.label_scores(batch)
+        return (*self.criterion(scores, batch["labels"]), scores)
+
+    def _token_loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        hidden = self.language_head.hidden_states(self.model_inputs(batch))[:, :-1]
+        labels = batch["labels"][:, 1:]
+        asked = labels != IGNORE_INDEX
+        total, right = self.language_head.loss(hidden[asked], labels[asked])
+        return total, asked.sum(), right
+
+    def _prompts(self, batch: Batch) -> dict[str, Tensor]:
+        self.batch_shape = tuple(batch["input_ids"].shape)
+        return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
+        """Feed a batch to the scores.
+
+        Args:
+            batch: The batch.
+            stage: The split.
+
+        Returns:
+            Of a classifier ``row`` (B,), ``labels`` and ``answers`` (probabilities), on the CPU.
+        """
+        scores = self.val_scores if stage == "val" else self.test_scores
+        total, weight, found = self.loss(batch)
+        if isinstance(scores, TokenScores):
+            scores.update(total, weight, found)
+            return None
+        assert self.problem is not None
+        assert isinstance(scores, ClassScores)
+        answers = self.problem.answers(found)
+        scores.update(total, weight, answers, batch["labels"])
+        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}

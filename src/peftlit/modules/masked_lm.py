@@ -1,0 +1,111 @@
+"""Masked language modelling: find the tokens that are hidden."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from transformers import AutoModelForMaskedLM
+
+from peftlit.adapters import Adapter
+from peftlit.backbone import Backbone
+from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.metrics import Direction
+from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.token_scores import TokenScores
+from peftlit.optim import Schedule
+from peftlit.problems import PROBLEM_FILE
+
+
+class MaskedLM(PeftModule):
+    """Learn to find hidden tokens, with the backbone's pretrained head, which stays frozen.
+
+    Where the backbone's weights bring no such head, its layers are new and train; an output matrix that is tied to the
+    embeddings stays frozen with them. Loss and perplexity are over all hidden tokens of a split.
+
+    Args:
+        backbone: The base model.
+        adapter: A ``peft`` config, or ``FullFineTuning``; null where only a new head is to train.
+        optimizer: Optimizer class and its arguments; parameters come from the model.
+        scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
+        tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
+        pad_token_id: Id of the padding token; linked from the data.
+        max_length: Tokens of the longest block; linked from the data.
+        padding_side: Side the tokenizer pads on; linked from the data.
+    """
+
+    auto_class = AutoModelForMaskedLM
+    task_type = None  # peft has no name for it
+    objective = "masked"
+    pretrained_head = True
+    val_scores: TokenScores
+    test_scores: TokenScores
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        adapter: Adapter = None,
+        *,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: Schedule | LRSchedulerCallable | None = None,
+        tokenizer_size: int | None = None,
+        pad_token_id: int | None = None,
+        max_length: int | None = None,
+        padding_side: Literal["left", "right"] | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            adapter,
+            optimizer=optimizer,
+            scheduler=scheduler,
+            pad_token_id=pad_token_id,
+            max_length=max_length,
+            padding_side=padding_side,
+        )
+        self.tokenizer_size = tokenizer_size
+        self.val_scores, self.test_scores = TokenScores(), TokenScores()
+
+    def config_updates(self) -> dict[str, Any]:
+        """Return nothing: the pretrained model is taken as it is."""
+        return {}
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """Return what the model was made for."""
+        return {PROBLEM_FILE: {"problem_type": "masked_language_modeling"}}
+
+    def metric_directions(self) -> dict[str, Direction]:
+        """Name the metrics of tokens."""
+        return TokenScores.directions()
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits of every token, (B, T, V), in float32.
+
+        Args:
+            batch: The batch.
+        """
+        assert self.model is not None
+        logits: Tensor = self.model(**self.model_inputs(batch)).logits
+        return logits.float()
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the summed loss of the hidden tokens, their number, and how many were found.
+
+        Args:
+            batch: ``labels`` are the hidden tokens, ``IGNORE_INDEX`` elsewhere, (B, T).
+        """
+        hidden = self.language_head.hidden_states(self.model_inputs(batch))
+        asked = batch["labels"] != IGNORE_INDEX
+        total, right = self.language_head.loss(hidden[asked], batch["labels"][asked])
+        return total, asked.sum(), right
+
+    def evaluation_step(self, batch: Batch, stage: Stage) -> None:
+        """Feed a batch to the scores.
+
+        Args:
+            batch: The batch.
+            stage: The split.
+        """
+        scores = self.val_scores if stage == "val" else self.test_scores
+        scores.update(*self.loss(batch))

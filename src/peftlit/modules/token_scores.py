@@ -1,0 +1,52 @@
+"""What is measured of a language model: over tokens, never as a mean of batches."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import SumMetric
+
+from peftlit.hardware import current_device_type
+from peftlit.metrics import Direction
+from peftlit.modules.scores import Scores
+
+_LARGEST_LOSS = 700.0
+"""exp() of more is no float64."""
+
+
+class TokenScores(Scores):
+    """Loss, perplexity and accuracy over all tokens that were to be found in an epoch, each token counted alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total, self.tokens, self.right = SumMetric(), SumMetric(), SumMetric()
+        if current_device_type() != "mps":  # which has no float64
+            self.total.set_dtype(torch.float64)  # in float32, sums over a million tokens lose the sixth digit
+
+    def update(self, total: Tensor, tokens: Tensor, right: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            total: The sum of its tokens' losses, in nats, scalar.
+            tokens: Their number, scalar.
+            right: How many of them were the likeliest one, scalar.
+        """
+        self.total.update(total)
+        self.tokens.update(tokens)
+        self.right.update(right)
+
+    def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
+        """Return ``loss`` (nats a token), ``perplexity`` and ``accuracy``; tell the number of ``tokens``."""
+        tokens = int(self.tokens.compute())
+        loss = float(self.total.compute()) / tokens if tokens else math.nan
+        accuracy = float(self.right.compute()) / tokens if tokens else math.nan
+        perplexity = math.exp(min(loss, _LARGEST_LOSS))
+        return {"loss": loss, "perplexity": perplexity, "accuracy": accuracy}, {"tokens": tokens}
+
+    @staticmethod
+    def directions() -> dict[str, Direction]:
+        """Perplexity falls, accuracy rises."""
+        return {"perplexity": "min", "accuracy": "max"}
