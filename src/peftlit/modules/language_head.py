@@ -1,0 +1,253 @@
+"""The head of a language model, applied only to the rows that are asked for.
+
+Logits are the largest tensor of a language model, and most of them are of no use: labels stand on a few tokens. So the
+body runs over the whole batch, and the head over the rows that have a label, a bounded number of them at a time.
+
+Letters: ``B`` rows in the batch, ``T`` tokens, ``H`` hidden, ``V`` vocabulary, ``N`` rows asked for, ``K`` token ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from inspect import signature
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+log = logging.getLogger(__name__)
+
+MAX_LOGITS = 2**25
+"""Logits that exist at a time: 128 MiB in float32, of which a loss holds about three copies; still a thousand rows of
+32,000 words, so that the matrix product stays efficient."""
+
+WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
+"""What configs call the number of tokens that attention looks back, where it does not see all of them."""
+
+PROBE_FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What code that was written for something else may raise."""
+
+
+class LanguageHead:
+    """The head of a masked or causal language model, apart from its body.
+
+    The body's hidden states come from the model's own forward, adapters and virtual tokens included; logits come from
+    the model's own head, with whatever it does after its matrix. Where a head does not work alone (models with code of
+    their own), the full logits take the place of hidden states, and what is made of them is the same.
+
+    Args:
+        model: A model of ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM``, or the peft model around it.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        self.model = model
+        self._inner: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+        self._body: Any = self._inner.base_model
+        self._parameters = signature(self._inner.forward).parameters
+        self._output_class: Any = None  # of the body; None = the head does not work alone
+        self._words_alone = False
+        self.vocab_size = 0
+        with self._evaluation():
+            self._probe()
+
+    def hidden_states(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the body's last hidden states (B, T, H), without virtual tokens.
+
+        Args:
+            inputs: What the model's forward takes, ``input_ids`` (B, T) among it, and no labels.
+        """
+        arguments: dict[str, Any] = {**inputs, "use_cache": False} if "use_cache" in self._parameters else inputs
+        length = inputs["input_ids"].shape[1]
+        if self._output_class is None:
+            logits: Tensor = self.model(**arguments).logits
+            return logits[:, -length:]
+        with self._caught_outputs() as outputs:
+            self.model(**arguments)
+        hidden: Tensor = outputs[0].last_hidden_state
+        return hidden[:, -length:]
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """Return the logits (N, V) of some hidden states.
+
+        Args:
+            rows: Rows of what :meth:`hidden_states` returned, (N, H).
+        """
+        if self._output_class is None:
+            return rows
+        words = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # some forwards look at their shape
+        with self._body_returning(self._output_class(last_hidden_state=rows.unsqueeze(0))):
+            logits: Tensor = self._inner(input_ids=words).logits
+        return logits[0]
+
+    def label_logits(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Return the logits (B, K) of some tokens; where the model allows it, no others are computed.
+
+        Args:
+            rows: Hidden states, (B, H).
+            ids: Token ids for each of them, (B, K).
+        """
+        return self._matrix_rows(rows, ids) if self._words_alone else self.logits(rows).gather(1, ids)
+
+    def loss(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the summed cross-entropy in float32, and how many labels are the likeliest token; both scalars.
+
+        Without rows the loss is a zero that hangs on the graph, so that ``backward`` works and ranks stay in step.
+
+        Args:
+            rows: Hidden states of what has a label, (N, H).
+            labels: Token ids, (N,).
+        """
+        likelihoods, likeliest = self._in_chunks(rows, labels.unsqueeze(1))
+        return -likelihoods.sum(), (likeliest == labels).sum()
+
+    def log_likelihoods(self, rows: Tensor, ids: Tensor) -> Tensor:
+        """Return the log-probabilities of some tokens among all of the vocabulary, (N, K) float32.
+
+        Args:
+            rows: Hidden states, (N, H).
+            ids: Token ids for each of them, (N, K).
+        """
+        return self._in_chunks(rows, ids)[0]
+
+    @cached_property
+    def branching_limit(self) -> int:
+        """Tokens of the longest row that may branch: whose tokens are told what they see and where they stand.
+
+        0 where the model cannot be told: under virtual tokens, which peft puts before a plain mask, and where
+        attention goes by another order than ``position_ids`` or takes no mask of its own.
+        """
+        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
+            return 0
+        config = self._inner.config.get_text_config()
+        windows = [getattr(config, name, None) for name in WINDOWS]
+        with self._evaluation():
+            branches = self._branches()
+        return min([sys.maxsize, *(size for size in windows if isinstance(size, int))]) if branches else 0
+
+    def branching_mask(self, seen: Tensor) -> Tensor:
+        """Turn what each token sees into a mask (B, 1, T, T) that the model takes.
+
+        Args:
+            seen: Whether the token of a row (second axis) sees another (third axis), (B, T, T) bool.
+        """
+        if self._inner.config._attn_implementation == "sdpa":  # takes a mask to add in the dtype of its scores only
+            return seen.unsqueeze(1)
+        return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo().min).unsqueeze(1)
+
+    def _in_chunks(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log-likelihoods (N, K) and likeliest tokens (N,); backward makes each of several chunks again."""
+        size = max(1, MAX_LOGITS // self.vocab_size)
+        chunks = zip(rows.split(size), ids.split(size), strict=True)
+        if len(rows) <= size or not torch.is_grad_enabled():
+            parts = [self._likelihoods(*chunk) for chunk in chunks]
+        else:
+            parts = [checkpoint(self._likelihoods, *chunk, use_reentrant=False) for chunk in chunks]
+        likelihoods, likeliest = zip(*parts, strict=True)
+        return torch.cat(likelihoods), torch.cat(likeliest)
+
+    def _likelihoods(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.logits(rows)
+        return logits.float().log_softmax(-1).gather(1, ids), logits.detach().argmax(-1)
+
+    def _matrix_rows(self, rows: Tensor, ids: Tensor) -> Tensor:
+        matrix: Any = self._inner.get_output_embeddings()
+        scores = torch.einsum("bh,bkh->bk", rows, matrix.weight[ids])
+        return scores if matrix.bias is None else scores + matrix.bias[ids]
+
+    def _probe(self) -> None:
+        """Find out on two tokens whether the head works alone, and whether its matrix is all there is to it."""
+        words = torch.arange(2, device=self._body.device).unsqueeze(0)
+        whole: Tensor = self._inner(input_ids=words).logits[0]
+        self.vocab_size = whole.shape[-1]
+        try:
+            with self._caught_outputs() as outputs:
+                self._inner(input_ids=words)
+            self._output_class = type(outputs[0])
+            rows = outputs[0].last_hidden_state[0]
+            works = torch.allclose(self.logits(rows), whole, rtol=1e-4, atol=1e-4)
+        except torch.OutOfMemoryError:
+            raise
+        except PROBE_FAILURES:
+            works = False
+        if not works:
+            self._output_class = None
+            log.info("%s: its head does not work apart from its body; all logits are computed", self._name)
+            return
+        matrix = self._inner.get_output_embeddings()
+        if type(matrix) is nn.Linear and len(matrix.weight) == self.vocab_size:  # one with an adapter has another type
+            rows = rows * (1000 / whole.abs().max())  # a soft cap bends large logits only
+            ids = torch.arange(self.vocab_size, device=rows.device).expand(2, -1)
+            self._words_alone = torch.allclose(self._matrix_rows(rows, ids), self.logits(rows), rtol=1e-2, atol=1)
+
+    def _branches(self) -> bool:
+        """Let a token follow another at once, or behind a third that it does not see: that has to be the same."""
+        works = self._inner.config._attn_implementation in ("sdpa", "eager") and "position_ids" in self._parameters
+        if works:
+            device = self._body.device
+            seen = torch.ones(2, 3, 3, dtype=torch.bool, device=device).tril()
+            seen[0, 2, 1] = False
+            inputs = {
+                "input_ids": torch.tensor([[0, 2, 1], [0, 1, 2]], device=device),
+                "attention_mask": self.branching_mask(seen),
+                "position_ids": torch.tensor([[0, 1, 1], [0, 1, 2]], device=device),
+            }
+            try:
+                hidden = self.hidden_states(inputs).float()
+                works = bool((hidden[0, 2] - hidden[1, 1]).norm() < 1e-2 * hidden[1, 1].norm())
+            except torch.OutOfMemoryError:
+                raise
+            except PROBE_FAILURES:
+                works = False
+        if not works:
+            log.info("%s: its attention takes no mask for branching rows", self._name)
+        return works
+
+    @property
+    def _name(self) -> str:
+        return str(type(self._inner).__name__)
+
+    @contextmanager
+    def _evaluation(self) -> Iterator[None]:
+        """Switch dropout and gradients off for a while."""
+        training = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, mode in training.items():
+                module.training = mode
+
+    @contextmanager
+    def _caught_outputs(self) -> Iterator[list[Any]]:
+        """Catch what the body returns, and let the head see a single row of it: it then costs next to nothing."""
+        caught = []
+
+        def catch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+            caught.append(output)
+            return type(output)(last_hidden_state=output.last_hidden_state[:1, :1])
+
+        hook = self._body.register_forward_hook(catch)
+        try:
+            yield caught
+        finally:
+            hook.remove()
+
+    @contextmanager
+    def _body_returning(self, output: Any) -> Iterator[None]:
+        """Let the body return what is given, whatever it is asked."""
+        own = self._body.__dict__.get("forward")  # where a library has put one of its own over the class's
+        self._body.forward = lambda *_, **__: output
+        try:
+            yield
+        finally:
+            del self._body.__dict__["forward"]
+            if own is not None:
+                self._body.forward = own
