@@ -13,7 +13,7 @@ import yaml
 
 from peftlit import commands
 from peftlit.errors import ConfigError, PeftlitError
-from peftlit.run.classifier import Classifier
+from peftlit.run.answerer import Answerer
 from peftlit.run.folder import METRICS_FILE
 from peftlit.run.load import load
 
@@ -37,8 +37,8 @@ class Run:
         content: dict[str, Any] = json.loads((self.path / METRICS_FILE).read_text(encoding="utf-8"))
         return content
 
-    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Classifier:
-        """Load the trained classifier; see :func:`peftlit.load`.
+    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Answerer:
+        """Load the trained model; see :func:`peftlit.load`.
 
         Args:
             device: A torch device; None = the accelerator where there is one, else the CPU.

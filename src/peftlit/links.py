@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 from jsonargparse import Namespace
@@ -25,6 +26,11 @@ def link_to_data(settings: Namespace) -> None:
     data = settings["data"].get("init_args", Namespace())
     if "seed" in data and data["seed"] is None:
         data["seed"] = settings["seed_everything"]
+    objective = _objective(settings["model"]["class_path"])
+    if "objective" in data and data["objective"] not in (None, objective):
+        raise ConfigError(f"data.objective: {data['objective']!r} is not what the model learns; leave it out")
+    if "objective" in data:
+        data["objective"] = objective
     backbone = settings["model"].get("init_args", Namespace()).get("backbone")
     backbone = backbone.get("init_args", backbone) if isinstance(backbone, Namespace) else Namespace()
     name, typed = backbone.get("name_or_path"), data.get("tokenizer")
@@ -39,6 +45,12 @@ def link_to_data(settings: Namespace) -> None:
     Backbone(name, revision=revision, trust_remote_code=trust).read_config()
     if "tokenizer" in data:
         data["tokenizer"], data["tokenizer_revision"], data["trust_remote_code"] = name, revision, trust
+
+
+def _objective(class_path: str) -> Any:
+    """Return what a model's class learns of texts without labels; None where it learns labels, or does not say."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(getattr(import_module(module), name), "objective", None)
 
 
 def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None:
@@ -63,6 +75,9 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
         "pad_token_id": getattr(data, "pad_token_id", None),
         "max_length": getattr(data, "max_length", None),
         "padding_side": getattr(data, "side_padded", None),
+        "tokenizer_size": getattr(data, "tokenizer_size", None),
+        "prompt": getattr(data, "prompt_record", None),
+        "first_tokens_differ": getattr(data, "first_tokens_differ", None),
     }
     for key, value in known.items():
         if key not in model or value is None:

@@ -20,7 +20,9 @@ from peftlit import console
 from peftlit.data.texts import stream_texts
 from peftlit.errors import ConfigError
 from peftlit.parser import Parser
+from peftlit.run.answerer import Question
 from peftlit.run.files import open_aside
+from peftlit.run.generator import Generator
 from peftlit.run.load import load
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,8 @@ def predict(
     text_pair_column: str | None = None,
     output: str | None = None,
     batch_size: int = 32,
+    max_new_tokens: int = 256,
+    temperature: float = 0.0,
     device: str | None = None,
     trust_remote_code: bool = False,
 ) -> None:
@@ -48,10 +52,12 @@ def predict(
         run_dir: The run, or a copy of its ``adapter/`` folder.
         text: One text.
         file: A file with a text per line (.txt) or row (.csv, .tsv, .jsonl, .parquet); ``-`` = standard input.
-        text_column: Column with the text.
+        text_column: Column with the text, or with a list of messages for a model that learned conversations.
         text_pair_column: Column with the second text of a pair.
         output: Write here instead of to standard output; the file appears when it is whole.
         batch_size: Texts per batch.
+        max_new_tokens: Tokens of an answer at most, where a language model continues texts.
+        temperature: How much of it is left to chance; 0 = always the likeliest token.
         device: A torch device; unset = the accelerator where there is one.
         trust_remote_code: Run Python code that comes with the backbone.
 
@@ -62,12 +68,20 @@ def predict(
         raise ConfigError(f"predict: needs --text or --file, one of the two; usage: {_USAGE}")
     if batch_size < 1:
         raise ConfigError(f"--batch_size: got {batch_size}, needs 1 or more")
-    texts = iter([text]) if text is not None else stream_texts(str(file), text_column, text_pair_column)
+    if max_new_tokens < 1:
+        raise ConfigError(f"--max_new_tokens: got {max_new_tokens}, needs 1 or more")
+    if temperature < 0:
+        raise ConfigError(f"--temperature: got {temperature}, needs 0 or more")
+    texts: Iterator[Question] = iter([text] if text is not None else [])
+    if file is not None:
+        texts = stream_texts(file, text_column, text_pair_column)
     first = list(islice(texts, 1))  # what is wrong with the file shows before weights load
-    classifier = load(run_dir, device=device, trust_remote_code=trust_remote_code)
+    answerer = load(run_dir, device=device, trust_remote_code=trust_remote_code)
+    if isinstance(answerer, Generator):
+        answerer.max_new_tokens, answerer.temperature = max_new_tokens, temperature
     started, row = time.perf_counter(), 0
     with _sink(output) as sink, _progress(sink) as advance:
-        for row, answer in enumerate(classifier.stream(chain(first, texts), batch_size), 1):
+        for row, answer in enumerate(answerer.stream(chain(first, texts), batch_size), 1):
             sink.write(json.dumps({"row": row, **answer}, ensure_ascii=False) + "\n")
             advance(row)
     seconds = time.perf_counter() - started

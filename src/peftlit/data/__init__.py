@@ -1,6 +1,7 @@
 """LightningDataModules: one file per data set, and the base that checks, splits, tokenizes and batches."""
 
 from peftlit.data.base import TokenDataModule
+from peftlit.data.chat_files import ChatFiles
 from peftlit.data.documents import DocumentDataModule
 from peftlit.data.imdb import IMDB
 from peftlit.data.labelled import TextDataModule
@@ -15,6 +16,7 @@ from peftlit.data.wikitext import WikiText2
 __all__ = [
     "IMDB",
     "SST2",
+    "ChatFiles",
     "DocumentDataModule",
     "Reviews",
     "StreamedText",

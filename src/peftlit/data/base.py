@@ -104,6 +104,11 @@ class TokenDataModule(Rows, LightningDataModule):
         return int(self.get_tokenizer().pad_token_id)
 
     @property
+    def tokenizer_size(self) -> int:
+        """Number of tokens that the tokenizer knows."""
+        return len(self.get_tokenizer())
+
+    @property
     def side_padded(self) -> Literal["left", "right"]:
         """Side that the tokenizer pads on."""
         return "left" if self.get_tokenizer().padding_side == "left" else "right"

@@ -61,6 +61,11 @@ class DocumentDataModule(TokenDataModule):
         """Whether hidden tokens are to be found, rather than each from those before it."""
         return self.objective == "masked"
 
+    @property
+    def prompt_record(self) -> dict[str, Any] | None:
+        """How texts are put to a causal language model, for whoever asks it later; None with other models."""
+        return None if self.is_masked else {"chat": False}
+
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import datasets
 
@@ -27,6 +28,8 @@ class IMDB(TextDataModule):
         cleaning_steps: Steps applied to every text, in this order; reviews hold ``<br />`` for every line break.
         validation_share: Fraction of the training rows to cut for validation.
     """
+
+    question: ClassVar[str] = "Sentiment"
 
     data_dir: str | None = None
     revision: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 
@@ -16,7 +16,12 @@ from peftlit.data.collate import Collator, PadCollator
 from peftlit.data.encode import encode
 from peftlit.data.files import text_values
 from peftlit.data.labels import Labels, make_labels
+from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.prompted import PromptCollator, encode_prompted
 from peftlit.errors import ConfigError, DataError
+
+_PROBED = 64
+"""Training texts behind which it is looked up whether labels begin alike."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -32,7 +37,12 @@ class TextDataModule(TokenDataModule):
         label_names: The labels' names in the order of their ids; unset = the distinct training labels, sorted. For
             values it becomes the label column's name.
         label_separator: What stands between the names of a label set that is written as a text.
+        prompt: How a row is put to a causal language model, and what it would say for each label; unset = asking for
+            the label, as a chat where the tokenizer has a template.
     """
+
+    question: ClassVar[str] = "Label"
+    """What a label is called where a language model is asked for it."""
 
     text_column: str = "text"
     text_pair_column: str | None = None
@@ -40,6 +50,7 @@ class TextDataModule(TokenDataModule):
     label_column: str = "label"
     label_names: list[str] | None = None
     label_separator: str = ";"
+    prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
         """Check ranges; nothing is read yet."""
@@ -55,6 +66,51 @@ class TextDataModule(TokenDataModule):
             raise ConfigError(
                 "data.label_separator: got an empty text, needs what stands between two names, such as ';'"
             )
+
+        if self.objective == "masked":
+            raise ConfigError(
+                f"data: {type(self).__name__} has labels, and MaskedLM learns running text; use TextLines, or "
+                "SequenceClassification"
+            )
+        if self.prompt is not None and self.objective is None:
+            raise ConfigError("data.prompt: only a causal language model is asked by a prompt; leave it out")
+        self._label_prompts: LabelPrompts | None = None
+
+    @property
+    def label_prompts(self) -> LabelPrompts:
+        """Puts texts to a causal language model."""
+        if self._label_prompts is None:
+            self.read()
+            prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
+            self._label_prompts = LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
+        return self._label_prompts
+
+    def _default_prompt(self) -> Prompt:
+        names, pair = self.label_names or [], "\n{text_pair}" if self.text_pair_column else ""
+        if self.get_tokenizer().chat_template is not None:
+            system = f"{self.question} of the text? Answer with one of: {', '.join(names)}."
+            return Prompt("{text}" + pair, system=system, label_words=names)
+        return Prompt("{text}" + pair + f"\n{self.question}:", label_words=[f" {name}" for name in names])
+
+    @property
+    def prompt_record(self) -> dict[str, Any] | None:
+        """How rows are put to a causal language model, for whoever asks it later; None with other models."""
+        if self.objective is None:
+            return None
+        prompts = self.label_prompts
+        chat = prompts.prompt.is_chat(self.get_tokenizer())
+        # the template is saved with the tokenizer
+        return {**prompts.prompt.settings(), "label_words": prompts.words, "chat": chat, "chat_template": None}
+
+    @property
+    def first_tokens_differ(self) -> bool | None:
+        """Whether labels are told apart by their first tokens, behind the first texts; None with other models."""
+        if self.objective is None:
+            return None
+        train = self.read()["train"][:_PROBED]
+        texts = train["text"] if self.text_pair_column is None else zip(train["text"], train["text_pair"], strict=True)
+        self.label_prompts.encode(list(texts), self.sources["train"], train["row"])
+        return self.label_prompts.first_tokens_differ
 
     def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         """Settle what the labels are; clean and check the rows."""
@@ -83,12 +139,18 @@ class TextDataModule(TokenDataModule):
 
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer, rows = self.get_tokenizer(), self.read()[split]
+        if self.objective is not None:
+            source, state = self.sources[split], self._tokenizer_state
+            encoded = encode_prompted(rows, self.label_prompts, state, self.num_proc, source, split)
+            self._note_lengths(split, encoded["tokens"][:])
+            return encoded
         encoded = encode(rows, tokenizer, self._tokenizer_state, self.max_length, self.num_proc, split)
         self._note_lengths(split, encoded["tokens"][:])
         return encoded
 
     def _collator(self, split: str) -> Collator:
-        return PadCollator(self.get_tokenizer())
+        tokenizer = self.get_tokenizer()
+        return PadCollator(tokenizer) if self.objective is None else PromptCollator(tokenizer)
 
 
 def normalise(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import datasets
 
@@ -24,6 +25,8 @@ class SST2(TextDataModule):
         label_names: The classes' names in the order of their ids.
         validation_share: Fraction of the hub's training rows to cut for validation.
     """
+
+    question: ClassVar[str] = "Sentiment"
 
     data_dir: str | None = None
     revision: str | None = None

@@ -62,6 +62,8 @@ class StreamedText(TextDataModule):
             raise ConfigError("data.label_names: the rows of a stream are not read ahead; name the labels here")
         if self.shuffle_buffer < 1:
             raise ConfigError(f"data.shuffle_buffer: got {self.shuffle_buffer}, needs 1 or more")
+        if self.objective is not None:
+            raise ConfigError("data: StreamedText is for SequenceClassification; use TextFiles")
         for split in ("validation", "test"):
             if getattr(self, f"{split}_share"):
                 raise ConfigError(f"data.{split}_share: nothing is cut from a stream; give data.{split}_file")

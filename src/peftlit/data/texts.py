@@ -9,17 +9,20 @@ from pathlib import Path
 from peftlit.data.checks import check_columns, check_text
 from peftlit.data.files import iterate_rows, require_file
 from peftlit.data.lines import decode_lines, iterate_lines
+from peftlit.data.messages import Message, check_messages
 
 STANDARD_INPUT = "-"
 
 
-def stream_texts(file: str, text_column: str, text_pair_column: str | None) -> Iterator[str | tuple[str, str]]:
+def stream_texts(
+    file: str, text_column: str, text_pair_column: str | None
+) -> Iterator[str | tuple[str, str] | list[Message]]:
     """Return an iterator over a file's texts in order, which never holds the whole file.
 
     Args:
         file: A ``.txt`` file with a text per line, a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file, or ``-``
             for standard input with a text per line.
-        text_column: Column with the text; not used for plain lines.
+        text_column: Column with the text, or with a list of messages; not used for plain lines.
         text_pair_column: Column with the second text of a pair.
 
     Raises:
@@ -34,9 +37,13 @@ def stream_texts(file: str, text_column: str, text_pair_column: str | None) -> I
     return _rows(path, [text_column, *([text_pair_column] if text_pair_column else [])])
 
 
-def _rows(path: Path, columns: list[str]) -> Iterator[str | tuple[str, str]]:
+def _rows(path: Path, columns: list[str]) -> Iterator[str | tuple[str, str] | list[Message]]:
     for row, values in enumerate(iterate_rows(path), 1):
         check_columns(list(values), columns, f"{path}, row {row}")
+        if len(columns) == 1 and isinstance(values[columns[0]], list):
+            check_messages(values[columns[0]], str(path), row, last="user")
+            yield values[columns[0]]
+            continue
         for column in columns:
             check_text(values[column], column, str(path), row)
         yield values[columns[0]] if len(columns) == 1 else (values[columns[0]], values[columns[1]])

@@ -6,6 +6,7 @@ As part of TweetEval: Barbieri et al., Findings of EMNLP 2020.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import datasets
 
@@ -27,6 +28,8 @@ class TweetSentiment(TextDataModule):
         label_names: The classes' names in the order of their ids.
         validation_share: Fraction of local training rows to cut for validation where there is no such file.
     """
+
+    question: ClassVar[str] = "Sentiment"
 
     data_dir: str | None = None
     revision: str | None = None

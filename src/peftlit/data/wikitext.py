@@ -48,6 +48,9 @@ class WikiText2(DocumentDataModule):
 def articles(lines: Iterable[str]) -> Iterator[str]:
     """Put lines together into articles; blank lines are left out.
 
+    Some lines of the set's tables look like a heading of the first order. They begin an article too: nothing tells
+    them apart.
+
     Args:
         lines: The lines, with or without line breaks at their ends.
     """
@@ -56,7 +59,7 @@ def articles(lines: Iterable[str]) -> Iterator[str]:
         line = line.rstrip("\n")
         if not line.strip():
             continue
-        if line.startswith(" = ") and not line.startswith(" = = ") and article:
+        if line.startswith(" = ") and line.endswith(" = ") and not line.startswith(" = = ") and article:
             yield "\n".join(article)
             article = []
         article.append(line)

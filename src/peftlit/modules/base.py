@@ -61,6 +61,8 @@ class PeftModule(LightningModule):
     """Whether the head is the pretrained one, which stays frozen, rather than a new one."""
     problem: Problem | None = None
     """What is asked of a row, where rows are classified."""
+    curve = "f1"
+    """The metric to draw beside the loss."""
     average: Average = "macro"
     """Which average ``f1`` is, where rows are classified."""
     tokenizer_size: int | None = None

@@ -95,6 +95,7 @@ class CausalLM(PeftModule):
         self.criterion = CrossEntropy()
         if label_names is None:
             self.val_scores, self.test_scores = TokenScores(), TokenScores()
+            self.curve = "perplexity"
             return
         if problem_type != "single_label_classification":
             raise ConfigError(
@@ -116,7 +117,7 @@ class CausalLM(PeftModule):
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was made for; for a classifier its labels, how they are scored and how rows are put."""
         if self.problem is None:
-            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling"}}
+            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", "prompt": self.prompt}}
         return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, "prompt": self.prompt}}
 
     def metric_directions(self) -> dict[str, Direction]:

@@ -34,14 +34,15 @@ def check_fit(module: PeftModule) -> None:
         )
     if module.tokenizer_size is not None and vocabulary and module.tokenizer_size > vocabulary:
         raise ConfigError(
-            f"data.tokenizer: it knows {module.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and backbone "
-            "do not belong together"
+            f"data.tokenizer: it knows {module.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and "
+            "backbone do not belong together"
         )
     skeleton = module.backbone.skeleton(module.auto_class, config)
-    if module.objective == "causal" and config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal(skeleton):
+    reads_both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal(skeleton)
+    if module.objective == "causal" and reads_both_ways:
         raise BackboneError(
-            f"backbone: {type(skeleton).__name__} sees the whole text at once, so it would not learn to continue one; use "
-            "MaskedLM"
+            f"backbone: {type(skeleton).__name__} sees the whole text at once and cannot learn to continue one; "
+            "use MaskedLM"
         )
     if isinstance(module.adapter, FullFineTuning):
         module.adapter.check(quantized=module.backbone.quantization is not None)

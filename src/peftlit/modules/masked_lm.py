@@ -40,6 +40,7 @@ class MaskedLM(PeftModule):
     task_type = None  # peft has no name for it
     objective = "masked"
     pretrained_head = True
+    curve = "perplexity"
     val_scores: TokenScores
     test_scores: TokenScores
 

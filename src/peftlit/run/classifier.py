@@ -1,10 +1,9 @@
-"""A trained classifier, ready to answer texts: in batches, in input order, with flat memory."""
+"""A trained classifier, ready to answer texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import islice
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,77 +11,61 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
+from peftlit.data.prompt import LabelPrompts, Text
+from peftlit.data.prompted import ask
 from peftlit.errors import DataError
-from peftlit.modules import SequenceClassification
-
-Text = str | tuple[str, str]
-"""A text, or the two texts of a pair."""
-
-_CHUNK_BATCHES = 32
-"""Texts are sorted by length within chunks of so many batches, so that there is less to pad."""
+from peftlit.modules import PeftModule
+from peftlit.run.answerer import Answerer, Question
 
 
-class Classifier:
-    """Answers texts. :func:`peftlit.load` makes one.
+class Classifier(Answerer):
+    """Answers texts or pairs of texts.
+
+    An answer is ``label`` and ``probabilities``; for several labels per row ``labels`` and ``probabilities``; for
+    regression ``value``.
 
     Args:
         module: The trained module, in evaluation mode, on its device.
         tokenizer: The tokenizer it was trained with.
+        prompts: Puts texts to a causal language model; None with other models.
     """
 
-    def __init__(self, module: SequenceClassification, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.module = module
-        self.tokenizer = tokenizer
+    chunk_batches: ClassVar[int] = 32
+    """Texts are sorted by length within so many batches, so that there is less to pad."""
+
+    def __init__(
+        self, module: PeftModule, tokenizer: PreTrainedTokenizerBase, prompts: LabelPrompts | None = None
+    ) -> None:
+        super().__init__(module, tokenizer)
+        assert module.problem is not None
+        self.problem = module.problem
+        self.prompts = prompts
 
     @property
     def label_names(self) -> list[str]:
         """The classes' names in the order of their ids."""
-        return self.module.problem.label_names
+        return self.problem.label_names
 
-    def predict(self, texts: Iterable[Text], batch_size: int = 32) -> list[dict[str, Any]]:
-        """Answer texts.
-
-        Args:
-            texts: Texts, or pairs of texts.
-            batch_size: Texts per batch.
-
-        Returns:
-            One answer per text, in order: ``label`` and ``probabilities``; for several labels per row ``labels`` and
-            ``probabilities``; for regression ``value``.
-
-        Raises:
-            DataError: Something in the texts' place is none.
-        """
-        return list(self.stream(texts, batch_size))
-
-    def stream(self, texts: Iterable[Text], batch_size: int = 32) -> Iterator[dict[str, Any]]:
-        """Answer texts one after the other as :meth:`predict` does, without holding more than a few batches.
+    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
+        """Answer some texts, the longest first, and put the answers back in order.
 
         Args:
-            texts: Texts, or pairs of texts.
+            questions: Texts, or pairs of texts.
             batch_size: Texts per batch.
+            first_row: The first one's number.
         """
-        if isinstance(texts, str):
-            raise DataError("predict: got one text, needs a list of texts; put it in brackets: [text]")
-        if batch_size < 1:
-            raise DataError(f"predict: batch_size is {batch_size}, needs 1 or more")
-        rest = iter(texts)
-        row = 0
-        while chunk := list(islice(rest, _CHUNK_BATCHES * batch_size)):
-            for number, text in enumerate(chunk, row + 1):
-                _check(text, number)
-            yield from map(self.module.problem.say, self._answers(chunk, batch_size))
-            row += len(chunk)
-
-    def _answers(self, texts: list[Text], batch_size: int) -> Tensor:
-        """Answer some texts, the longest first, and put the answers back in order."""
+        texts = [_text(question, row) for row, question in enumerate(questions, first_row)]
         order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
         parts = []
         for start in range(0, len(order), batch_size):
-            batch = tokenize(self.tokenizer, [texts[i] for i in order[start : start + batch_size]])
-            parts.append(self.module.problem.answers(self.logits(batch)))
-        answers = torch.cat(parts)
-        return answers[torch.tensor(order).argsort()]
+            batch = self._batch([texts[i] for i in order[start : start + batch_size]], first_row)
+            parts.append(self.problem.answers(self.logits(batch)))
+        return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
+
+    def _batch(self, texts: list[Text], first_row: int) -> Batch:
+        if self.prompts is None:
+            return tokenize(self.tokenizer, texts)
+        return ask(self.prompts, self.tokenizer, texts, first_row)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, outputs) of a batch, in float32, on the CPU.
@@ -93,7 +76,8 @@ class Classifier:
         return self.module.evaluate_batch(batch)
 
 
-def _check(text: object, row: int) -> None:
-    parts = text if isinstance(text, tuple) and len(text) == 2 else (text,)
+def _text(question: object, row: int) -> Text:
+    parts = question if isinstance(question, tuple) and len(question) == 2 else (question,)
     if not all(isinstance(part, str) for part in parts):
-        raise DataError(f"predict: row {row} is {text!r}, needs a text or a pair of texts")
+        raise DataError(f"predict: row {row} is {question!r}, needs a text or a pair of texts")
+    return question  # type: ignore[return-value]  # found to be one

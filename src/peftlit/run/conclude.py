@@ -52,7 +52,7 @@ def conclude_fit(
         state = history.trainer_state(trainer, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)
         difference = prove_reload(module, data.get_tokenizer(), data.probe(), folder.adapter)
-        figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step)
+        figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step, module.curve)
         write_json(
             folder.path / METRICS_FILE,
             {

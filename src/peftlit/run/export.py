@@ -114,9 +114,10 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
         record = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": module.head.settings()}
         write_json(folder / HEAD_RECORD_FILE, record)
         save_file(_on_cpu(module.head.state_dict()), folder / HEAD_FILE)
-    elif module.adapter is None:
-        write_json(folder / HEAD_RECORD_FILE, {"auto_class": module.auto_class.__name__, "modules": module.heads})
-        save_file(head_tensors(module), folder / HEAD_FILE)
+    elif module.adapter is None or (module.fresh and isinstance(model, PeftModel)):
+        trained = head_tensors(module)
+        write_json(folder / HEAD_RECORD_FILE, {"auto_class": module.auto_class.__name__, "tensors": sorted(trained)})
+        save_file(trained, folder / HEAD_FILE)
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -124,13 +125,16 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def head_tensors(module: PeftModule) -> dict[str, Tensor]:
-    """Return the weights that a run of the Auto class's head alone trained, by name.
+    """Return the weights of the Auto class's head that no adapter's file holds, by name.
 
     Args:
-        module: The module.
+        module: The module, with a head alone or with fresh weights in a pretrained head.
     """
     assert module.model is not None
-    return _on_cpu({name: p for name, p in module.model.named_parameters() if p.requires_grad})
+    inner = _inner(module.model)
+    return _on_cpu(
+        {n: p for n, p in inner.named_parameters() if p.requires_grad and (module.adapter is None or n in module.fresh)}
+    )
 
 
 @contextmanager
@@ -176,6 +180,8 @@ def load_export(module: PeftModule, folder: Path) -> None:
                 raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
             # read here and not by peft, which would take a pickle where there is no safetensors file
             odd = _load_adapter(module.model, _read(folder / ADAPTER_FILE))
+            if module.fresh:
+                odd += _load_fresh(module, _read(folder / HEAD_FILE))
         elif module.adapter is not None:
             odd = _load_state(module.model, _read(folder / MODEL_FILE))
         elif module.head is None:
@@ -203,6 +209,13 @@ def _load_adapter(model: PeftModel, tensors: dict[str, Tensor]) -> list[str]:
 
 def _same(saved: Tensor, loaded: Tensor) -> bool:
     return saved.shape == loaded.shape and torch.equal(saved.to(loaded.device, loaded.dtype), loaded.detach())
+
+
+def _load_fresh(module: PeftModule, tensors: dict[str, Tensor]) -> list[str]:
+    """Load the fresh weights of a pretrained head; return the names that are too many or missing."""
+    assert module.model is not None
+    _inner(module.model).load_state_dict(tensors, strict=False)
+    return sorted(set(module.fresh) ^ set(tensors))
 
 
 def _load_state(module: nn.Module, tensors: dict[str, Tensor]) -> list[str]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from peft import PeftConfig
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
+from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
 from peftlit.foreign import read_record
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.losses import BinaryCrossEntropy
-from peftlit.modules import SequenceClassification
+from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassification
 from peftlit.problems import PROBLEM_FILE
+from peftlit.run.answerer import Answerer
 from peftlit.run.classifier import Classifier
 from peftlit.run.export import (
     ADAPTER_CONFIG_FILE,
@@ -35,18 +38,23 @@ from peftlit.run.export import (
     reading,
 )
 from peftlit.run.folder import RunFolder
+from peftlit.run.generator import Generator
+from peftlit.run.mask_filler import MaskFiller
 from peftlit.run.sizes import check_sizes
 
 _FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
 """What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
+
+_LONGEST = 1 << 20
+"""A tokenizer that was saved without a length names a number beyond all windows."""
 
 _FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
 """How an adapter's first values are found does not matter when it is loaded, but some ways read files or change the
 base."""
 
 
-def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Classifier:
-    """Load a trained classifier.
+def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Answerer:
+    """Load a trained model.
 
     Args:
         folder: A run folder, or the ``adapter/`` folder of one, wherever it was copied to.
@@ -54,7 +62,8 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         trust_remote_code: Run Python code that comes with the backbone.
 
     Returns:
-        The classifier, with the weights and the precision in which they were exported.
+        A classifier, or what continues prompts or fills gaps, with the weights and the precision in which they were
+        exported.
 
     Raises:
         RunFolderError: The folder is not an export, not a whole one, or holds what should not be followed.
@@ -66,27 +75,61 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         return _load(folder, device, trust_remote_code)
 
 
-def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Classifier:
-    problem = read_record(folder / PROBLEM_FILE, RunFolderError)
-    one_logit = problem["problem_type"] == "single_label_classification" and problem["num_outputs"] == 1
+def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Answerer:
+    record = read_record(folder / PROBLEM_FILE, RunFolderError)
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-    adapter = _adapter(folder)
-    module = SequenceClassification(
-        _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning)),
-        adapter,
-        head=_head(folder),
-        loss=BinaryCrossEntropy() if one_logit else None,
-        problem_type=problem["problem_type"],
-        label_names=problem["label_names"],
-        pad_token_id=tokenizer.pad_token_id,
-        padding_side="left" if tokenizer.padding_side == "left" else "right",
-    )
+    module = _module(folder, record, tokenizer, trust_remote_code)
     check_sizes(module, folder)
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
         module.configure_model(torch.device(device or current_device_type()))
     load_export(module, folder)
     module.eval()
-    return Classifier(module.to(device or current_device_type()), tokenizer)
+    module.to(device or current_device_type())
+    if isinstance(module, MaskedLM):
+        return MaskFiller(module, tokenizer)
+    if isinstance(module, CausalLM) and module.problem is None:
+        return Generator(module, tokenizer, chat=record["prompt"]["chat"])
+    prompts = None
+    if isinstance(module, CausalLM):
+        length = min(tokenizer.model_max_length, _LONGEST)
+        prompts = LabelPrompts(Prompt(**record["prompt"]), tokenizer, record["label_names"], length)
+    return Classifier(module, tokenizer, prompts)
+
+
+def _module(
+    folder: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
+) -> PeftModule:
+    """Make the module that the records describe; nothing is loaded."""
+    adapter = _adapter(folder)
+    backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
+    padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
+    kind, pad = record["problem_type"], tokenizer.pad_token_id
+    if kind == "masked_language_modeling":
+        return MaskedLM(backbone, adapter, pad_token_id=pad, padding_side=padding_side)
+    if kind == "causal_language_modeling":
+        return CausalLM(backbone, adapter, prompt=record["prompt"], pad_token_id=pad, padding_side=padding_side)
+    if "prompt" in record:
+        return CausalLM(
+            backbone,
+            adapter,
+            scoring=record["scoring"],
+            problem_type=kind,
+            label_names=record["label_names"],
+            prompt=record["prompt"],
+            pad_token_id=pad,
+            padding_side=padding_side,
+        )
+    one_logit = kind == "single_label_classification" and record["num_outputs"] == 1
+    return SequenceClassification(
+        backbone,
+        adapter,
+        head=_head(folder),
+        loss=BinaryCrossEntropy() if one_logit else None,
+        problem_type=kind,
+        label_names=record["label_names"],
+        pad_token_id=pad,
+        padding_side=padding_side,
+    )
 
 
 def _exported(folder: Path) -> Path:

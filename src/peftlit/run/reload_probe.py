@@ -22,8 +22,10 @@ folder, scratch, seed, trust_remote_code, device, auto_class_name = (
 transformers.logging.set_verbosity_error()
 auto_class = getattr(transformers, auto_class_name)
 own_head = auto_class_name == "AutoModel"
-labels = json.loads((folder / "label_map.json").read_text())
-labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
+labels = {}
+if (folder / "label_map.json").is_file():
+    labels = json.loads((folder / "label_map.json").read_text())
+    labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
 base = json.loads((folder / "backbone.json").read_text())
 if (folder / "model.safetensors").is_file():
     base = {**base, "base_model_name_or_path": str(folder), "revision": None}
@@ -58,15 +60,15 @@ if trust_remote_code:
         for leaf in module._non_persistent_buffers_set:
             buffer = computed[f"{name}.{leaf}".lstrip(".")]
             setattr(module, leaf, buffer.to(getattr(module, leaf).device, getattr(module, leaf).dtype))
-if (folder / "adapter_config.json").is_file():
-    model = PeftModel.from_pretrained(model, folder)
-elif (folder / "head.safetensors").is_file() and not own_head:
+if (folder / "head.safetensors").is_file() and not own_head:
     result = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
     assert not result.unexpected_keys, result.unexpected_keys
+if (folder / "adapter_config.json").is_file():
+    model = PeftModel.from_pretrained(model, folder)
 if not quantized:
     model = model.to(device)
 model.eval()
-assert own_head or model.config.id2label == labels["id2label"], "label names are lost"
+assert own_head or not labels or model.config.id2label == labels["id2label"], "label names are lost"
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 if model.config.pad_token_id is None:  # as with Llama: the tokenizer in the folder brings one
     model.config.pad_token_id = tokenizer.pad_token_id
@@ -83,6 +85,8 @@ def answer() -> torch.Tensor:
     """Return logits or last hidden states."""
     output = model(**inputs)
     answered: torch.Tensor = output.last_hidden_state if own_head else output.logits
+    if answered.ndim == 3 and not own_head:  # peft puts virtual tokens in front
+        answered = answered[:, -inputs["input_ids"].shape[1] :]
     return answered.float().cpu()
 
 

@@ -1,0 +1,165 @@
+"""Conversations, or prompts with their completions, from files of one's own or from any hub set."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data.base import TokenDataModule
+from peftlit.data.blocks import pack
+from peftlit.data.chat import Renderer, Sample
+from peftlit.data.checks import check_columns, check_text
+from peftlit.data.collate import Collator, LabelledCollator
+from peftlit.data.encode import map_once
+from peftlit.data.files import read_hub
+from peftlit.data.messages import Message, check_messages
+from peftlit.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class ChatFiles(TokenDataModule):
+    """Rows with ``messages``, or with ``prompt`` and ``completion``; trl's formats.
+
+    Only what the assistant says, or the completion, is learned. Rows of more than ``max_length`` tokens are cut behind
+    and counted; one whose prompt alone is longer is an error.
+
+    Args:
+        train_file: Training rows: ``.jsonl`` or ``.parquet``, for prompts that are texts ``.csv`` and ``.tsv`` too.
+            Give this or ``path``.
+        validation_file: Validation rows; unset = cut from the training rows by ``validation_share``.
+        test_file: Test rows; unset = cut from the training rows by ``test_share``.
+        path: Id of a hub set with the splits ``train`` and, if it has them, ``validation`` and ``test``.
+        name: Configuration of the hub set, where it has several.
+        revision: Branch, tag or commit of the hub set.
+        messages_column: Column with a conversation: a list of ``role`` and ``content``. Where rows have it, it counts.
+        prompt_column: Column with a prompt: a text, or a list of messages.
+        completion_column: Column with what follows it, a text or a list of messages as the prompt is.
+        completion_only: Learn the assistant's turns or the completion alone; false = every token.
+        chat_template: Jinja template of a conversation; unset = the tokenizer's own. It is saved with the tokenizer.
+        packing: Put short rows together into one, without attention across them.
+    """
+
+    train_file: str | None = None
+    validation_file: str | None = None
+    test_file: str | None = None
+    path: str | None = None
+    name: str | None = None
+    revision: str | None = None
+    messages_column: str = "messages"
+    prompt_column: str = "prompt"
+    completion_column: str = "completion"
+    completion_only: bool = True
+    chat_template: str | None = None
+    packing: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that exactly one source is named, and what learns from it."""
+        super().__post_init__()
+        if (self.train_file is None) == (self.path is None):
+            raise ConfigError("data: ChatFiles needs train_file (local files) or path (a hub set), one of the two")
+        if self.objective == "masked":
+            raise ConfigError("data: MaskedLM does not learn to answer; use CausalLM, or other data")
+        self._renderer: Renderer | None = None
+        self._is_chat = False
+
+    def load(self) -> dict[str, datasets.Dataset]:
+        """Return the files' rows, or the hub set's splits."""
+        if self.path is not None:
+            hub = read_hub(self.path, self.name, self.revision)
+            self.sources = {split: f"{self.path} {split}" for split in hub}
+            return {split: hub[split] for split in ("train", "validation", "test") if split in hub}
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return self.load_files({split: file for split, file in files.items() if file})
+
+    @property
+    def prompt_record(self) -> dict[str, Any]:
+        """How rows are put to the model, for whoever asks it later."""
+        self.read()
+        return {"chat": self._is_chat}
+
+    def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
+        return {split: self._samples(rows, self.sources[split]) for split, rows in raw.items()}
+
+    def _samples(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
+        if not len(rows):
+            raise DataError(f"{source}: no rows")
+        columns = [self.messages_column]
+        if self.messages_column not in rows.column_names:
+            columns = [self.prompt_column, self.completion_column]
+            check_columns(rows.column_names, columns, source)
+        numbers = list(range(1, len(rows) + 1))
+        values = zip(*(rows[column][:] for column in columns), strict=True)
+        samples = [self._sample(list(value), source, row) for row, value in zip(numbers, values, strict=True)]
+        self._is_chat = not isinstance(samples[0].prompt, str)
+        texts = [json.dumps(sample, ensure_ascii=False) for sample in samples]
+        labels = self._labels.parse_column(texts, source)
+        return datasets.Dataset.from_dict({"row": numbers, "text": texts, "label": labels})
+
+    def _sample(self, values: list[Any], source: str, row: int) -> Sample:
+        whole = [message for value in values if isinstance(value, list) for message in value]
+        if whole and all(isinstance(value, list) for value in values):
+            check_messages(whole, source, row)
+            return Sample(*([self._cleaned(turn) for turn in value] for value in values))
+        names = (self.prompt_column, self.completion_column)
+        if len(values) == 1:
+            check_messages(values[0], source, row)
+        for name, value in zip(names, values, strict=True):
+            check_text(value, name, source, row)
+        return Sample(self._cleaner(values[0]), self._cleaner(values[1]))
+
+    def _cleaned(self, turn: Message) -> Message:
+        return {"role": turn["role"], "content": self._cleaner(turn["content"])}
+
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return the beginnings of what a few rows say."""
+        texts: list[str | tuple[str, str]] = []
+        for text in super().probe():
+            prompt, _ = json.loads(str(text))
+            texts.append((prompt if isinstance(prompt, str) else prompt[-1]["content"])[:200] or "Hello.")
+        return texts
+
+    def _encode(self, split: str) -> datasets.Dataset:
+        rows, source, tokenizer = self.read()[split], self.sources[split], self.get_tokenizer()
+        if self._renderer is None:
+            self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
+        renderer = self._renderer
+
+        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            samples = [Sample(*json.loads(text)) for text in batch["text"]]
+            found = renderer.encode(samples, source, batch["row"], completion_only=self.completion_only)
+            for row, (_, labels) in zip(batch["row"], found, strict=True):
+                if not any(label != IGNORE_INDEX for label in labels[: self.max_length]):
+                    raise DataError(
+                        f"{source}, row {row}: the prompt alone is longer than the window of {self.max_length} tokens; "
+                        "raise data.max_length, or shorten it"
+                    )
+            return {
+                "input_ids": [one.input_ids[: self.max_length] for one in found],
+                "labels": [one.labels[: self.max_length] for one in found],
+                "length": [min(len(one.input_ids), self.max_length) for one in found],
+                "tokens": [len(one.input_ids) for one in found],
+            }
+
+        key = [rows["row"][:], rows["text"][:], self._tokenizer_state, tokenizer.chat_template, self.max_length]
+        encoded = map_once(
+            rows,
+            encode,
+            [*key, self.completion_only],
+            num_proc=self.num_proc,
+            desc=f"tokenizing {split}",
+            remove=["text", "label"],
+        )
+        self._note_lengths(split, encoded["tokens"][:])
+        if renderer.merged:
+            log.info("%s: %d completions begin within a token of the whole text", split, renderer.merged)
+        return pack(encoded, self.max_length) if self.packing else encoded
+
+    def _collator(self, split: str) -> Collator:
+        return LabelledCollator(self.get_tokenizer())

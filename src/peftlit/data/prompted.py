@@ -1,0 +1,116 @@
+"""Labelled texts as prompts with the tokens of every label, for causal language models.
+
+Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels, ``L`` tokens of the longest label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.data.encode import map_once
+from peftlit.data.prompt import Candidates, LabelPrompts, Text
+
+
+def encode_prompted(
+    rows: datasets.Dataset, prompts: LabelPrompts, state: str, num_proc: int, source: str, split: str
+) -> datasets.Dataset:
+    """Tokenize rows with every label, or take them from the cache, memory-mapped.
+
+    Args:
+        rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
+        prompts: Puts a text to the model.
+        state: All that the tokenizer's answers depend on.
+        num_proc: Processes.
+        source: Where the rows are from.
+        split: What to call the rows while it lasts.
+
+    Returns:
+        ``input_ids`` (the prompt), ``label_ids`` (of each label), ``length``, ``tokens`` (before cutting), ``row`` and
+        ``label``.
+    """
+    texts = [name for name in ("text", "text_pair") if name in rows.column_names]
+
+    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        columns = [batch[name] for name in texts]
+        asked: list[Text] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        found = prompts.encode(asked, source, batch["row"])
+        return {
+            "input_ids": [one.input_ids for one in found],
+            "label_ids": [one.label_ids for one in found],
+            "length": [len(one.input_ids) + max(map(len, one.label_ids)) for one in found],
+            "tokens": [one.tokens for one in found],
+        }
+
+    content = [rows[name][:] for name in ("row", "label", *texts)]
+    key = [content, state, prompts.prompt.settings(), prompts.words, prompts.max_length]
+    return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+
+
+class PromptCollator:
+    """Turn prompts with their labels' tokens into one padded batch.
+
+    Args:
+        tokenizer: Pads on its own side with its own token.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+
+    def __call__(self, columns: dict[str, list[Any]]) -> Batch:
+        """Pad.
+
+        Args:
+            columns: ``input_ids``, ``label_ids``, ``row`` and ``label``.
+
+        Returns:
+            Prompts (B, T), ``label_ids`` (B, C, L), ``labels`` and ``row`` (B,), all int64.
+        """
+        batch = collate_prompts(self.tokenizer, columns["input_ids"], columns["label_ids"])
+        batch["labels"] = torch.tensor(columns["label"])
+        batch["row"] = torch.tensor(columns["row"])
+        return batch
+
+
+def collate_prompts(
+    tokenizer: PreTrainedTokenizerBase, input_ids: list[list[int]], label_ids: list[list[list[int]]]
+) -> Batch:
+    """Pad prompts, and fill their labels' tokens up.
+
+    Args:
+        tokenizer: Pads on its own side with its own token.
+        input_ids: Tokens of each prompt.
+        label_ids: Tokens of each label of each row.
+
+    Returns:
+        Prompts (B, T) and ``label_ids`` (B, C, L), filled up with ``IGNORE_INDEX``.
+    """
+    batch: Batch = dict(tokenizer.pad({"input_ids": input_ids}, return_tensors="pt"))  # type: ignore[assignment]
+    labels = [torch.tensor(ids) for row in label_ids for ids in row]
+    filled = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+    batch["label_ids"] = filled.view(len(input_ids), -1, filled.shape[1])
+    return batch
+
+
+def ask(prompts: LabelPrompts, tokenizer: PreTrainedTokenizerBase, texts: list[Text], first_row: int) -> Batch:
+    """Make a batch of texts to be answered.
+
+    Args:
+        prompts: Puts a text to the model.
+        tokenizer: The tokenizer.
+        texts: The texts.
+        first_row: The first one's number.
+
+    Returns:
+        As :func:`collate_prompts`, with ``row`` (B,).
+    """
+    rows = list(range(first_row, first_row + len(texts)))
+    found: list[Candidates] = prompts.encode(texts, "predict", rows)
+    batch = collate_prompts(tokenizer, [one.input_ids for one in found], [one.label_ids for one in found])
+    batch["row"] = torch.tensor(rows)
+    return batch

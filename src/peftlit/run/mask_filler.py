@@ -1,0 +1,58 @@
+"""A trained masked language model, ready to fill gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from peftlit.data.collate import tokenize
+from peftlit.errors import DataError
+from peftlit.run.answerer import Answerer, Question
+
+_SHOWN = 5
+"""Likeliest tokens that are told of each gap."""
+
+
+class MaskFiller(Answerer):
+    """Fills every mask token of a text.
+
+    An answer is ``text`` with the likeliest token in each gap, and ``masks``: for each gap the likeliest tokens with
+    their probabilities.
+
+    Args:
+        module: The trained module, in evaluation mode, on its device.
+        tokenizer: The tokenizer it was trained with.
+    """
+
+    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
+        """Fill the gaps of some texts.
+
+        Args:
+            questions: Texts with the tokenizer's mask token in them.
+            batch_size: Texts per batch.
+            first_row: The first one's number.
+
+        Raises:
+            DataError: A text has no gap, or something in its place is none.
+        """
+        texts = [self._text(question, row) for row, question in enumerate(questions, first_row)]
+        batch = tokenize(self.tokenizer, texts)
+        probabilities = self.module.evaluate_batch(batch).softmax(-1)
+        gaps = batch["input_ids"] == self.tokenizer.mask_token_id
+        return [self._filled(*one) for one in zip(texts, gaps, probabilities, strict=True)]
+
+    def _text(self, question: Question, row: int) -> str:
+        if not isinstance(question, str) or self.tokenizer.mask_token not in question:
+            raise DataError(f"predict: row {row} is {question!r}, needs a text with {self.tokenizer.mask_token} in it")
+        return question
+
+    def _filled(self, text: str, gaps: Tensor, probabilities: Tensor) -> dict[str, Any]:
+        values, tokens = probabilities[gaps].topk(min(_SHOWN, probabilities.shape[-1]))
+        masks = []
+        for gap_values, gap_tokens in zip(values.tolist(), tokens.tolist(), strict=True):
+            words = [str(self.tokenizer.decode([token])).strip() for token in gap_tokens]
+            masks.append([{"token": word, "probability": value} for word, value in zip(words, gap_values, strict=True)])
+            text = text.replace(self.tokenizer.mask_token, words[0], 1)
+        return {"text": text, "masks": masks}
