@@ -249,7 +249,8 @@ class Renderer:
     def _completions(self, rendered: Sequence[_Rendered], groups: Sequence[list[list[int]]]) -> list[list[int]]:
         """Return the tokens after the last prompt's."""
         found = [full[len(prompt) :] for *_, prompt, full in groups]
-        merged = [i for i, (*_, prompt, full) in enumerate(groups) if full[: len(prompt)] != prompt]
+        # an unknown word may swallow all that follows
+        merged = [i for i, (*_, prompt, full) in enumerate(groups) if not found[i] or full[: len(prompt)] != prompt]
         self.merged += len(merged)
         rests = [rendered[i].texts[-1][len(rendered[i].texts[-2]) :] for i in merged]
         anchor, *anchored = self.tokenize([_ANCHOR, *(_ANCHOR + rest for rest in rests)])

@@ -270,12 +270,13 @@ class LabelPrompts:
         return shortened
 
     def _cut(self, text: str, ids: list[int], most: int) -> str:
-        """Return a text without what its tokens after the first ``most`` spell."""
+        """Return a text without what its tokens after the first ``most`` spell, nor white space at its new end."""
         if len(ids) <= most:
             return text
-        spelt = len(self._renderer.tokenizer.decode(ids[most:]))
-        share = len(text) * (len(ids) - most) // (4 * len(ids))  # white space may be no token; it has to end soon
-        return text[: max(len(text) - max(spelt, share, 1), 0)] if most else ""
+        # a cut within the bytes of a character makes all bytes beside it undecodable; the next one is 3 on at most
+        ends = [self._renderer.tokenizer.decode(ids[start:]) for start in range(most, most + 4)]
+        spelt = next((end for end in ends if "\ufffd" not in end), ends[0])
+        return text[: max(len(text) - max(len(spelt), 1), 0)].rstrip() if most else ""
 
 
 def _parts(text: Text) -> list[str]:

@@ -1,0 +1,298 @@
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from peftlit.data.prompt import Candidates, LabelPrompts, Prompt
+from peftlit.errors import ConfigError, DataError
+from tests import tiny
+from tests.data.test_chat import TEMPLATES, ids, random_text
+
+NAMES = ["negative", "positive"]
+WORDS = [" bad", " good"]
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> PreTrainedTokenizerBase:
+    return tiny.write_tokenizer(tmp_path, decoder=True)
+
+
+@pytest.fixture
+def stories(shared: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
+
+
+def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> Candidates:
+    return LabelPrompts(prompt, tokenizer, names, max_length).encode([text], "a.jsonl", [7])[0]
+
+
+def size(found: Candidates) -> int:
+    return len(found.input_ids) + max(map(len, found.label_ids))
+
+
+def test_the_template_takes_texts_as_they_are():
+    assert Prompt("Q: {text} {text}").fill("{text} {0} \\1 {") == "Q: {text} {0} \\1 { {text} {0} \\1 {"
+    assert Prompt("{text_pair} / {text}").fill(("{text_pair}", "b")) == "b / {text_pair}"
+
+
+def test_settings_make_the_same_prompt_again():
+    given = {
+        "template": "{text} ?", "system": "be short", "label_words": WORDS, "chat": True, "chat_template": "{{ 1 }}",
+    }  # fmt: skip
+    assert Prompt(**given).settings() == given == json.loads(json.dumps(given))
+    assert Prompt(**Prompt().settings()).settings() == Prompt().settings()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"template": "{txt}"}, "prompt.template: got the placeholder {txt}, knows {text} and {text_pair}"),
+        ({"template": "{text} {}"}, "prompt.template: got the placeholder {}, knows {text} and {text_pair}"),
+        ({"template": "{text!r}"}, "prompt.template: got the placeholder {text!r}, knows {text} and {text_pair}"),
+        ({"template": "say it"}, "prompt.template: got 'say it', needs {text} where the text stands"),
+        ({"template": "{text_pair}"}, "prompt.template: got '{text_pair}', needs {text} where the text stands"),
+        (
+            {"system": "be short", "chat": False},
+            "prompt.system: a plain text has none; unset it, or set prompt.chat: true",
+        ),
+        (
+            {"chat_template": "{{ 1 }}", "chat": False},
+            "prompt.chat_template: a plain text has none; unset it, or set prompt.chat: true",
+        ),
+        ({"label_words": ["good", " "]}, "prompt.label_words: word 2 is ' ', needs a text"),
+        ({"label_words": ["good", 3]}, "prompt.label_words: word 2 is 3, needs a text"),
+        (
+            {"label_words": ["good", "bad", "good"]},
+            "prompt.label_words: 'good' stands there twice; give each label its own",
+        ),
+    ],
+)
+def test_settings_are_checked_at_once(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        Prompt(**settings)
+    assert str(caught.value) == said
+
+
+def test_there_is_a_word_for_every_label():
+    assert Prompt().words(NAMES) == NAMES
+    assert Prompt(label_words=WORDS).words(NAMES) == WORDS
+    with pytest.raises(ConfigError) as caught:
+        Prompt(label_words=WORDS).words([*NAMES, "neutral"])
+    assert str(caught.value) == (
+        "prompt.label_words: got 2 words, needs 3, one for each of negative, positive, neutral"
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "own", "chat"),
+    [
+        ({}, None, False),
+        ({}, "{{ 1 }}", True),
+        ({"chat": False}, "{{ 1 }}", False),
+        ({"chat_template": "{{ 1 }}"}, None, True),
+        ({"system": "be short"}, "{{ 1 }}", True),
+    ],
+)
+def test_it_is_a_chat_where_there_is_a_template(tokenizer, settings, own, chat):
+    tokenizer.chat_template = own
+    assert Prompt(**settings).is_chat(tokenizer) is chat
+
+
+@pytest.mark.parametrize("settings", [{"chat": True}, {"system": "be short"}])
+def test_a_chat_needs_a_template(tokenizer, settings):
+    with pytest.raises(ConfigError) as caught:
+        LabelPrompts(Prompt(**settings), tokenizer, NAMES, 64)
+    assert str(caught.value) == (
+        "prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
+    )
+
+
+def test_question_and_answers_of_a_plain_text(tokenizer):
+    found = ask(tokenizer, Prompt("{text} it is", label_words=[" very bad", " good"]), "the film !")
+    assert found.input_ids == ids(tokenizer, "the film ! it is")
+    assert found.label_ids == [ids(tokenizer, "very bad"), ids(tokenizer, "good")]
+    assert found.tokens == 5 + 2
+
+
+def test_question_and_answers_of_a_pair(tokenizer):
+    found = ask(tokenizer, Prompt("{text_pair} but {text} :", label_words=WORDS), ("the film", "a book"))
+    assert found.input_ids == ids(tokenizer, "a book but the film :")
+
+
+def test_question_and_answers_of_a_chat(tokenizer):
+    prompt = Prompt("{text} ?", system="be short", label_words=WORDS, chat_template=TEMPLATES["zephyr"])
+    found = ask(tokenizer, prompt, "the film")
+    asked = "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n"
+    assert found.input_ids == ids(tokenizer, asked)
+    assert found.label_ids == [ids(tokenizer, "bad"), ids(tokenizer, "good")]
+
+
+def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):
+    tokenizer = tiny.write_tokenizer(tmp_path)  # [CLS] $A [SEP]
+    found = ask(tokenizer, Prompt("{text} is", label_words=WORDS), "it")
+    assert found.input_ids == tokenizer("it is")["input_ids"][:-1]
+
+
+def test_real_tokens_of_a_question_and_its_answers(stories):
+    found = ask(stories, Prompt("{text}", label_words=[" cat", " sat"]), "a")
+    assert found.input_ids == [1, 261]
+    assert found.label_ids == [[280, 294], [262, 294]]  # ▁c at, ▁s at
+    assert found.tokens == 4
+
+
+def test_a_question_ends_where_the_first_answer_merges_with_it(stories):
+    found = ask(stories, Prompt("{text} ", label_words=["cat", "\nx"]), "a")
+    assert stories("a ")["input_ids"] == [1, 261, 410]
+    assert found.input_ids == [1, 261]  # "▁c" holds the blank
+    assert found.label_ids == [[280, 294], [410, 13, 444]]
+
+
+@pytest.mark.parametrize("template", [None, "chatml", "zephyr", "llama-2"])
+def test_every_question_with_every_answer_is_one_text(stories, template):
+    chance = random.Random(0)
+    words = [" sad", " okay", " happy", "cat"]
+    prompt = Prompt("{text}\nIs it {text}? ", label_words=words, chat_template=TEMPLATES.get(template))
+    asker = LabelPrompts(prompt, stories, words, 10_000)
+    texts = [random_text(chance) for _ in range(200)]
+    for text, found in zip(texts, asker.encode(texts, "a.jsonl", range(1, 201)), strict=True):
+        if template is None:
+            front, asked = [1], f"{text}\nIs it {text}? "
+        else:
+            message = [{"role": "user", "content": f"{text}\nIs it {text}? "}]
+            front, asked = [], stories.apply_chat_template(message, tokenize=False, add_generation_prompt=True)
+        for word, rest in zip(words, found.label_ids, strict=True):
+            assert [*found.input_ids, *rest] == [*front, *ids(stories, asked + word)]
+        assert len(found.input_ids) > 0
+        assert found.tokens == size(found)
+
+
+def test_a_long_text_is_cut_at_its_right_end_and_nothing_else_is(tokenizer):
+    text = "the film was very long and slow but the ending was superb"
+    prompt = Prompt("a movie : {text} . it is", label_words=[" very bad", " good"])
+    whole = ask(tokenizer, prompt, text)
+    assert whole.tokens == size(whole) == 3 + 12 + 3 + 2
+    cut = ask(tokenizer, prompt, text, max_length=14)
+    assert cut.input_ids == ids(tokenizer, "a movie : the film was very long and . it is")
+    assert cut.label_ids == whole.label_ids
+    assert cut.tokens == 20
+
+
+def test_of_a_long_pair_the_longer_text_gives_way_first(tokenizer):
+    prompt = Prompt("{text} : {text_pair} ?", label_words=WORDS)
+    long, short = "the film was very long and slow", "it is"
+    assert ask(tokenizer, prompt, (long, short), max_length=9).input_ids == ids(
+        tokenizer, "the film was very : it is ?"
+    )
+    assert ask(tokenizer, prompt, (short, long), max_length=9).input_ids == ids(
+        tokenizer, "it is : the film was very ?"
+    )
+    assert ask(tokenizer, prompt, (long, long), max_length=9).input_ids == ids(
+        tokenizer, "the film was : the film was ?"
+    )
+
+
+@pytest.mark.parametrize("template", [None, "zephyr"])
+def test_all_rows_fit_and_keep_what_they_can(stories, template):
+    chance = random.Random(1)
+    texts = ["".join(random_text(chance) for _ in range(chance.randint(1, 12))) for _ in range(200)]
+    prompt = Prompt("{text}\nIt is", label_words=[" sad", " okay"], chat_template=TEMPLATES.get(template))
+    uncut = LabelPrompts(prompt, stories, NAMES, 10_000).encode(texts, "a.jsonl", range(1, 201))
+    found = LabelPrompts(prompt, stories, NAMES, 80).encode(texts, "a.jsonl", range(1, 201))
+    cut = 0
+    for before, after in zip(uncut, found, strict=True):
+        assert after.tokens == before.tokens
+        if before.tokens <= 80:
+            assert after == before
+        else:
+            cut += 1
+            assert 70 < size(after) <= 80
+            assert after.label_ids == before.label_ids
+            assert after.input_ids[-4:] == before.input_ids[-4:]
+    assert cut > 50
+
+
+def test_characters_of_several_tokens_are_cut_one_by_one(stories):
+    prompt = Prompt("{text}\nIt is", label_words=[" sad", " okay"])
+    for max_length in range(60, 68):
+        found = ask(stories, prompt, "a " + "🙂" * 60, max_length=max_length)
+        assert max_length - 4 < size(found) <= max_length  # 4 bytes, 4 tokens
+
+
+@pytest.mark.parametrize("text", ["it " * 40 + " " * 20_000 + "is", " " * 20_000, "?" * 20_000])
+def test_cutting_ends_soon_whatever_the_text(tokenizer, stories, text, monkeypatch):
+    for one in (tokenizer, stories):
+        asker = LabelPrompts(Prompt("{text} the film", label_words=WORDS), one, NAMES, 30)
+        calls = []
+        tokenize = asker._renderer.tokenize
+        monkeypatch.setattr(asker._renderer, "tokenize", lambda texts, f=tokenize, c=calls: (c.append(1), f(texts))[1])
+        assert size(asker.encode([text], "a.jsonl", [1])[0]) <= 30
+        assert len(calls) < 60
+
+
+@pytest.mark.parametrize("text", ["", "the film was very long"])
+def test_a_template_longer_than_the_window_is_refused(tokenizer, text):
+    with pytest.raises(ConfigError) as caught:
+        ask(tokenizer, Prompt("{text} it was a film :", label_words=WORDS), text, max_length=5)
+    assert str(caught.value) == (
+        "prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise data.max_length"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            [" good", "Good"],
+            "the tokens of ' good' (label negative) begin those of 'Good' (label positive), so the two cannot be told "
+            "apart; give one another word",
+        ),
+        (
+            [" very good", " very"],
+            "the tokens of ' very' (label positive) begin those of ' very good' (label negative), so the two cannot be "
+            "told apart; give one another word",
+        ),
+        ([" good", "\u200b"], "'\\u200b' (label positive) adds no token to the question; give it another word"),
+    ],
+)
+def test_answers_that_cannot_be_told_apart_are_refused(tokenizer, words, said):
+    if "\u200b" in words:
+        tokenizer.backend_tokenizer.normalizer = normalizers_that_drop("\u200b")
+    with pytest.raises(ConfigError) as caught:
+        ask(tokenizer, Prompt("{text} is ", label_words=words), "it")
+    assert str(caught.value) == f"prompt.label_words: {said}"
+
+
+def normalizers_that_drop(character: str):
+    from tokenizers import normalizers
+
+    return normalizers.Replace(character, "")
+
+
+def test_first_tokens_that_do_not_tell_labels_apart_are_noticed(tokenizer):
+    asker = LabelPrompts(Prompt("{text} is", label_words=WORDS), tokenizer, NAMES, 64)
+    asker.encode(["it", "the film"], "a.jsonl", [1, 2])
+    assert asker.first_tokens_differ is True
+    asker = LabelPrompts(Prompt("{text} is", label_words=[" very bad", " very good"]), tokenizer, NAMES, 64)
+    assert asker.encode(["it"], "a.jsonl", [1])[0].label_ids == [
+        ids(tokenizer, "very bad"),
+        ids(tokenizer, "very good"),
+    ]
+    assert asker.first_tokens_differ is False
+
+
+@pytest.mark.parametrize(
+    ("template", "text", "said"),
+    [
+        ("{text}", "", "no token stands before the answer; write something in front of {text} in prompt.template"),
+        ("{text} {text_pair}", "it", "has one text, and prompt.template asks for {text_pair}; leave it out"),
+        ("{text}", ("it", "is"), "has two texts; name {text_pair} in prompt.template"),
+    ],
+)
+def test_rows_that_do_not_go_with_the_template_are_refused_by_number(tokenizer, template, text, said):
+    with pytest.raises(DataError) as caught:
+        ask(tokenizer, Prompt(template, label_words=WORDS), text)
+    assert str(caught.value) == f"a.jsonl, row 7: {said}"
