@@ -122,7 +122,8 @@ def test_labels_have_rows_of_their_own_where_rows_cannot_branch(monkeypatch):
     head = LanguageHead(language_model("llama", adapter("prompt", "llama")))
     shapes = shapes_fed(head, monkeypatch)
     sequence_scores(head, token_rows(PROMPTS), label_tokens())
-    assert shapes == [(9, 9 + 3)]
+    sequence_scores(head, token_rows(PROMPTS), label_tokens()[:, :, :1])
+    assert shapes == [(9, 9 + 3), (3, 9)]
 
 
 def test_one_token_labels_are_scored_by_the_prompt_alone():

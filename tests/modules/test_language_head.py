@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig
 from torch import nn
+from transformers.modeling_outputs import BaseModelOutput
 
 from peftlit.modules import language_head
 from peftlit.modules.language_head import LanguageHead
@@ -96,6 +97,17 @@ def test_the_head_sees_a_single_row_while_hidden_states_are_made():
     head.hidden_states(INPUTS)
     head.logits(torch.zeros(2, model.config.hidden_size))
     assert seen == [(1, 1, 128), (1, 2, 128)]
+
+
+def test_no_cache_is_kept():
+    model = language_model("llama")
+    head = LanguageHead(model)
+    asked = []
+    model.model.register_forward_pre_hook(
+        lambda module, inputs, named: asked.append(named["use_cache"]), with_kwargs=True
+    )
+    head.hidden_states(INPUTS)
+    assert asked == [False]
 
 
 def test_a_failing_forward_leaves_no_hook_behind():
@@ -197,6 +209,15 @@ def test_label_logits_are_those_of_the_model(family):
         assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
+def test_label_logits_have_the_bias_of_their_words():
+    model = language_model("llama")
+    model.lm_head.bias = nn.Parameter(torch.arange(VOCABULARY) / 10)
+    head, ids = LanguageHead(model), torch.tensor([[1, 5], [5, 6], [0, 39]])
+    expected = plain_logits(model)[:, 2].gather(1, ids)
+    assert head._words_alone
+    torch.testing.assert_close(head.label_logits(head.hidden_states(INPUTS)[:, 2], ids), expected)
+
+
 @pytest.mark.parametrize(
     ("family", "adapter", "overrides", "alone"),
     [
@@ -215,23 +236,35 @@ def test_other_words_are_left_out_only_where_the_matrix_is_all_there_is(family, 
     assert LanguageHead(language_model(family, adapter, overrides=overrides))._words_alone is alone
 
 
+class Body(nn.Module):
+    device = torch.device("cpu")
+
+    def __init__(self, named: bool) -> None:
+        super().__init__()
+        self.named = named
+        self.words = nn.Embedding(VOCABULARY, 4)
+
+    def forward(self, input_ids):
+        hidden = self.words(input_ids)
+        return BaseModelOutput(last_hidden_state=hidden) if self.named else (hidden,)
+
+
 class Headstrong(nn.Module):
     """A model whose head looks at more than its body's hidden states."""
 
-    device = torch.device("cpu")
-
-    def __init__(self) -> None:
+    def __init__(self, named: bool) -> None:
         super().__init__()
-        self.base_model = nn.Embedding(VOCABULARY, 4)
+        self.base_model = Body(named)
         self.matrix = nn.Linear(4, VOCABULARY)
 
     def forward(self, input_ids, attention_mask=None):
-        return SimpleNamespace(logits=self.matrix(self.base_model(input_ids)) + input_ids.unsqueeze(-1))
+        logits = self.matrix(self.base_model(input_ids)[0])
+        return SimpleNamespace(logits=logits + 0.01 * F.one_hot(input_ids, VOCABULARY))
 
 
-def test_a_head_that_does_not_work_alone_gives_way_to_full_logits(caplog):
-    model = Headstrong()
-    model.base_model.device = torch.device("cpu")
+@pytest.mark.parametrize("named", [True, False])
+def test_a_head_that_does_not_work_alone_gives_way_to_full_logits(named, caplog):
+    model = Headstrong(named)
     with caplog.at_level(logging.INFO):
         head = LanguageHead(model)
     assert [record.getMessage() for record in caplog.records] == [
@@ -259,16 +292,16 @@ def test_rows_do_not_branch_where_the_model_goes_by_something_else(broken, monke
     head = LanguageHead(model)
     true_forward = model.transformer.forward
 
-    def forward(*, attention_mask, position_ids, **others):
-        if broken == "mask":
-            return true_forward(attention_mask=None, position_ids=position_ids, **others)
-        return true_forward(attention_mask=attention_mask, position_ids=torch.arange(3).expand(2, 3), **others)
+    def forward(input_ids, *, attention_mask, position_ids, **others):
+        mask = None if broken == "mask" else attention_mask
+        positions = None if broken == "positions" else position_ids
+        return true_forward(input_ids, attention_mask=mask, position_ids=positions, **others)
 
     monkeypatch.setattr(model.transformer, "forward", forward)
     with caplog.at_level(logging.INFO):
         assert head.branching_limit == head.branching_limit == 0
     assert [record.getMessage() for record in caplog.records] == [
-        "GPT2LMHeadModel: its attention takes no mask for branching rows"
+        "GPT2LMHeadModel: rows of more than 0 tokens cannot branch; labels get rows of their own"
     ]
 
 

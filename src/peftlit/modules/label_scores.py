@@ -125,18 +125,17 @@ def _scores_in_one_row(head: LanguageHead, inputs: dict[str, Tensor], label_toke
 
 
 def _seen(mask: Tensor, branches: Tensor) -> Tensor:
-    """Return which token sees which, (B, S, S) bool, for rows of S tokens: prompts, then branches.
+    """Return which token sees which, (B, S, S) bool, in rows of S tokens: prompts, then branches.
 
     Args:
-        mask: The prompts' attention mask, (B, T).
+        mask: The prompts' attention mask, (B, T), padding on the right: every token sees at least the prompt's first.
         branches: Number of the label that a token behind the prompt belongs to, from 1, (S - T,).
     """
     branch = torch.cat([branches.new_zeros(mask.shape[1]), branches])
     related = (branch == 0) | (branch == branch.unsqueeze(1))
     backwards = torch.ones_like(related).tril()
     tokens = torch.cat([mask.bool(), torch.ones(len(mask), len(branches), dtype=torch.bool, device=mask.device)], 1)
-    itself = torch.eye(len(branch), dtype=torch.bool, device=mask.device)  # padding has to see something
-    return (related & backwards & tokens.unsqueeze(1)) | itself
+    return related & backwards & tokens.unsqueeze(1)
 
 
 def _sum_over_tokens(values: Tensor, asked: Tensor) -> Tensor:

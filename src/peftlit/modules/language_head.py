@@ -121,15 +121,17 @@ class LanguageHead:
         """Tokens of the longest row that may branch: whose tokens are told what they see and where they stand.
 
         0 where the model cannot be told: under virtual tokens, which peft puts before a plain mask, and where
-        attention goes by another order than ``position_ids`` or takes no mask of its own.
+        attention goes by another order than ``position_ids`` or takes no mask of ours. Windows of attention are not
+        part of such a mask, so that rows must not reach beyond them.
         """
-        if isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning:
-            return 0
         config = self._inner.config.get_text_config()
         windows = [getattr(config, name, None) for name in WINDOWS]
         with self._evaluation():
-            branches = self._branches()
-        return min([sys.maxsize, *(size for size in windows if isinstance(size, int))]) if branches else 0
+            sizes = [size for size in windows if isinstance(size, int)] if self._branches() else [0]
+        limit = min([sys.maxsize, *sizes])
+        if limit < sys.maxsize:
+            log.info("%s: rows of more than %d tokens cannot branch; labels get rows of their own", self._name, limit)
+        return limit
 
     def branching_mask(self, seen: Tensor) -> Tensor:
         """Turn what each token sees into a mask (B, 1, T, T) that the model takes.
@@ -171,7 +173,7 @@ class LanguageHead:
                 self._inner(input_ids=words)
             self._output_class = type(outputs[0])
             rows = outputs[0].last_hidden_state[0]
-            works = torch.allclose(self.logits(rows), whole, rtol=1e-4, atol=1e-4)
+            works = _alike(self.logits(rows), whole)
         except torch.OutOfMemoryError:
             raise
         except PROBE_FAILURES:
@@ -182,32 +184,28 @@ class LanguageHead:
             return
         matrix = self._inner.get_output_embeddings()
         if type(matrix) is nn.Linear and len(matrix.weight) == self.vocab_size:  # one with an adapter has another type
-            rows = rows * (1000 / whole.abs().max())  # a soft cap bends large logits only
             ids = torch.arange(self.vocab_size, device=rows.device).expand(2, -1)
-            self._words_alone = torch.allclose(self._matrix_rows(rows, ids), self.logits(rows), rtol=1e-2, atol=1)
+            large = rows * (1000 / whole.abs().max())  # a soft cap bends large logits only
+            self._words_alone = all(_alike(self._matrix_rows(r, ids), self.logits(r)) for r in (rows, large))
 
     def _branches(self) -> bool:
         """Let a token follow another at once, or behind a third that it does not see: that has to be the same."""
-        works = self._inner.config._attn_implementation in ("sdpa", "eager") and "position_ids" in self._parameters
-        if works:
-            device = self._body.device
-            seen = torch.ones(2, 3, 3, dtype=torch.bool, device=device).tril()
-            seen[0, 2, 1] = False
-            inputs = {
-                "input_ids": torch.tensor([[0, 2, 1], [0, 1, 2]], device=device),
-                "attention_mask": self.branching_mask(seen),
-                "position_ids": torch.tensor([[0, 1, 1], [0, 1, 2]], device=device),
-            }
-            try:
-                hidden = self.hidden_states(inputs).float()
-                works = bool((hidden[0, 2] - hidden[1, 1]).norm() < 1e-2 * hidden[1, 1].norm())
-            except torch.OutOfMemoryError:
-                raise
-            except PROBE_FAILURES:
-                works = False
-        if not works:
-            log.info("%s: its attention takes no mask for branching rows", self._name)
-        return works
+        if self._inner.config._attn_implementation not in ("sdpa", "eager") or "position_ids" not in self._parameters:
+            return False
+        seen = torch.ones(2, 3, 3, dtype=torch.bool, device=self._body.device).tril()
+        seen[0, 2, 1] = False
+        inputs = {
+            "input_ids": torch.tensor([[0, 2, 1], [0, 1, 2]], device=seen.device),
+            "attention_mask": self.branching_mask(seen),
+            "position_ids": torch.tensor([[0, 1, 1], [0, 1, 2]], device=seen.device),
+        }
+        try:
+            hidden = self.hidden_states(inputs).float()
+        except torch.OutOfMemoryError:
+            raise
+        except PROBE_FAILURES:
+            return False
+        return bool((hidden[0, 2] - hidden[1, 1]).norm() < 1e-2 * hidden[1, 1].norm())
 
     @property
     def _name(self) -> str:
@@ -251,3 +249,8 @@ class LanguageHead:
             del self._body.__dict__["forward"]
             if own is not None:
                 self._body.forward = own
+
+
+def _alike(some: Tensor, others: Tensor) -> bool:
+    """Tell whether two tensors are equal but for the rounding of their dtype."""
+    return bool((some - others).abs().max() <= torch.finfo(others.dtype).eps ** 0.5 * others.abs().max())
