@@ -218,6 +218,15 @@ def test_label_logits_have_the_bias_of_their_words():
     torch.testing.assert_close(head.label_logits(head.hidden_states(INPUTS)[:, 2], ids), expected)
 
 
+def test_what_a_model_adds_behind_its_matrix_is_not_left_out():
+    model = language_model("llama")
+    shift = torch.arange(VOCABULARY) / 1000
+    model.register_forward_hook(lambda module, inputs, output: SimpleNamespace(logits=output.logits + shift))
+    head, ids = LanguageHead(model), torch.tensor([[1, 5], [5, 6], [0, 39]])
+    expected = plain_logits(model)[:, 2].gather(1, ids)
+    torch.testing.assert_close(head.label_logits(head.hidden_states(INPUTS)[:, 2], ids), expected)
+
+
 @pytest.mark.parametrize(
     ("family", "adapter", "overrides", "alone"),
     [
@@ -226,7 +235,7 @@ def test_label_logits_have_the_bias_of_their_words():
         ("gpt2", None, {}, True),
         ("gemma2", None, {"final_logit_softcapping": None}, True),
         ("gemma2", None, {}, False),
-        ("gemma2", None, {"final_logit_softcapping": 50.0}, False),  # these logits are far below it
+        ("gemma2", None, {"final_logit_softcapping": 500.0}, False),  # these logits are far below it
         ("bert", None, {}, False),
         ("llama", LoraConfig(target_modules=["lm_head"]), {}, False),  # zero at first
         ("llama", LoraConfig(target_modules=TARGETS["llama"], modules_to_save=["lm_head"]), {}, False),
