@@ -20,6 +20,7 @@ from peftlit.backbone import Backbone
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, ConfigError
 from peftlit.quantization import is_quantized
+from peftlit.weights import load_weights
 from tests import tiny
 
 BERT = {"model_type": "bert", "vocab_size": 80, **tiny.CONFIGS["bert"]}
@@ -28,8 +29,8 @@ CPU = torch.device("cpu")
 
 
 def load(backbone: Backbone, *, mixed_precision: bool = False, full: bool = False):
-    return backbone.load(
-        AUTO, backbone.read_config(num_labels=3), mixed_precision=mixed_precision, full=full, device=CPU
+    return load_weights(
+        backbone, AUTO, backbone.read_config(num_labels=3), mixed_precision=mixed_precision, full=full, device=CPU
     )[:2]
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import logging
 import re
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,44 +17,21 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers import logging as transformers_logging
 from transformers.utils import CONFIG_NAME
 
 from peftlit import location
-from peftlit.architecture import float_modules, head_modules, new_poolers, random_model, restore_computed_buffers
-from peftlit.digest import sha256_of_file
-from peftlit.errors import BackboneError, ConfigError
-from peftlit.foreign import check_base, read_record
+from peftlit.errors import BackboneError, ConfigError, first_line
+from peftlit.foreign import read_record
 from peftlit.quantization import (
     DtypeName,
     QuantizationName,
-    keep_4bit_trainable_on_cpu,
-    keep_biases,
     require_bitsandbytes,
-    require_float,
     spell_out,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 log = logging.getLogger(__name__)
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
-class Loaded(NamedTuple):
-    """A loaded model, and what of it is new.
-
-    Attributes:
-        model: The model, frozen.
-        heads: Names of the modules that are new and have to train.
-        fresh: Names of the weights that the checkpoint lacks in a head that is otherwise the pretrained one's.
-    """
-
-    model: PreTrainedModel
-    heads: list[str]
-    fresh: list[str]
 
 
 class Backbone:
@@ -155,7 +130,7 @@ class Backbone:
             try:
                 return AutoConfig.for_model(entries.pop("model_type"), **entries)
             except ValueError as error:
-                raise ConfigError(f"backbone.config: {_first_line(error)}") from error
+                raise ConfigError(f"backbone.config: {first_line(error)}") from error
         source = self.location or str(self.config)
         file = Path(source, CONFIG_NAME) if Path(source).is_dir() else Path(source)
         if file.is_file():
@@ -204,92 +179,6 @@ class Backbone:
             )
         return model
 
-    def load(
-        self,
-        auto_class: Any,
-        config: PretrainedConfig,
-        *,
-        mixed_precision: bool,
-        full: bool,
-        device: torch.device,
-        pretrained_head: bool = False,
-    ) -> Loaded:
-        """Load the weights, quantized as asked, all frozen, head modules in float and never quantized.
-
-        Args:
-            auto_class: The transformers Auto class of the task.
-            config: What :meth:`read_config` returned.
-            mixed_precision: Whether the Trainer computes under autocast.
-            full: Whether all weights will train; they are then loaded in float32.
-            pretrained_head: Whether the head is the pretrained one, and stays frozen. Where the checkpoint has none,
-                its weights are fresh; an output matrix that is tied to the embeddings never is.
-            device: Where quantized layers are made; anything else is loaded to the CPU and moved by Lightning.
-
-        Returns:
-            The model, and what is new of it: the task head, and the pooler where the weights bring none.
-
-        Raises:
-            BackboneError: The weights cannot be loaded, or are not the ones named by ``sha256``.
-        """
-        skeleton = self.skeleton(auto_class, config)
-        heads = head_modules(skeleton)
-        quantization = self.quantization_config(float_modules(skeleton), device.type)
-        arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
-        if quantization is not None:
-            arguments["device_map"] = {"": device}
-            compute = quantization.bnb_4bit_compute_dtype if quantization.load_in_4bit else torch.float16
-            log.info("quantized layers compute in %s", str(compute).removeprefix("torch."))
-        if self.dtype != "auto":
-            arguments["dtype"] = getattr(torch, self.dtype)
-        else:
-            arguments["dtype"] = "auto" if mixed_precision and not full else torch.float32
-        self._verify_digest()
-        if self.location is not None:
-            check_base(self.location, self.revision)
-        try:
-            with _without_load_report():
-                model, missing = self._from_pretrained(auto_class, config, arguments)
-        except (OSError, RuntimeError, SafetensorError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
-            raise BackboneError(f"backbone: cannot load {self.location!r}: {_first_line(error)}") from error
-        if self.trust_remote_code:
-            restore_computed_buffers(model)
-        model.requires_grad_(False)
-        keep_4bit_trainable_on_cpu(model)
-        keep_biases(model)
-        poolers = new_poolers(missing, heads, self.location)
-        if quantization is not None:
-            require_float(model, heads + poolers)
-        if self.gradient_checkpointing:
-            model.config.use_cache = False
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        if not pretrained_head:
-            return Loaded(model, heads + poolers, [])
-        return Loaded(model, poolers, [name for name, _ in model.named_parameters() if name in missing])
-
-    def _from_pretrained(
-        self, auto_class: Any, config: PretrainedConfig, arguments: dict[str, Any]
-    ) -> tuple[PreTrainedModel, set[str]]:
-        if self.location is not None:
-            model, info = auto_class.from_pretrained(
-                self.location,
-                revision=self.revision,
-                trust_remote_code=self.trust_remote_code,
-                use_safetensors=True,  # anything else is a pickle
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # a head of another size is a new head; the rest is refused below
-                **arguments,
-            )
-            mismatched = {entry if isinstance(entry, str) else entry[0] for entry in info["mismatched_keys"]}
-            return model, {*info["missing_keys"], *mismatched}
-        model = random_model(auto_class, config, self.trust_remote_code)
-        if arguments["quantization_config"] is None:
-            return (model if arguments["dtype"] == "auto" else model.to(arguments["dtype"])), set()
-        if arguments["dtype"] == "auto":
-            arguments["dtype"] = torch.float32
-        return type(model).from_pretrained(None, state_dict=model.state_dict(), **arguments), set()
-
     def quantization_config(self, skip_modules: list[str], device_type: str) -> BitsAndBytesConfig | None:
         """Spell out the quantization, with the modules that stay in float.
 
@@ -304,30 +193,6 @@ class Backbone:
     def _code_arguments(self, config: PretrainedConfig) -> dict[str, Any]:
         return {"trust_remote_code": self.trust_remote_code} if hasattr(config, "auto_map") else {}
 
-    def _verify_digest(self) -> None:
-        if self.sha256 is None or self.location is None:
-            return
-        weights = Path(self.location, "model.safetensors")
-        if not weights.is_file():
-            raise BackboneError(f"backbone.sha256: no {weights} to check; leave sha256 out for this model")
-        digest = sha256_of_file(weights)
-        if digest != self.sha256.lower():
-            raise BackboneError(
-                f"backbone.sha256: {weights} has {digest}, expected {self.sha256}; do not use this file"
-            )
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Silence transformers' table of missing weights: they are checked here, and the head is meant to be missing."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-
 
 def _instead(auto_class: Any) -> str:
     """Say what to do where an architecture has no class for a task."""
@@ -340,10 +205,6 @@ def _instead(auto_class: Any) -> str:
 
 def _missing_package(source: str, error: ImportError) -> BackboneError:
     return BackboneError(
-        f"backbone: the code of {source!r} misses something: {_first_line(error)}; install it, or switch off what "
+        f"backbone: the code of {source!r} misses something: {first_line(error)}; install it, or switch off what "
         "needs it with backbone.config_overrides"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,6 +19,7 @@ from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule
+from peftlit.optim import monitoring_scheduler
 from peftlit.parser import Parser
 from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
@@ -152,7 +153,7 @@ class PeftlitCLI(LightningCLI):
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
         if isinstance(self.model, PeftModule):
-            watchers = [*self.trainer.callbacks, self.model.monitoring_scheduler()]  # type: ignore[attr-defined]
+            watchers = [*self.trainer.callbacks, monitoring_scheduler(self.model.scheduler)]  # type: ignore[attr-defined]
             validated = not isinstance(self.datamodule, TokenDataModule) or "validation" in self.datamodule.read()
             check_monitors(watchers, self.model.monitors(), validated=validated)
             self.model.check()

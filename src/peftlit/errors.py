@@ -68,3 +68,12 @@ class ProcessError(PeftlitError):
 
 class OutOfMemoryError(PeftlitError):
     """Host or device memory ran out."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what a library says; its class's name where it says nothing.
+
+    Args:
+        error: The error.
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, ReduceLROnPlateau
 from torch import nn
 from torch.optim import Optimizer
@@ -125,3 +126,15 @@ def with_schedule(optimizer: Optimizer, scheduler: Schedule | LRSchedulerCallabl
     if isinstance(built, ReduceLROnPlateau):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}
+
+
+def monitoring_scheduler(scheduler: Schedule | LRSchedulerCallable | None) -> ReduceLROnPlateau | None:
+    """Return a scheduler that watches a logged value, bound to nothing; None where it watches none.
+
+    Args:
+        scheduler: What :func:`with_schedule` takes.
+    """
+    if scheduler is None or isinstance(scheduler, Schedule):
+        return None
+    built: Any = scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    return built if isinstance(built, ReduceLROnPlateau) else None

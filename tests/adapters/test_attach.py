@@ -20,6 +20,7 @@ from peftlit.adapters import FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError
+from peftlit.weights import load_weights
 from tests import tiny
 
 AUTO = AutoModelForSequenceClassification
@@ -29,8 +30,13 @@ HEADS = ["pre_classifier", "classifier"]
 
 def load(config=DISTILBERT, quantization=None):
     backbone = Backbone(config=config, quantization=quantization)
-    return backbone.load(
-        AUTO, backbone.read_config(num_labels=2), mixed_precision=False, full=False, device=torch.device("cpu")
+    return load_weights(
+        backbone,
+        AUTO,
+        backbone.read_config(num_labels=2),
+        mixed_precision=False,
+        full=False,
+        device=torch.device("cpu"),
     )[0]
 
 

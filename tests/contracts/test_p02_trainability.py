@@ -9,7 +9,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from peftlit import backbone
+from peftlit import weights
 from peftlit.errors import TrainabilityError
 from peftlit.modules import SequenceClassification
 from peftlit.optim import LinearWarmup
@@ -148,7 +148,7 @@ def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(model_folder):
 @NEEDS_REPACKING_CPU
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_p02_goes_red_when_4bit_layers_may_repack(family, tmp_path, monkeypatch):
-    monkeypatch.setattr(backbone, "keep_4bit_trainable_on_cpu", lambda model: None)
+    monkeypatch.setattr(weights, "keep_4bit_trainable_on_cpu", lambda model: None)
     # at the usual hidden size of 32 the repacked kernel happens to crash; from 64 on it is silent
     folder, case = tiny.write_model(tmp_path / family, family, hidden_size=64), Case(family, "lora", NF4)
     with pytest.raises(AssertionError, match="had no gradient"):

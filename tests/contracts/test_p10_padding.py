@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from peftlit.backbone import Backbone
 from peftlit.data import TextFiles
 from peftlit.errors import ConfigError
-from peftlit.modules import SequenceClassification
+from peftlit.modules import SequenceClassification, build
 from peftlit.modules.base import PeftModule
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
@@ -115,7 +115,7 @@ def test_p10_right_padding_passes_the_check_where_attention_looks_both_ways(fami
 def test_p10_the_command_line_refuses_left_padding_before_weights_load(
     source, model_folder, toy_data, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     folder = tiny.write_model(tmp_path / "bert", "bert")
     if source == "tokenizer":
         settings = folder / "tokenizer_config.json"

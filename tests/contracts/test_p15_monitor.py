@@ -9,8 +9,8 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from peftlit import cli
-from peftlit.backbone import Backbone
 from peftlit.errors import ConfigError
+from peftlit.modules import build
 from peftlit.plugins.monitors import check_monitors
 from tests.modules.cases import RED, Case, command_line, fit, make_module
 
@@ -24,7 +24,7 @@ def contract_monitor(folder: Path, data: Path, out: Path, arguments: list[str], 
         pytest.fail("weights were loaded")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Backbone, "load", load)
+        patch.setattr(build, "load_weights", load)
         with pytest.raises(ConfigError, match=words):
             command_line(CASE, folder, data, out / "run", *arguments)
     assert not (out / "run").exists(), "left something behind"

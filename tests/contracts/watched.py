@@ -19,7 +19,7 @@ from unittest import mock
 
 import torch
 
-from peftlit import backbone, cli, foreign
+from peftlit import cli, foreign, weights
 from peftlit.__main__ import main
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.plugins import checkpoint_io
@@ -85,8 +85,8 @@ IO = checkpoint_io.AdapterCheckpointIO
 UNBOUNDED = [(foreign, "RECORD_LIMIT", 1 << 60), (foreign, "FILE_LIMIT", 1 << 60)]
 BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
     "pickles": [(export, "_read", unpickle), (load, "check_sizes", nothing)],
-    "base pickles": [(backbone, "check_base", nothing), (sizes, "check_base", nothing), (sizes, "_PACKED", 1 << 60)],
-    "embedded": [(backbone, "check_base", nothing)],
+    "base pickles": [(weights, "check_base", nothing), (sizes, "check_base", nothing), (sizes, "_PACKED", 1 << 60)],
+    "embedded": [(weights, "check_base", nothing)],
     "imports": [(load, "_head", head_of)],
     "fetching": [(load, "_FETCHING_ENTRIES", {})],
     "first values": [(load, "_FIRST_VALUES", {}), (load, "check_sizes", nothing)],

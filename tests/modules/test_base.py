@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, BackboneError, ConfigError
-from peftlit.modules import SequenceClassification
+from peftlit.modules import SequenceClassification, build
 from peftlit.optim import LinearWarmup
 from tests import tiny
 from tests.conftest import toy_rows
@@ -18,7 +18,7 @@ from tests.modules.cases import LABELS, NF4, Case, collate, fit, loader, make_mo
 
 
 def test_the_constructor_loads_nothing(monkeypatch, model_folder):
-    monkeypatch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     module = make_module(Case("bert", "lora"), model_folder("bert"))
     module.check()
     assert module.model is None

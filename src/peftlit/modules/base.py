@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from peft import PeftModel, TaskType
 from torch import Tensor
 from torch.optim import Optimizer
@@ -151,13 +151,6 @@ class PeftModule(LightningModule):
         """Name every value that a callback may monitor, and say whether lower or higher is better."""
         evaluated = {"loss": "min", **self.metric_directions()}
         return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}
-
-    def monitoring_scheduler(self) -> Any:
-        """Return a scheduler that watches a logged value, bound to nothing, or None."""
-        if self.scheduler is None or isinstance(self.scheduler, Schedule):
-            return None
-        built: Any = self.scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
-        return built if isinstance(built, ReduceLROnPlateau) else None
 
     def read_config(self) -> PretrainedConfig:
         """Read the model's config with the entries that the task and the tokenizer set."""

@@ -12,6 +12,7 @@ from peftlit.adapters.attach import count_parameters
 from peftlit.architecture import head_modules, poolers
 from peftlit.errors import BackboneError, ConfigError
 from peftlit.quantization import is_quantized
+from peftlit.weights import load_weights
 
 if TYPE_CHECKING:
     from peftlit.modules.base import PeftModule
@@ -30,7 +31,8 @@ def build_model(module: PeftModule, device: torch.device) -> None:
         PeftlitError: The parts do not fit, or nothing would train.
     """
     trainer = module._trainer
-    model, module.heads, module.fresh = module.backbone.load(
+    model, module.heads, module.fresh = load_weights(
+        module.backbone,
         module.auto_class,
         module.read_config(),
         mixed_precision=trainer is not None and "mixed" in str(trainer.precision),
