@@ -65,6 +65,8 @@ class PeftModule(LightningModule):
     """The metric to draw beside the loss."""
     average: Average = "macro"
     """Which average ``f1`` is, where rows are classified."""
+    language_head: LanguageHead
+    """The pretrained head apart from its body, once the model is built."""
     tokenizer_size: int | None = None
     """Number of tokens that the tokenizer knows, where that is known."""
     val_scores: Scores
@@ -96,7 +98,6 @@ class PeftModule(LightningModule):
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.fresh: list[str] = []
-        self._language_head: LanguageHead | None = None
         self.told: dict[str, Any] = {}
         self.batch_shape: tuple[int, ...] = ()
         self.window = AccumulationWindow()
@@ -180,14 +181,6 @@ class PeftModule(LightningModule):
             device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
         build_model(self, device)
         self.train()
-
-    @property
-    def language_head(self) -> LanguageHead:
-        """The head of a language model, apart from its body."""
-        if self._language_head is None:
-            assert self.model is not None
-            self._language_head = LanguageHead(self.model)
-        return self._language_head
 
     def on_validation_model_train(self) -> None:
         """Go back to training mode after a validation: all of it, dropout in the frozen layers included."""
