@@ -23,6 +23,7 @@ STORED: dict[str, dict[str, Any]] = {
     "NF4, 8-bit AdamW": {
         "trainer": {"precision": "bf16-mixed"}, "backbone": NF4, "optimizer": EIGHT_BIT, "workers": 2,
     },
+    "float32, masked language model": {"trainer": {"precision": "32-true"}, "task": "MaskedLM", "workers": 1},
 }  # fmt: skip
 """How numbers are stored, and with what optimizer; the last one loads batches in two processes."""
 

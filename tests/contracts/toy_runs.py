@@ -77,7 +77,7 @@ def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
     lora = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
     return {
         "model": {
-            "class_path": "SequenceClassification",
+            "class_path": kind.get("task", "SequenceClassification"),
             "init_args": {
                 "backbone": {"name_or_path": str(base / "bert"), **kind.get("backbone", {})},
                 "adapter": {"class_path": "peft.LoraConfig", "init_args": lora},
@@ -85,15 +85,7 @@ def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
                 "scheduler": kind.get("scheduler", {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.1}}),
             },
         },
-        "data": {
-            "class_path": "SST2",
-            "init_args": {
-                "data_dir": str(base),
-                "batch_size": 8,
-                "max_length": 32,
-                "num_workers": kind.get("workers", 0),
-            },
-        },
+        "data": _rows(base, kind),
         "trainer": {
             "max_epochs": 2,
             "accelerator": "cpu",
@@ -102,6 +94,15 @@ def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
             **copy.deepcopy(kind["trainer"]),
         },
     }
+
+
+def _rows(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of a run: the rows with their labels, or for a masked language model the same texts without."""
+    common = {"batch_size": 8, "max_length": 32, "num_workers": kind.get("workers", 0)}
+    if kind.get("task") == "MaskedLM":
+        files = {f"{split}_file": str(base / f"{split}.jsonl") for split in ("train", "validation", "test")}
+        return {"class_path": "TextLines", "init_args": {**files, **common}}
+    return {"class_path": "SST2", "init_args": {"data_dir": str(base), **common}}
 
 
 def write_run(folder: Path, base: Path, kind: dict[str, Any]) -> None:
@@ -129,8 +130,10 @@ def result(folder: Path) -> dict[str, Any]:
     run = folder / "run"
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     state = json.loads((run / "adapter/trainer_state.json").read_text(encoding="utf-8"))
-    with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
-        predictions = list(csv.reader(file))
+    predictions = []
+    if (run / "predictions.csv").is_file():
+        with (run / "predictions.csv").open(encoding="utf-8", newline="") as file:
+            predictions = list(csv.reader(file))
     return {
         **{name: metrics[name] for name in ("step", "trainable_sha256", "adapter_sha256", "validation", "test")},
         **{name: state[name] for name in ("epoch", "global_step", "best_metric", "log_history")},

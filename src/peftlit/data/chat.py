@@ -10,6 +10,7 @@ from jinja2 import TemplateError, TemplateSyntaxError
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
+from peftlit.data.blocks import special_tokens
 from peftlit.data.checks import check_text
 from peftlit.data.messages import Message, check_messages
 from peftlit.errors import ConfigError, DataError
@@ -83,7 +84,7 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self.front = _front(tokenizer)
+        self.front, _ = special_tokens(tokenizer)
         self.merged = 0
         if chat_template is not None:
             tokenizer.chat_template = chat_template
@@ -272,14 +273,6 @@ class Renderer:
         if not completion:
             raise DataError(f"{source}, row {row}: the completion is empty, nothing to learn; drop the row")
         return [*completion, end]
-
-
-def _front(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens before a text; a probe tells them from those behind it."""
-    probe = tokenizer("a")["input_ids"]
-    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
-    start = next(i for i in range(len(probe)) if probe[i : i + len(bare)] == bare)
-    return list(probe[:start])
 
 
 def _one_line(error: TemplateError) -> str:

@@ -13,9 +13,10 @@ import datasets
 from peftlit.data.checks import RowReport, refuse_if_strict, report_splits
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.files import read_rows
-from peftlit.data.labels import Labels, Unlabelled
+from peftlit.data.labels import Labels
 from peftlit.data.manifest import build_manifest, row_hashes
 from peftlit.data.split import cut
+from peftlit.data.unlabelled import Unlabelled
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
