@@ -70,7 +70,7 @@ CASES = {
 def _count_own_rows(self: AccumulationWindow, parameters: Any, trainer: Any) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(trainer.accumulate_grad_batches * self._anchor / self._weight)
+            parameter.grad.mul_(trainer.accumulate_grad_batches * self.anchor / self._weight)
     self._weight = None
 
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 BACKBONE = "backbone"
 """Key of a checkpoint under which is written which frozen weights belong to it."""
 
+ANCHOR = "window_anchor"
+"""Key of a checkpoint under which is written what losses are divided by until a window closes."""
+
 
 def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     """Leave only the parameters that train, and name the weights that do not.
@@ -32,10 +35,11 @@ def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     names = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
     checkpoint[BACKBONE] = _identity(module)
+    checkpoint[ANCHOR] = module.window.anchor
 
 
 def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint that does not hold exactly what trains, or belongs to another base.
+    """Refuse a checkpoint that does not hold exactly what trains, or belongs to another base; take the anchor back.
 
     Args:
         module: The module.
@@ -48,6 +52,7 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     odd = sorted(names ^ set(checkpoint["state_dict"]))
     if odd:
         raise CheckpointError(f"the checkpoint does not hold what this config trains ({odd[0]})")
+    module.window.anchor = checkpoint.get(ANCHOR)
     before, now = checkpoint[BACKBONE], _identity(module)
     if before["weights_sha256"] != now["weights_sha256"]:
         raise CheckpointError(

@@ -17,10 +17,13 @@ class AccumulationWindow:
     gives its summed loss, and when the window closes, its gradients are divided by the weight of all that went into
     them, on every rank. Until then losses are held near 1 by an anchor, for the sake of float16; it is a power of two,
     and rounds nothing.
+
+    Attributes:
+        anchor: What losses are divided by, from the first micro-batch of a run on; checkpoints keep it.
     """
 
     def __init__(self) -> None:
-        self._anchor: float | None = None
+        self.anchor: float | None = None
         self._weight: Tensor | None = None
 
     @property
@@ -39,12 +42,12 @@ class AccumulationWindow:
         Returns:
             What to call ``backward`` on.
         """
-        if self._anchor is None:
+        if self.anchor is None:
             first = float(trainer.strategy.broadcast(float(weight)))
-            self._anchor = 2.0 ** round(math.log2(first)) if first > 0 else 1.0
+            self.anchor = 2.0 ** round(math.log2(first)) if first > 0 else 1.0
         weight = weight.detach()
         self._weight = weight if self._weight is None else self._weight + weight
-        return total / self._anchor
+        return total / self.anchor
 
     @staticmethod
     def mean_loss(total: Tensor, weight: Tensor, trainer: Trainer) -> Tensor:
@@ -68,9 +71,9 @@ class AccumulationWindow:
                 divided each loss: ``accumulate_grad_batches``, also where the epoch's last window is shorter.
         """
         assert self._weight is not None
-        assert self._anchor is not None
+        assert self.anchor is not None
         weight = trainer.strategy.reduce(self._weight, reduce_op="sum")
-        scale = trainer.world_size * trainer.accumulate_grad_batches * self._anchor
+        scale = trainer.world_size * trainer.accumulate_grad_batches * self.anchor
         factor = torch.where(weight > 0, scale / weight, 0.0)  # nothing to learn from: no gradient
         for parameter in parameters:
             if parameter.grad is not None:
