@@ -19,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from peftlit.adapters import attach
 from peftlit.backbone import Backbone
+from peftlit.weights import load_weights
 from tests import tiny
 
 VOCABULARY = 40
@@ -54,7 +55,8 @@ def language_model(
     causal = family in CAUSAL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model, _ = recipe.load(
+        model, *_ = load_weights(
+            recipe,
             AutoModelForCausalLM if causal else AutoModelForMaskedLM,
             recipe.read_config(),
             mixed_precision=False,

@@ -18,14 +18,14 @@ from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, ProblemType
 from peftlit.errors import ConfigError, DataError
-from peftlit.losses import CrossEntropy
+from peftlit.losses import BinaryCrossEntropy, Loss
 from peftlit.metrics import Average, Direction
 from peftlit.modules.base import PeftModule, Stage
 from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.token_scores import TokenScores
 from peftlit.optim import Schedule
-from peftlit.problems import PROBLEM_FILE, SingleLabel
+from peftlit.problems import PROBLEM_FILE, make_problem
 
 LabelLoss = Literal["restricted", "completion"]
 Scoring = Literal["first_token", "sequence"]
@@ -40,8 +40,9 @@ class CausalLM(PeftModule):
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, or ``FullFineTuning``.
-        label_loss: What is learned of rows with labels: ``restricted`` = cross-entropy among the labels' scores;
-            ``completion`` = cross-entropy of the right label's tokens among all of the vocabulary.
+        label_loss: What is learned of rows with labels: ``restricted`` = the right label's score among those of all
+            labels; ``completion`` = its tokens among all of the vocabulary.
+        loss: How far the labels' scores are from the right one, ``CrossEntropy`` or ``FocalLoss``; null = the former.
         scoring: A label's score: ``first_token`` = the logit of its first token; ``sequence`` = the log-likelihood of
             all of its tokens; null = the first where it tells all labels apart, else the second.
         average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro`` or ``weighted``.
@@ -49,6 +50,8 @@ class CausalLM(PeftModule):
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
         problem_type: What the labels are, where there are any; linked from the data.
         label_names: The classes' names in the order of their ids; linked from the data.
+        class_counts: Training rows of each class, for balanced weights; linked from the data.
+        num_rows: Training rows in all; linked from the data.
         prompt: How a row is put to the model, as JSON; linked from the data.
         first_tokens_differ: Whether their first tokens tell labels apart; linked from the data.
         tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
@@ -68,12 +71,15 @@ class CausalLM(PeftModule):
         adapter: Adapter = None,
         *,
         label_loss: LabelLoss = "restricted",
+        loss: Loss | None = None,
         scoring: Scoring | None = None,
         average: Average = "macro",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | LRSchedulerCallable | None = None,
         problem_type: ProblemType | None = None,
         label_names: Sequence[str] | None = None,
+        class_counts: Sequence[int] | None = None,
+        num_rows: int | None = None,
         prompt: dict[str, Any] | None = None,
         first_tokens_differ: bool | None = None,
         tokenizer_size: int | None = None,
@@ -92,7 +98,6 @@ class CausalLM(PeftModule):
         )
         self.tokenizer_size = tokenizer_size
         self.label_loss, self.average, self.prompt = label_loss, average, prompt
-        self.criterion = CrossEntropy()
         if label_names is None:
             self.val_scores, self.test_scores = TokenScores(), TokenScores()
             self.curve = "perplexity"
@@ -107,7 +112,12 @@ class CausalLM(PeftModule):
                 "sequence, or other data.prompt.label_words"
             )
         self.scoring: Scoring = scoring or ("first_token" if first_tokens_differ else "sequence")
-        self.problem = SingleLabel(label_names)
+        self.problem, self.criterion = make_problem(problem_type, label_names, loss)
+        if isinstance(self.criterion, BinaryCrossEntropy):
+            raise ConfigError("model.loss: BinaryCrossEntropy has one logit, labels have a score each; leave it out")
+        if loss is not None and label_loss == "completion":
+            raise ConfigError("model.loss: label_loss completion learns tokens and takes no other loss; leave one out")
+        self.criterion.prepare(class_counts, num_rows)
         self.val_scores, self.test_scores = (ClassScores(self.problem.metrics(average, tuned=False)) for _ in range(2))
 
     def config_updates(self) -> dict[str, Any]:
