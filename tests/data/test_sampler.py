@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 import random
 from collections import Counter
 
 import pytest
 
-from peftlit.data.sampler import LengthGroupedSampler
+from peftlit.data.sampler import LengthGroupedSampler, RowNumbers
 
 MODES = {
     "grouped": {"shuffle": True},
@@ -151,3 +152,27 @@ def test_ranks_train_on_the_batches_of_one_process_with_the_same_global_batch(mo
 def test_a_training_step_is_not_one_on_a_row_or_two():
     sizes = [len(rows) for rows in LengthGroupedSampler(_lengths(65), 16, **MODES["plain"])]
     assert sizes == [16, 16, 16, 9, 8]
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_every_batch_says_which_epoch_it_is_of(mode):
+    sampler = LengthGroupedSampler(_lengths(40), 4, **mode)
+    assert {rows.epoch for rows in sampler} == {0}
+    sampler.set_epoch(3)
+    assert {rows.epoch for rows in sampler} == {3}
+
+
+def test_a_batch_asked_for_before_lightning_tells_the_epoch_is_of_the_one_that_is_resumed():
+    sampler = LengthGroupedSampler(_lengths(40), 4, shuffle=True, resume_at=(2, 5))
+    rest = list(sampler)
+    assert {rows.epoch for rows in rest} == {2}
+    whole = LengthGroupedSampler(_lengths(40), 4, shuffle=True)
+    whole.set_epoch(2)
+    assert rest == list(whole)[5:]
+
+
+def test_row_numbers_are_a_list_that_keeps_its_epoch_on_the_way_to_a_worker():
+    rows = RowNumbers([3, 1], 7)
+    again = pickle.loads(pickle.dumps(rows))
+    assert rows == again == [3, 1]
+    assert (rows.epoch, again.epoch) == (7, 7)

@@ -67,7 +67,7 @@ class ChatFiles(TokenDataModule):
         if self.objective == "masked":
             raise ConfigError("data: MaskedLM does not learn to answer; use CausalLM, or other data")
         self._renderer: Renderer | None = None
-        self._is_chat = False
+        self._is_chat: bool | None = None
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Return the files' rows, or the hub set's splits."""
@@ -82,7 +82,7 @@ class ChatFiles(TokenDataModule):
     def prompt_record(self) -> dict[str, Any]:
         """How rows are put to the model, for whoever asks it later."""
         self.read()
-        return {"chat": self._is_chat}
+        return {"chat": bool(self._is_chat)}
 
     def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         return {split: self._samples(rows, self.sources[split]) for split, rows in raw.items()}
@@ -97,7 +97,8 @@ class ChatFiles(TokenDataModule):
         numbers = list(range(1, len(rows) + 1))
         values = zip(*(rows[column][:] for column in columns), strict=True)
         samples = [self._sample(list(value), source, row) for row, value in zip(numbers, values, strict=True)]
-        self._is_chat = not isinstance(samples[0].prompt, str)
+        for row, sample in zip(numbers, samples, strict=True):
+            self._check_kind(sample, source, row)
         texts = [json.dumps(sample, ensure_ascii=False) for sample in samples]
         labels = self._labels.parse_column(texts, source)
         return datasets.Dataset.from_dict({"row": numbers, "text": texts, "label": labels})
@@ -113,6 +114,14 @@ class ChatFiles(TokenDataModule):
         for name, value in zip(names, values, strict=True):
             check_text(value, name, source, row)
         return Sample(self._cleaner(values[0]), self._cleaner(values[1]))
+
+    def _check_kind(self, sample: Sample, source: str, row: int) -> None:
+        is_chat = not isinstance(sample.prompt, str)
+        if self._is_chat is None:
+            self._is_chat = is_chat
+        if is_chat != self._is_chat:
+            this, others = ("a conversation", "a text") if is_chat else ("a text", "a conversation")
+            raise DataError(f"{source}, row {row}: {this}, and the first training row is {others}; use one or the other")
 
     def _cleaned(self, turn: Message) -> Message:
         return {"role": turn["role"], "content": self._cleaner(turn["content"])}
@@ -130,6 +139,7 @@ class ChatFiles(TokenDataModule):
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
         renderer = self._renderer
+        merged_before = renderer.merged
 
         def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
             samples = [Sample(*json.loads(text)) for text in batch["text"]]
@@ -157,8 +167,8 @@ class ChatFiles(TokenDataModule):
             remove=["text", "label"],
         )
         self._note_lengths(split, encoded["tokens"][:])
-        if renderer.merged:
-            log.info("%s: %d completions begin within a token of the whole text", split, renderer.merged)
+        if merged := renderer.merged - merged_before:
+            log.info("%s: %d completions begin within a token of the whole text", split, merged)
         return pack(encoded, self.max_length) if self.packing else encoded
 
     def _collator(self, split: str) -> Collator:

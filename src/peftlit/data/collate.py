@@ -98,7 +98,9 @@ def pad(
         its id, so that an end token with the id of the padding token keeps its label.
     """
     side = side or ("left" if tokenizer.padding_side == "left" else "right")
-    batch: Batch = dict(tokenizer.pad(tokens, return_tensors="pt", padding_side=side))  # type: ignore[assignment]
+    batch: Batch = dict(  # type: ignore[assignment]
+        tokenizer.pad(tokens, return_tensors="pt", padding_side=side, return_attention_mask=True)
+    )
     longest = batch["input_ids"].shape[1]
     gaps = [[IGNORE_INDEX] * (longest - len(row)) for row in labels]
     padded = [gap + row if side == "left" else row + gap for row, gap in zip(labels, gaps, strict=True)]

@@ -20,7 +20,9 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else repr(tokenizer)
-    return f"{state}{tokenizer.truncation_side}{tokenizer.model_input_names}"
+    # which token ends a text, and how a conversation is spelt, the backend does not know
+    own = [tokenizer.special_tokens_map, tokenizer.chat_template, tokenizer.model_input_names]
+    return f"{state}{tokenizer.truncation_side}{own}"
 
 
 def encode(

@@ -90,7 +90,9 @@ def collate_prompts(
     Returns:
         Prompts (B, T) and ``label_ids`` (B, C, L), filled up with ``IGNORE_INDEX``.
     """
-    batch: Batch = dict(tokenizer.pad({"input_ids": input_ids}, return_tensors="pt"))  # type: ignore[assignment]
+    batch: Batch = dict(  # type: ignore[assignment]
+        tokenizer.pad({"input_ids": input_ids}, return_tensors="pt", return_attention_mask=True)
+    )
     labels = [torch.tensor(ids) for row in label_ids for ids in row]
     filled = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
     batch["label_ids"] = filled.view(len(input_ids), -1, filled.shape[1])

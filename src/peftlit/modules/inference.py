@@ -25,20 +25,24 @@ def model_inputs(
 ) -> dict[str, Tensor]:
     """Return what the model's forward takes; under left padding, positions count from the first token.
 
+    Sequences that share a row are told apart by their positions, which transformers looks at where there is no cache.
+
     Args:
         model: The model.
         batch: The batch.
         padding_side: The side that batches are padded on.
     """
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
-    if padding_side == "left" and "position_ids" not in inputs and _takes_positions(model):
+    if padding_side == "left" and "position_ids" not in inputs and _takes(model, "position_ids"):
         inputs["position_ids"] = (batch["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    if "position_ids" in batch and _takes(model, "use_cache"):
+        inputs["use_cache"] = False
     return inputs
 
 
-def _takes_positions(model: PreTrainedModel | PeftModel) -> bool:
+def _takes(model: PreTrainedModel | PeftModel, name: str) -> bool:
     base: nn.Module = model.get_base_model() if isinstance(model, PeftModel) else model
-    return "position_ids" in signature(base.forward).parameters
+    return name in signature(base.forward).parameters
 
 
 @torch.inference_mode()

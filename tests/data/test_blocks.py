@@ -1,0 +1,220 @@
+from __future__ import annotations
+
+import random
+from collections import Counter
+from itertools import chain
+
+import datasets
+import pytest
+from tokenizers import processors
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data.blocks import BlockEncoder, best_fit, pack, special_tokens
+from peftlit.data.encode import tokenizer_state
+from tests import tiny
+from tests.data.language_data import documents, write_pieces
+
+END = 1  # of the tiny decoder
+
+
+@pytest.fixture
+def decoder(tmp_path) -> PreTrainedTokenizerBase:
+    return tiny.write_tokenizer(tmp_path / "decoder", decoder=True)
+
+
+@pytest.fixture
+def encoder(tmp_path) -> PreTrainedTokenizerBase:
+    return write_pieces(tmp_path / "encoder")
+
+
+def blocks_of(tokenizer, texts, objective="causal", max_length=8, long="split") -> list[dict]:
+    rows = datasets.Dataset.from_dict({"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts})
+    encoder = BlockEncoder(tokenizer, tokenizer_state(tokenizer), objective, max_length, long)
+    return list(encoder.encode(rows, 1, "train"))
+
+
+def ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def learned(blocks) -> list[int]:
+    return [label for block in blocks for label in block["labels"] if label != IGNORE_INDEX]
+
+
+@pytest.mark.parametrize("max_length", [8, 9, 16, 64])
+@pytest.mark.parametrize("pad_is_end", [False, True])
+def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_length, pad_is_end):
+    if pad_is_end:
+        decoder.pad_token = decoder.eos_token
+    texts = documents(60)
+    blocks = blocks_of(decoder, texts, max_length=max_length)
+    for number, text in enumerate(texts, 1):
+        own = [block for block in blocks if block["row"] == 10 * number]
+        whole = [*ids(decoder, text), END]
+        assert learned(own) == whole[1:]
+        assert learned(own).count(END) == 1
+        assert own[0]["input_ids"][0] == whole[0]
+        for before, after in zip(own, own[1:], strict=False):
+            assert after["input_ids"][0] == before["input_ids"][-1], "the last token stands before the next"
+    for block in blocks:
+        assert 2 <= len(block["input_ids"]) == block["length"] <= max_length
+        assert block["labels"] == [IGNORE_INDEX, *block["input_ids"][1:]]
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_no_block_holds_tokens_of_two_documents(decoder, encoder, objective):
+    tokenizer = decoder if objective == "causal" else encoder
+    texts = [" ".join([word] * count) for word, count in zip(tiny.WORDS, range(1, 40), strict=False)]
+    blocks = blocks_of(tokenizer, texts, objective)
+    around = set(tokenizer.all_special_ids)
+    for block in blocks:
+        assert len(set(block["input_ids"]) - around) <= 1
+        assert set(block["input_ids"]) - around <= set(ids(tokenizer, tiny.WORDS[block["row"] // 10 - 1]))
+    assert [block["row"] for block in blocks] == sorted(block["row"] for block in blocks)
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_blocks_are_numbered_in_their_document_whose_tokens_stand_in_the_first(decoder, encoder, objective):
+    tokenizer = decoder if objective == "causal" else encoder
+    texts = ["the film " * count for count in (1, 12, 30)]
+    blocks = blocks_of(tokenizer, texts, objective)
+    around = 1 if objective == "causal" else 2
+    for number, count in enumerate((1, 12, 30), 1):
+        own = [block for block in blocks if block["row"] == 10 * number]
+        assert [block["block"] for block in own] == list(range(len(own)))
+        assert [block["tokens"] for block in own] == [2 * count + around, *[0] * (len(own) - 1)]
+
+
+@pytest.mark.parametrize("count", [6, 7, 8, 13, 14, 15])
+def test_a_document_that_just_fits_makes_no_block_of_a_single_token(decoder, count):
+    blocks = blocks_of(decoder, [" ".join(["film"] * count)])
+    assert sum(len(block["input_ids"]) - 1 for block in blocks) == count
+    assert len(blocks) == -(-count // 7)
+
+
+def test_special_tokens_in_front_stand_there_once_a_document(tmp_path, decoder):
+    backend = decoder.backend_tokenizer
+    backend.post_processor = processors.TemplateProcessing(single="[UNK] $A </s>", special_tokens=[("[UNK]", 0), ("</s>", 1)])
+    assert special_tokens(decoder) == ([0], [END])
+    blocks = blocks_of(decoder, ["the film " * 10])
+    assert blocks[0]["input_ids"][0] == 0
+    assert [block["input_ids"].count(0) for block in blocks] == [1, *[0] * (len(blocks) - 1)]
+    assert learned(blocks) == [*ids(decoder, "the film " * 10), END], "an end token of the tokenizer's is not put twice"
+
+
+def test_a_document_of_one_token_without_specials_has_nothing_to_learn(decoder):
+    decoder.eos_token = None
+    assert [block["labels"] for block in blocks_of(decoder, ["film"])] == [[IGNORE_INDEX]]
+
+
+@pytest.mark.parametrize("max_length", [8, 16, 33])
+def test_masked_blocks_stand_between_special_tokens_and_hold_the_document_in_order(encoder, max_length):
+    texts = documents(40, longest=80)
+    blocks = blocks_of(encoder, texts, "masked", max_length)
+    for number, text in enumerate(texts, 1):
+        own = [block for block in blocks if block["row"] == 10 * number]
+        assert list(chain(*(block["input_ids"][1:-1] for block in own))) == ids(encoder, text)
+        assert all(block["length"] == max_length for block in own[:-1])
+    for block in blocks:
+        assert block["input_ids"][0] == encoder.cls_token_id
+        assert block["input_ids"][-1] == encoder.sep_token_id
+        assert block["words"][0] == block["words"][-1] == -1
+        assert min(block["words"][1:-1]) >= 0
+        assert len(block["words"]) == len(block["input_ids"]) == block["length"] <= max_length
+
+
+def test_word_numbers_stand_beside_the_pieces_of_the_word(encoder):
+    text = "films worked , enjoyed the plots again"
+    (block,) = blocks_of(encoder, [text], "masked", 64)
+    pieces = encoder.convert_ids_to_tokens(block["input_ids"])[1:-1]
+    inside = block["words"][1:-1]
+    assert len(pieces) > len(set(inside)) == 7
+    for before, after, piece in zip(inside, inside[1:], pieces[1:], strict=False):
+        assert (before == after) == piece.startswith("##")
+
+
+def test_a_tokenizer_that_does_not_tell_words_apart_has_each_token_for_one(tmp_path):
+    from transformers import ByT5Tokenizer
+
+    ByT5Tokenizer().save_pretrained(tmp_path)
+    (block,) = blocks_of(AutoTokenizer.from_pretrained(tmp_path), ["film"], "masked", 16)
+    assert block["words"] == [0, 1, 2, 3, -1]
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_only_the_first_block_is_kept_where_long_documents_are_cut(decoder, encoder, objective):
+    tokenizer = decoder if objective == "causal" else encoder
+    texts = documents(20)
+    whole = blocks_of(tokenizer, texts, objective)
+    assert max(block["block"] for block in whole) > 2
+    assert blocks_of(tokenizer, texts, objective, long="cut") == [block for block in whole if block["block"] == 0]
+
+
+@pytest.mark.parametrize("objective", ["causal", "masked"])
+def test_empty_documents_have_no_block(decoder, encoder, objective):
+    tokenizer = decoder if objective == "causal" else encoder
+    assert [block["row"] for block in blocks_of(tokenizer, ["", "film", " \n "], objective)] == [20]
+
+
+def test_the_cache_is_not_used_for_anything_else(decoder, encoder):
+    text = ["the film was very long and slow but the ending was superb"]
+    shapes = {
+        (objective, max_length, long): [b["length"] for b in blocks_of(tokenizer, text, objective, max_length, long)]
+        for objective, tokenizer in (("causal", decoder), ("masked", encoder))
+        for max_length in (8, 9)
+        for long in ("split", "cut")
+    }
+    assert shapes["causal", 8, "split"] == [8, 6]
+    assert shapes["causal", 9, "split"] == [9, 5]
+    assert shapes["causal", 8, "cut"] == [8]
+    assert shapes["masked", 8, "split"] == [8, 8]
+    assert shapes["masked", 9, "cut"] == [9]
+
+
+def test_another_end_token_makes_other_blocks(decoder):
+    assert blocks_of(decoder, ["film"])[0]["input_ids"][-1] == END
+    decoder.eos_token = "!"
+    assert blocks_of(decoder, ["film"])[0]["input_ids"][-1] == decoder.convert_tokens_to_ids("!")
+
+
+def test_real_blocks_begin_with_their_special_token_and_end_with_one(shared):
+    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
+    (block,) = blocks_of(tokenizer, ["a cat sat"], max_length=16)
+    assert block["input_ids"] == [1, 261, 280, 294, 262, 294, 2]  # <s> ▁a ▁c at ▁s at </s>
+    assert block["labels"] == [IGNORE_INDEX, 261, 280, 294, 262, 294, 2]
+
+
+@pytest.mark.parametrize("capacity", [1, 5, 16])
+def test_best_fit_loses_nothing_and_keeps_the_capacity(capacity):
+    chance = random.Random(capacity)
+    for count in (0, 1, 7, 300):
+        lengths = [chance.randint(1, capacity) for _ in range(count)]
+        bins = best_fit(lengths, capacity)
+        assert Counter(chain(*bins)) == Counter(range(count))
+        assert all(0 < sum(lengths[i] for i in items) <= capacity for items in bins)
+        assert best_fit(lengths, capacity) == bins
+        for one, other in zip(bins, bins[1:], strict=False):
+            assert sum(lengths[i] for i in one) + min(lengths[i] for i in other) > capacity, "a bin had room left"
+
+
+def test_best_fit_puts_each_item_where_it_leaves_least_room():
+    assert best_fit([6, 5, 3, 4, 2], 10) == [[0, 3], [1, 2, 4]]
+    assert best_fit([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
+
+
+def test_packed_rows_hold_every_block_once_with_its_own_positions(decoder):
+    rows = blocks_of(decoder, documents(50), max_length=16)
+    packed = list(pack(datasets.Dataset.from_list(rows), 16))
+    assert len(packed) < len(rows)
+    found = []
+    for row in packed:
+        assert len(row["input_ids"]) == len(row["labels"]) == len(row["position_ids"]) == row["length"] <= 16
+        starts = [i for i, position in enumerate(row["position_ids"]) if position == 0]
+        for start, stop in zip(starts, [*starts[1:], row["length"]], strict=True):
+            assert row["position_ids"][start:stop] == list(range(stop - start))
+            found.append((row["input_ids"][start:stop], row["labels"][start:stop]))
+            assert row["labels"][start] == IGNORE_INDEX, "nothing of the block before it tells the first token"
+        assert row["row"] in {block["row"] for block in rows if block["input_ids"] == found[-len(starts)][0]}
+    given = [(block["input_ids"], block["labels"]) for block in rows]
+    assert sorted(map(str, found)) == sorted(map(str, given))

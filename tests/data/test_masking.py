@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import math
+import random
+
+import datasets
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data.masking import EpochRows, Masking, MaskingCollator
+from peftlit.data.sampler import RowNumbers
+from peftlit.errors import ConfigError
+from tests import tiny
+from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines, write_pieces
+
+MASK, VOCABULARY, OUTSIDE = 4, 50, 99
+
+
+def chance(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def words(*pieces: int) -> torch.Tensor:
+    """Words of so many pieces each, between two special tokens."""
+    return torch.tensor([-1, *(word for word, count in enumerate(pieces) for _ in range(count)), -1])
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("encoder")
+    tiny.write_tokenizer(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.15, 0.4, 0.99])
+def test_exactly_the_share_of_tokens_is_to_be_found_and_at_least_one(ratio):
+    for count in range(1, 120):
+        chosen = Masking(ratio).choose(words(*[1] * count), chance(count))
+        assert int(chosen.sum()) == max(1, round(ratio * count))
+
+
+def test_special_tokens_are_never_chosen():
+    given = torch.tensor([-1, -1, 0, 1, -1, 2, -1])
+    for whole_words in (False, True):
+        for seed in range(100):
+            chosen = Masking(0.99, whole_words=whole_words).choose(given, chance(seed))
+            assert chosen.tolist() == [False, False, True, True, False, True, False]
+
+
+def test_every_token_is_chosen_as_often_as_any_other():
+    drawn = 4000
+    times = sum(Masking(0.25).choose(words(*[1] * 20), chance(seed)).float() for seed in range(drawn))
+    bound = 5 * math.sqrt(drawn * 0.25 * 0.75)
+    assert (times[1:-1] - drawn * 0.25).abs().max() < bound
+
+
+@pytest.mark.parametrize(
+    ("settings", "shares"),
+    [
+        ({}, (0.8, 0.1, 0.1)),
+        ({"mask_share": 0.5, "random_share": 0.3}, (0.5, 0.3, 0.2)),
+        ({"mask_share": 1.0, "random_share": 0.0}, (1.0, 0.0, 0.0)),
+        ({"mask_share": 0.0, "random_share": 1.0}, (0.0, 1.0, 0.0)),
+        ({"mask_share": 0.0, "random_share": 0.0}, (0.0, 0.0, 1.0)),
+    ],
+)
+def test_chosen_tokens_become_the_mask_any_token_or_stay(settings, shares):
+    masking, generator = Masking(0.5, **settings), chance()
+    ids = torch.full((100_002,), OUTSIDE)
+    chosen = masking.choose(words(*[1] * 100_000), generator)
+    hidden = masking.hide(ids, chosen, OUTSIDE + 1, VOCABULARY, generator)
+    assert (hidden[~chosen] == OUTSIDE).all(), "what is not to be found stays"
+    hidden, total = hidden[chosen], int(chosen.sum())
+    counts = [int((hidden == OUTSIDE + 1).sum()), int((hidden < VOCABULARY).sum()), int((hidden == OUTSIDE).sum())]
+    assert sum(counts) == total == 50_000
+    for count, share in zip(counts, shares, strict=True):
+        assert abs(count - share * total) <= 5 * math.sqrt(total * share * (1 - share))
+
+
+def test_any_token_of_the_vocabulary_may_stand_in():
+    masking = Masking(0.9, mask_share=0.0, random_share=1.0)
+    ids, chosen = torch.full((5000,), OUTSIDE), torch.ones(5000, dtype=torch.bool)
+    assert set(masking.hide(ids, chosen, MASK, VOCABULARY, chance()).tolist()) == set(range(VOCABULARY))
+
+
+def test_whole_words_are_hidden_with_all_pieces_or_none():
+    draw = random.Random(0)
+    for seed in range(300):
+        given = words(*(draw.randint(1, 4) for _ in range(draw.randint(1, 30))))
+        ratio = draw.choice([0.15, 0.3, 0.6])
+        chosen = Masking(ratio, whole_words=True).choose(given, chance(seed))
+        found = set(given[chosen].tolist())
+        assert all(bool(chosen[given == word].all()) for word in found)
+        free = int((given >= 0).sum())
+        wanted = max(1, round(ratio * free))
+        assert 1 <= int(chosen.sum())
+        assert int(chosen.sum()) <= wanted or len(found) == 1, "only a first word may be longer than the share"
+        if len(found) > 1:
+            left = [int((given == word).sum()) for word in set(given[given >= 0].tolist()) - found]
+            assert not left or int(chosen.sum()) + min(left) > wanted, "a word that fits is taken"
+
+
+def test_whole_words_of_one_piece_are_as_many_as_single_tokens():
+    for count in range(1, 60):
+        assert int(Masking(whole_words=True).choose(words(*[1] * count), chance()).sum()) == max(1, round(0.15 * count))
+
+
+def test_whole_words_are_those_of_the_tokenizer(tmp_path):
+    tokenizer = write_pieces(tmp_path)
+    lines = ["films worked , plots broken .", "enjoyed slower casts again and again"] * 30
+    data = text_lines(
+        tmp_path, lines, objective="masked", tokenizer=str(tmp_path), masking=Masking(0.5, whole_words=True)
+    )
+    data.setup("fit")
+    split = 0
+    for (_, whole), (_, labels) in masks_of(data.train_dataloader()).items():
+        pieces = tokenizer.convert_ids_to_tokens(list(whole))
+        for i, piece in enumerate(pieces):
+            if piece.startswith("##"):
+                assert (labels[i] == IGNORE_INDEX) == (labels[i - 1] == IGNORE_INDEX), pieces
+                split += 1
+    assert split > 20
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"ratio": 0.0}, "data.masking.ratio: got 0.0, needs a share over 0 and below 1"),
+        ({"ratio": 1}, "data.masking.ratio: got 1, needs a share over 0 and below 1"),
+        ({"mask_share": -0.1}, "data.masking: mask_share -0.1 and random_share 0.1 need to be shares of 1"),
+        ({"random_share": 0.3}, "data.masking: mask_share 0.8 and random_share 0.3 need to be shares of 1"),
+    ],
+)
+def test_shares_out_of_range_are_refused(settings, said):
+    with pytest.raises(ConfigError) as caught:
+        Masking(**settings)
+    assert str(caught.value) == said
+
+
+COLUMNS = {
+    "input_ids": [[2, 10, 11, 12, 3], [2, 13, 3]],
+    "words": [[-1, 0, 1, 2, -1], [-1, 0, -1]],
+    "row": [3, 8],
+    "block": [0, 1],
+}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_has_the_hidden_tokens_as_labels_and_no_others(tmp_path, side):
+    tokenizer = tiny.write_tokenizer(tmp_path)
+    tokenizer.padding_side = side
+    masking = Masking(0.5, mask_share=1.0, random_share=0.0)
+    batch = MaskingCollator(tokenizer, masking, 1)(COLUMNS)
+    assert set(batch) == {"input_ids", "attention_mask", "labels", "row"}
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    gap = slice(0, 2) if side == "left" else slice(3, 5)
+    assert batch["attention_mask"][1, gap].tolist() == [0, 0]
+    assert batch["labels"][1, gap].tolist() == [IGNORE_INDEX] * 2
+    asked = batch["labels"] != IGNORE_INDEX
+    assert asked.sum(1).tolist() == [2, 1]
+    assert (batch["input_ids"][asked] == tokenizer.mask_token_id).all()
+    whole = torch.where(asked, batch["labels"], batch["input_ids"])
+    for i, ids in enumerate(COLUMNS["input_ids"]):
+        assert whole[i][batch["attention_mask"][i].bool()].tolist() == ids
+
+
+def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
+    tokenizer = tiny.write_tokenizer(tmp_path)
+
+    def mask(seed=1, epoch=0, row=3, block=0):
+        columns = {"input_ids": [list(range(5, 45))], "words": [list(range(40))], "row": [row], "block": [block]}
+        return MaskingCollator(tokenizer, Masking(), seed)({**columns, "epoch": [epoch]})["labels"].tolist()
+
+    assert mask() == mask()
+    others = [mask(seed=2), mask(epoch=1), mask(row=4), mask(block=1), mask(row=30, block=0), mask(row=3, block=10)]
+    assert all(other != mask() for other in others)
+
+
+def test_no_other_random_number_is_drawn(tmp_path):
+    tokenizer = tiny.write_tokenizer(tmp_path)
+    before = torch.get_rng_state()
+    MaskingCollator(tokenizer, Masking(), 1)(COLUMNS)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rows_know_the_epoch_they_are_asked_for_in():
+    rows = EpochRows(datasets.Dataset.from_dict({"row": [4, 5, 6]}))
+    assert len(rows) == 3
+    assert rows[RowNumbers([2, 0], 7)] == {"row": [6, 4], "epoch": [7, 7]}
+
+
+def _training(folder, encoder, **settings) -> DataLoader:
+    data = text_lines(folder, documents(40), objective="masked", tokenizer=encoder, **{"seed": 1, **settings})
+    data.setup("fit")
+    return data.train_dataloader()
+
+
+def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tmp_path, encoder):
+    first, again = _training(tmp_path, encoder), _training(tmp_path, encoder)
+    epochs = [masks_of(epoch_of(first, epoch)) for epoch in range(3)]
+    assert [set(epoch) for epoch in epochs] == [set(epochs[0])] * 3, "always all blocks"
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    assert [masks_of(epoch_of(again, epoch)) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
+    assert masks_of(epoch_of(_training(tmp_path, encoder, seed=2), 0)) != epochs[0]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"batch_size": 1},
+        {"batch_size": 7, "group_by_length": False},
+        {"tokens_per_batch": 40},
+        {"num_workers": 2},
+        {"padding_side": "left"},
+    ],
+    ids=str,
+)
+def test_training_masks_do_not_depend_on_who_asks(tmp_path, encoder, settings):
+    plain, other = _training(tmp_path, encoder), _training(tmp_path, encoder, **settings)
+    for epoch in range(2):
+        assert masks_of(epoch_of(other, epoch)) == masks_of(epoch_of(plain, epoch))
+
+
+def test_ranks_hide_what_one_process_hides(tmp_path, encoder):
+    alone, together = masks_of(epoch_of(_training(tmp_path, encoder), 1)), {}
+    for rank in range(2):
+        data = text_lines(tmp_path, documents(40), objective="masked", tokenizer=encoder, seed=1, batch_size=2)
+        data.trainer = on_rank(rank, 2)
+        data.setup("fit")
+        together |= masks_of(epoch_of(data.train_dataloader(), 1))
+    assert together == alone

@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data import IMDB, SST2, Reviews, TextFiles, TweetSentiment
+from peftlit.data.collate import PadCollator
+from peftlit.data.encode import tokenizer_state
+from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.prompted import PromptCollator, ask, collate_prompts, encode_prompted
+from peftlit.errors import ConfigError
+from tests import tiny
+from tests.data.helpers import refusal, text_files
+from tests.data.language_data import TEMPLATE
+
+NAMES = ["bad", "good"]
+WORDS = [" bad", " good"]
+ROWS = [{"text": "the film was dull", "label": "bad"}, {"text": "it works", "label": "good"}]
+
+
+@pytest.fixture
+def tokenizer(tmp_path) -> PreTrainedTokenizerBase:
+    tokenizer = tiny.write_tokenizer(tmp_path / "tokenizer", decoder=True)
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+@pytest.fixture
+def decoder(tmp_path, tokenizer) -> str:
+    return str(tmp_path / "tokenizer")
+
+
+def with_template(folder: str, to: Path, template: str = TEMPLATE) -> str:
+    """The same tokenizer with a chat template."""
+    shutil.copytree(folder, to)
+    file = to / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "chat_template": template}))
+    return str(to)
+
+
+def causal(folder, rows=ROWS, **settings) -> TextFiles:
+    return text_files(folder, rows, **{"objective": "causal", "max_length": 32, "batch_size": 2, **settings})
+
+
+def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
+    state = state or tokenizer_state(prompts._renderer.tokenizer)
+    return list(encode_prompted(datasets.Dataset.from_list(rows), prompts, state, 1, "a.jsonl", "train"))
+
+
+def ids(tokenizer, text: str) -> list[int]:
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
+    prompts = LabelPrompts(Prompt("{text} is", label_words=[" very bad", " good"]), tokenizer, NAMES, 8)
+    rows = [{"row": 4, "text": "it", "label": 1}, {"row": 9, "text": "the film was long and slow", "label": 0}]
+    first, second = encode(rows, prompts)
+    assert first == {
+        "row": 4, "label": 1, "input_ids": ids(tokenizer, "it is"), "length": 4, "tokens": 4,
+        "label_ids": [ids(tokenizer, "very bad"), ids(tokenizer, "good")],
+    }  # fmt: skip
+    assert second["input_ids"] == ids(tokenizer, "the film was long and is")
+    assert (second["length"], second["tokens"]) == (8, 9)
+
+
+def test_pairs_are_put_together(tokenizer):
+    prompts = LabelPrompts(Prompt("{text_pair} but {text} :", label_words=WORDS), tokenizer, NAMES, 32)
+    (row,) = encode([{"row": 1, "text": "it", "text_pair": "they", "label": 0}], prompts)
+    assert row["input_ids"] == ids(tokenizer, "they but it :")
+
+
+@pytest.mark.parametrize("changed", ["template", "words", "max_length", "chat", "text"])
+def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
+    rows = [{"row": 1, "text": "the film was long", "label": 0}]
+    settings = {"template": "{text} is", "label_words": WORDS}
+    before = encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32))
+    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32)) == before
+    if changed == "template":
+        settings["template"] = "{text} was"
+    elif changed == "words":
+        settings["label_words"] = WORDS[::-1]
+    elif changed == "chat":
+        tokenizer.chat_template = TEMPLATE
+    elif changed == "text":
+        rows = [{**rows[0], "text": "it"}]
+    window = 5 if changed == "max_length" else 32
+    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, window)) != before
+
+
+def test_another_chat_template_of_the_tokenizers_own_makes_other_prompts(tmp_path, decoder):
+    folders = [decoder, with_template(decoder, tmp_path / "a"), with_template(decoder, tmp_path / "b", "it " + TEMPLATE)]
+    made = []
+    for folder in folders:
+        data = causal(tmp_path, tokenizer=folder, prompt=Prompt("{text} is", label_words=WORDS))
+        data.setup("fit")
+        made.append(data._encoded["train"]["input_ids"][:])
+    assert made[0] != made[1] != made[2] != made[0]
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
+    tokenizer.padding_side = side
+    columns = {
+        "input_ids": [[5], [6, 7, 8]], "label_ids": [[[9], [10, 11]], [[9], [12]]], "row": [2, 4], "label": [1, 0],
+    }  # fmt: skip
+    batch = PromptCollator(tokenizer)(columns)
+    assert set(batch) == {"input_ids", "attention_mask", "label_ids", "labels", "row"}
+    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
+    assert batch["input_ids"].tolist() == [[1, 1, 5] if side == "left" else [5, 1, 1], [6, 7, 8]]
+    assert batch["attention_mask"].sum(1).tolist() == [1, 3]
+    assert batch["label_ids"].tolist() == [[[9, IGNORE_INDEX], [10, 11]], [[9, IGNORE_INDEX], [12, IGNORE_INDEX]]]
+    assert (batch["labels"].tolist(), batch["row"].tolist()) == ([1, 0], [2, 4])
+
+
+def test_a_tokenizer_that_asks_for_no_mask_gets_one(tokenizer):
+    tokenizer.model_input_names = ["input_ids"]
+    batch = collate_prompts(tokenizer, [[5], [6, 7]], [[[9], [10]], [[9], [10]]])
+    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
+
+
+def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
+    data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
+    data.setup("fit")
+    (trained,) = data.train_dataloader()
+    asked = ask(data.label_prompts, data.get_tokenizer(), [row["text"] for row in ROWS], 1)
+    order = trained.pop("row").argsort()
+    assert asked.pop("row").tolist() == [1, 2]
+    assert "labels" not in asked
+    for name, value in asked.items():
+        assert torch.equal(value, trained[name][order])
+
+
+def test_by_default_the_label_is_asked_for_in_plain_text(tmp_path, decoder):
+    data = causal(tmp_path, tokenizer=decoder)
+    assert data.label_prompts.prompt.fill("it works") == "it works\nLabel:"
+    assert data.prompt_record == {
+        "template": "{text}\nLabel:", "system": None, "label_words": [" bad", " good"], "chat": False,
+        "chat_template": None,
+    }  # fmt: skip
+    assert json.loads(json.dumps(data.prompt_record)) == data.prompt_record
+
+
+def test_by_default_it_is_asked_for_in_a_chat_where_the_tokenizer_has_a_template(tmp_path, decoder):
+    data = causal(tmp_path, tokenizer=with_template(decoder, tmp_path / "chat"))
+    assert data.label_prompts.prompt.messages("it works") == [
+        {"role": "system", "content": "Label of the text? Answer with one of: bad, good."},
+        {"role": "user", "content": "it works"},
+    ]
+    assert data.label_prompts.words == NAMES
+    assert data.prompt_record["chat"] is True
+
+
+def test_by_default_pairs_stand_one_below_the_other(tmp_path, decoder):
+    rows = [{**row, "b": "a book"} for row in ROWS]
+    data = causal(tmp_path, rows, text_pair_column="b", tokenizer=decoder)
+    assert data.label_prompts.prompt.fill(("it works", "a book")) == "it works\na book\nLabel:"
+    chat = causal(tmp_path, rows, text_pair_column="b", tokenizer=with_template(decoder, tmp_path / "chat"))
+    assert chat.label_prompts.prompt.fill(("it works", "a book")) == "it works\na book"
+
+
+@pytest.mark.parametrize("kind", [IMDB, SST2, Reviews, TweetSentiment])
+def test_sets_with_a_name_for_their_label_ask_by_it(kind):
+    assert kind.question
+    assert "\n" not in kind.question
+
+
+@pytest.mark.parametrize(
+    ("words", "differ"), [([" bad", " good"], True), ([" very bad", " very good"], False), ([" bad", " bad film"], None)]
+)
+def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_training_texts(tmp_path, decoder, words, differ):
+    data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
+    if differ is None:
+        with pytest.raises(ConfigError, match=r"^prompt\.label_words: the tokens of ' bad' .* begin those of"):
+            _ = data.first_tokens_differ
+        return
+    assert data.first_tokens_differ is differ
+
+
+def test_without_a_language_model_rows_are_encoded_as_ever(tmp_path, decoder):
+    data = causal(tmp_path, objective=None, tokenizer=decoder)
+    data.setup("fit")
+    assert (data.prompt_record, data.first_tokens_differ) == (None, None)
+    assert type(data._collator("train")) is PadCollator
+    assert "label_ids" not in next(iter(data.train_dataloader()))
+
+
+def test_what_is_cut_is_counted(tmp_path, decoder, caplog):
+    rows = [*ROWS, {"text": "it " * 40, "label": "good"}]
+    data = causal(tmp_path, rows, tokenizer=decoder, max_length=12)
+    with caplog.at_level(logging.INFO, "peftlit"):
+        data.setup("fit")
+    assert data.lengths["train"]["cut"] == 1
+    assert "1 rows (33.3 %) cut to 12" in caplog.text
+    assert max(data._encoded["train"]["length"][:]) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"objective": "masked"},
+            "data: TextFiles has labels, and MaskedLM learns running text; use TextLines, or SequenceClassification",
+        ),
+        (
+            {"objective": None, "prompt": Prompt("{text}")},
+            "data.prompt: only a causal language model is asked by a prompt; leave it out",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_objective_is_refused_at_once(tmp_path, settings, said):
+    with pytest.raises(ConfigError) as caught:
+        causal(tmp_path, **settings)
+    assert str(caught.value) == said
+
+
+def test_a_word_for_every_label_is_asked_for(tmp_path, decoder):
+    data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text}", label_words=[" good"]))
+    with pytest.raises(ConfigError) as caught:
+        data.prepare_data()
+    assert str(caught.value) == "prompt.label_words: got 1 words, needs 2, one for each of bad, good"
+
+
+def test_a_row_that_leaves_nothing_before_the_answer_is_named(tmp_path, decoder):
+    rows = [*ROWS, {"text": "", "label": "good"}]
+    data = causal(tmp_path, rows, tokenizer=decoder, prompt=Prompt("{text}", label_words=WORDS))
+    assert refusal(data.prepare_data) == (
+        f"{tmp_path / 'train.jsonl'}, row 3: no token stands before the answer; write something in front of {{text}} "
+        "in prompt.template"
+    )
