@@ -54,7 +54,7 @@ def language_model(
     causal = family in CAUSAL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        model, _ = recipe.load(
+        model, *_ = recipe.load(
             AutoModelForCausalLM if causal else AutoModelForMaskedLM,
             recipe.read_config(),
             mixed_precision=False,

@@ -75,7 +75,7 @@ def _attach_peft(
     untouched: Sequence[str],
 ) -> PeftModel:
     name = type(model).__name__
-    check_targets(adapter, model, name)
+    check_targets(adapter, model, name, untouched)
     linear = ", ".join(linear_layers(model))
     if getattr(adapter, "use_dora", False) and _has_int8_on_cpu(model):
         raise AdapterError(

@@ -9,7 +9,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from peftlit.adapters import FullFineTuning
 from peftlit.adapters.targets import check_targets
-from peftlit.architecture import is_causal, learned_positions
+from peftlit.architecture import head_modules, is_causal, learned_positions
 from peftlit.errors import BackboneError, ConfigError
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def check_fit(module: PeftModule) -> None:
     if isinstance(module.adapter, FullFineTuning):
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:
-        check_targets(module.adapter, skeleton, type(skeleton).__name__)
+        untouched = head_modules(skeleton) if module.pretrained_head else []
+        check_targets(module.adapter, skeleton, type(skeleton).__name__, untouched)
     if module.head is not None:
         _check_head(module, config, skeleton)
     if module.padding_side == "left" and not is_causal(skeleton):
