@@ -55,7 +55,9 @@ def head_layers(module: Any) -> list[tuple[str, torch.nn.Module]]:
     heads = head_modules(model)
     assert heads, "there is no head"
     return [
-        (f"{head}.{name}".rstrip("."), layer) for head in heads for name, layer in model.get_submodule(head).named_modules()
+        (f"{head}.{name}".rstrip("."), layer)
+        for head in heads
+        for name, layer in model.get_submodule(head).named_modules()
     ]
 
 

@@ -36,7 +36,9 @@ over_rows = pytest.mark.parametrize(
 )
 
 
-def module_of(kind: Any, folder: Path, family: str, quantization: str | None, options: dict[str, Any], **more: Any) -> Any:
+def module_of(
+    kind: Any, folder: Path, family: str, quantization: str | None, options: dict[str, Any], **more: Any
+) -> Any:
     backbone = {"quantization": quantization, **more}
     return make_language_module(kind, folder, lora(family, lora_dropout=0.1), backbone=backbone, **options)
 

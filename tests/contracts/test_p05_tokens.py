@@ -86,7 +86,8 @@ def test_p05_ragged_numbers_of_label_tokens_and_a_short_last_window(learned, cli
 def test_p05_the_micro_batches_differ_in_tokens_a_row(language_folder):
     """Else the rows' number would do as a weight, and the contract would prove nothing about tokens."""
     shares = [
-        label_tokens(batch) / len(batch["row"]) for batch in language_batches("text", language_folder("llama", 0.02), RAGGED)
+        label_tokens(batch) / len(batch["row"])
+        for batch in language_batches("text", language_folder("llama", 0.02), RAGGED)
     ]
     assert max(shares) > 1.5 * min(shares)
 
@@ -157,7 +158,9 @@ def test_p05_goes_red_when_rows_are_counted_in_place_of_tokens(learned, language
 def test_p05_a_window_without_a_label_token_leaves_the_gradient_finite(learned, language_folder):
     kind, family, _ = LEARNED[learned]
     folder = language_folder(family, 0.02)
-    module = make_language_module(kind, folder, FullFineTuning(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0))
+    module = make_language_module(
+        kind, folder, FullFineTuning(), optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0)
+    )
     batches = language_batches(kind, folder, [2, 2])
     for batch in batches:
         batch["labels"] = torch.full_like(batch["labels"], IGNORE_INDEX)
