@@ -1,4 +1,4 @@
-"""P13: labels are scored by their likelihood as plain transformers gives it, in flat memory, and nothing is generated."""
+"""P13: labels are scored by the likelihood that plain transformers gives them, in flat memory, without generation."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SCORED = [("one token", "first_token"), ("several tokens", "first_token"), ("sev
 
 @pytest.fixture(scope="module")
 def byte_folder(tmp_path_factory: pytest.TempPathFactory):
-    """Return a function that writes a tiny decoder with a byte-level tokenizer, whose tokens depend on what precedes."""
+    """Return a function that writes a tiny decoder whose byte-level tokens depend on what stands before them."""
     folders: dict[str, Path] = {}
 
     def get(family: str) -> Path:
