@@ -69,9 +69,10 @@ HEAD_TOO = {"class_path": "peft.LoraConfig", "init_args": {"target_modules": ["l
 ALIKE = {"template": TEMPLATE, "label_words": TWO_TOKENS}
 MASKING = {"class_path": "peftlit.data.masking.Masking", "init_args": {"ratio": 0.3}}
 
+UNLABELLED = "has no labels, and SequenceClassification learns them; use TextFiles, or CausalLM or MaskedLM"
 BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
     "MaskedLM on a causal backbone": (
-        "MaskedLM", "llama", "documents", {}, 1, "has no mask token; use CausalLM, or another backbone"
+        "MaskedLM", "llama", "documents", {}, 2, "has no mask token; use CausalLM, or another backbone"
     ),
     "CausalLM on a backbone that reads both ways": (
         "CausalLM", "bert", "documents", {}, 1, "sees the whole text at once and cannot learn to continue one; use Mask"
@@ -95,15 +96,18 @@ BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
         "MaskedLM", "bert", "chats", {}, 2, "MaskedLM does not learn to answer; use CausalLM, or other data"
     ),
     "conversations under SequenceClassification": (
-        "SequenceClassification", "bert", "chats", {}, 2, "model: SequenceClassification learns labels, and ChatFiles"
+        "SequenceClassification", "bert", "chats", {}, 2, f"data: ChatFiles {UNLABELLED}"
     ),
     "no adapter beside a pretrained head": (
         "CausalLM", "llama", "documents", {f"{MODEL}.adapter": None}, 2,
         "model.adapter: null would train nothing, as the pretrained head stays frozen; give one"
     ),
+    "no adapter beside a pretrained head of a masked model": (
+        "MaskedLM", "bert", "documents", {f"{MODEL}.adapter": None}, 2, "model.adapter: null would train nothing"
+    ),
     "documents under SequenceClassification": (
         "SequenceClassification", "bert", "documents", {}, 2,
-        "model: SequenceClassification learns labels, and TextLines has none; use MaskedLM or CausalLM, or other data"
+        f"data: TextLines {UNLABELLED}"
     ),
     "labels under MaskedLM": (
         "MaskedLM", "bert", "labelled", {}, 2, "TextFiles has labels, and MaskedLM learns running text; use TextLines"

@@ -127,6 +127,7 @@ def test_p01_an_adapter_that_names_a_head_alone_is_refused_before_weights_load(f
 
 def contract_fresh_head(module: Any, folder: Path, out: Path) -> None:
     """The checkpoint has no head: its layers train and are saved, and the output matrix stays the embeddings."""
+    module.check()
     module.configure_model()
     before = {name: weight.detach().clone() for name, weight in inner(module).named_parameters()}
     fit_language(module, "masked", folder, 4)
