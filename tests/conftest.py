@@ -65,6 +65,21 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory):
     return get
 
 
+@pytest.fixture(scope="session")
+def language_folder(tmp_path_factory: pytest.TempPathFactory):
+    """Return a function that writes a tiny language model once, its head included, and gives its folder."""
+    folders: dict[tuple[str, float], Path] = {}
+
+    def get(family: str, initializer_range: float = 0.1) -> Path:  # large enough for answers to differ
+        key = family, initializer_range
+        if key not in folders:
+            folder = tmp_path_factory.mktemp(f"language-{family}")
+            folders[key] = tiny.write_model(folder, family, language_head=True, initializer_range=initializer_range)
+        return folders[key]
+
+    return get
+
+
 def toy_rows(count: int, seed: int = 0) -> list[dict[str, object]]:
     """Texts whose label follows from their words, of uneven lengths, all distinct."""
     chance = random.Random(seed)

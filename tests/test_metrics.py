@@ -16,9 +16,10 @@ from sklearn.metrics import (
     precision_score,
     recall_score,
 )  # fmt: skip
+from torchmetrics.classification import MulticlassCalibrationError
 
 from peftlit.errors import ConfigError
-from peftlit.metrics import CALIBRATION_BINS, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
+from peftlit.metrics import CALIBRATION_BINS, CalibrationError, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
 
 NAMES = ["bad", "fair", "good", "great"]
 
@@ -159,3 +160,22 @@ def test_the_average_that_goes_by_the_bare_name_is_the_one_asked_for():
 def test_a_micro_average_of_single_labels_is_refused():
     with pytest.raises(ConfigError, match="'micro' is the accuracy here; choose from macro, weighted"):
         SingleLabelMetrics(NAMES, "micro")
+
+
+@pytest.mark.parametrize("batch", [1, 7, 90])
+def test_the_calibration_error_is_that_of_torchmetrics_in_any_batches(batch):
+    probabilities, labels = draw([0, 1, 2], [0, 1, 2, 3])
+    probabilities[:2] = torch.eye(4)[:2]  # sure of it, and no more
+    probabilities[2:4] = 0.25
+    own, theirs = CalibrationError(), MulticlassCalibrationError(4, n_bins=CALIBRATION_BINS, norm="l1")
+    for p, y in zip(probabilities.split(batch), labels.split(batch), strict=True):
+        own.update(p, y)
+        theirs.update(p, y)
+    torch.testing.assert_close(own.compute(), theirs.compute(), rtol=0, atol=1e-6)
+
+
+def test_metrics_of_classes_keep_no_rows():
+    metrics = SingleLabelMetrics(NAMES)
+    metrics.update(*draw([0, 1], [0, 1], rows=50))
+    kept = [value for metric in metrics.values() for value in metric.metric_state.values()]
+    assert all(isinstance(value, torch.Tensor) and value.numel() <= 16 for value in kept)

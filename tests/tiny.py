@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 WORDS = [
     "the",
@@ -151,8 +151,11 @@ def write_tokenizer(folder: Path, *, decoder: bool = False) -> PreTrainedTokeniz
     return tokenizer
 
 
-def write_model(folder: Path, family: str, **overrides: Any) -> Path:
-    """Write a tiny random model of a family, with its tokenizer, and return the folder."""
+def write_model(folder: Path, family: str, *, language_head: bool = False, **overrides: Any) -> Path:
+    """Write a tiny random model of a family, with its tokenizer, and return the folder.
+
+    Decoders have their language head anyhow; an encoder's checkpoint has one if asked for.
+    """
     if family == CUSTOM_CODE:
         return write_custom_code(folder, **overrides)
     decoder = family in DECODERS
@@ -164,7 +167,8 @@ def write_model(folder: Path, family: str, **overrides: Any) -> Path:
     config = AutoConfig.for_model(MODEL_TYPES.get(family, family), **entries)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = (AutoModelForCausalLM if decoder else AutoModel).from_config(config)
+        kind: Any = AutoModelForCausalLM if decoder else AutoModelForMaskedLM if language_head else AutoModel
+        model = kind.from_config(config)
     if config.dtype is not None:
         model = model.to(config.dtype)
     model.save_pretrained(folder)

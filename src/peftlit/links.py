@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 
 from peftlit import location
 from peftlit.backbone import Backbone
+from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError
 
 
@@ -64,6 +65,12 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
         ConfigError: The model's settings say otherwise.
     """
     model = settings["model"].get("init_args", Namespace())
+    kind = settings["model"]["class_path"]
+    if "num_labels" in model and isinstance(data, TokenDataModule) and not hasattr(data, "label_names"):
+        raise ConfigError(
+            f"data: {type(data).__name__} has no labels, and {kind.rpartition('.')[2]} learns them; use TextFiles, or "
+            "CausalLM or MaskedLM"
+        )
     names = getattr(data, "label_names", None)
     train = getattr(data, "reports", {}).get("train")
     known: dict[str, Any] = {

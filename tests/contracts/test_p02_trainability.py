@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class Watch(Callback):
                     self.finite.add(name)
 
 
-def contract_trainability(module: SequenceClassification, folder: Path, *callbacks: Callback) -> None:
+def contract_trainability(module: Any, folder: Path, *callbacks: Callback, fit: Callable[..., Any] = fit) -> None:
     """Validate, train 6 steps with a validation among them."""
     watch = Watch()
     fit(module, folder, 6, watch, *callbacks, val_check_interval=2)

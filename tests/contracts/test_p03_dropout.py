@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 import torch
 from lightning import Callback
 
-from peftlit.modules import SequenceClassification
 from peftlit.modules.base import PeftModule
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, Case, collate, fit, make_module, over_every_row
@@ -31,7 +31,7 @@ class Modes(Callback):
         self.validations.append(self._validations)
 
 
-def contract_dropout(module: SequenceClassification, folder: Path) -> None:
+def contract_dropout(module: Any, folder: Path, *, fit: Callable[..., Any] = fit) -> None:
     modes = Modes()
     fit(module, folder, 6, modes, val_check_interval=2)
     assert modes.validations == [1, 1, 2, 2, 3, 3], "the sanity check and one validation every two batches"

@@ -66,6 +66,27 @@ def attach(
     return attached
 
 
+def check_task(adapter: PeftConfig, task_type: TaskType | None) -> None:
+    """Refuse an adapter that was made for another task, or that peft has for no task of this kind.
+
+    Args:
+        adapter: Any peft config.
+        task_type: peft's name of the task, None where it has none.
+
+    Raises:
+        AdapterError: Saying what does not belong together.
+    """
+    if adapter.task_type not in (None, task_type):
+        raise AdapterError(
+            f"adapter.task_type: {adapter.task_type} does not belong to this task; leave it out"
+            + (f" or set {task_type.value}" if task_type else "")
+        )
+    if adapter.is_prompt_learning and task_type is None:
+        raise AdapterError(
+            f"adapter: peft has no {type(adapter).__name__} for masked language models; choose one that adapts layers"
+        )
+
+
 def _attach_peft(
     model: PreTrainedModel,
     adapter: PeftConfig,
@@ -75,23 +96,15 @@ def _attach_peft(
     untouched: Sequence[str],
 ) -> PeftModel:
     name = type(model).__name__
-    check_targets(adapter, model, name)
+    check_targets(adapter, model, name, untouched)
     linear = ", ".join(linear_layers(model))
     if getattr(adapter, "use_dora", False) and _has_int8_on_cpu(model):
         raise AdapterError(
             "adapter.use_dora: peft's DoRA loses the scales of int8 weights on a CPU; set use_dora: false, or "
             "backbone.quantization: nf4-double"
         )
+    check_task(adapter, task_type)
     config = copy.deepcopy(adapter)
-    if config.task_type not in (None, task_type):
-        raise AdapterError(
-            f"adapter.task_type: {config.task_type} does not belong to this task; leave it out"
-            + (f" or set {task_type.value}" if task_type else "")
-        )
-    if config.is_prompt_learning and task_type is None:
-        raise AdapterError(
-            f"adapter: peft has no {type(config).__name__} for masked language models; choose one that adapts layers"
-        )
     config.task_type = task_type
     if hasattr(config, "modules_to_save"):
         saved = dict.fromkeys([*(config.modules_to_save or []), *(head.rsplit(".", 1)[-1] for head in heads)])

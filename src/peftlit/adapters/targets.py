@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Sequence
 
 from peft import PeftConfig
 from torch import nn
@@ -31,8 +32,8 @@ def _matches(name: str, target: str, *, pattern: bool) -> bool:
     return bool(re.fullmatch(target, name)) if pattern else name == target or name.endswith(f".{target}")
 
 
-def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> None:
-    """Refuse target modules that match nothing, each name by itself.
+def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, untouched: Sequence[str] = ()) -> None:
+    """Refuse target modules that match nothing, or nothing that may be adapted, each name by itself.
 
     peft accepts a list as soon as one of its names matches, and then leaves the others out silently.
 
@@ -40,6 +41,7 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
         adapter: Any peft config; one without ``target_modules`` passes.
         model: The model, on the meta device or loaded.
         model_name: What to call the model in the message.
+        untouched: Names of modules that are not adapted.
 
     Raises:
         AdapterError: Naming the target, the nearest names, and the model's linear layers.
@@ -49,12 +51,13 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
         return
     names = [name for name, _ in model.named_modules() if name]
     wanted = [targets] if isinstance(targets, str) else targets
-    absent = [
-        target
+    found = {
+        target: [name for name in names if _matches(name, target, pattern=isinstance(targets, str))]
         for target in wanted
-        if not any(_matches(name, target, pattern=isinstance(targets, str)) for name in names)
-    ]
+    }
+    absent = [target for target, matched in found.items() if not matched]
     if not absent:
+        _refuse_untouched(found, untouched, linear_layers(model))
         return
     linear = linear_layers(model)
     candidates = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -64,3 +67,13 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str) -> Non
         f"adapter.target_modules: {', '.join(map(repr, sorted(absent)))} matches no module of {model_name}; "
         f"{hint}its linear layers are {', '.join(linear)}"
     )
+
+
+def _refuse_untouched(found: dict[str, list[str]], untouched: Sequence[str], linear: list[str]) -> None:
+    """Refuse targets whose every match is a module that is not adapted, or a part of one."""
+    for target, matched in sorted(found.items()):
+        if all(any(f"{name}.".startswith(f"{part}.") for part in untouched) for name in matched):
+            raise AdapterError(
+                f"adapter.target_modules: {target!r} names parts of {' and '.join(untouched)} only, which stays as it "
+                f"is; name other layers (the model's linear layers are {', '.join(linear)})"
+            )

@@ -66,7 +66,11 @@ class TextDataModule(TokenDataModule):
             raise ConfigError(
                 "data.label_separator: got an empty text, needs what stands between two names, such as ';'"
             )
-
+        if self.objective == "causal" and self.problem_type != "single_label_classification":
+            raise ConfigError(
+                f"data.problem_type: {self.problem_type} cannot be told by a label's likelihood; use "
+                "SequenceClassification"
+            )
         if self.objective == "masked":
             raise ConfigError(
                 f"data: {type(self).__name__} has labels, and MaskedLM learns running text; use TextLines, or "

@@ -11,6 +11,7 @@ from peftlit.adapters import FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
 from peftlit.architecture import head_modules, poolers
 from peftlit.errors import BackboneError, ConfigError
+from peftlit.modules.check import NOTHING_TRAINS
 from peftlit.modules.language_head import LanguageHead
 from peftlit.quantization import is_quantized
 from peftlit.weights import load_weights
@@ -61,7 +62,7 @@ def build_model(module: PeftModule, device: torch.device) -> None:
     if module.pretrained_head:
         module.language_head = LanguageHead(module.model)
     if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError("model.adapter: null would train nothing, as the pretrained head stays frozen; give one")
+        raise ConfigError(NOTHING_TRAINS)
 
 
 def report_parameters(module: PeftModule) -> None:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peftlit.adapters import FullFineTuning
+from peftlit.adapters.attach import check_task
 from peftlit.adapters.targets import check_targets
-from peftlit.architecture import is_causal, learned_positions
+from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
 from peftlit.errors import BackboneError, ConfigError
+from peftlit.foreign import WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
     from peftlit.modules.base import PeftModule
+
+NOTHING_TRAINS = "model.adapter: null would train nothing, as the pretrained head stays frozen; give one"
 
 
 def check_fit(module: PeftModule) -> None:
@@ -47,7 +54,11 @@ def check_fit(module: PeftModule) -> None:
     if isinstance(module.adapter, FullFineTuning):
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:
-        check_targets(module.adapter, skeleton, type(skeleton).__name__)
+        check_task(module.adapter, module.task_type)
+        untouched = head_modules(skeleton) if module.pretrained_head else []
+        check_targets(module.adapter, skeleton, type(skeleton).__name__, untouched)
+    elif module.pretrained_head:
+        _check_that_something_trains(module, skeleton)
     if module.head is not None:
         _check_head(module, config, skeleton)
     if module.padding_side == "left" and not is_causal(skeleton):
@@ -61,6 +72,26 @@ def check_fit(module: PeftModule) -> None:
             f"data.max_length: got {module.max_length}, but {config.model_type} has {positions} positions; "
             f"set max_length to {positions} or less"
         )
+
+
+def _check_that_something_trains(module: PeftModule, skeleton: PreTrainedModel) -> None:
+    """Refuse to train nothing: a checkpoint that brings the whole head leaves nothing to do without an adapter."""
+    heads = tuple(f"{name}." for name in head_modules(skeleton))
+    names = {name for name, _ in skeleton.named_parameters() if name.startswith(heads)}
+    location = module.backbone.location  # random weights are whole
+    stored = None if location is None else _stored_names(Path(location))
+    if not poolers(skeleton) and (stored is None or (stored and names <= stored)):
+        raise ConfigError(NOTHING_TRAINS)
+
+
+def _stored_names(folder: Path) -> set[str]:
+    """Return the names of the weights in a folder; of one that cannot be read, or is elsewhere, nothing is known."""
+    names: set[str] = set()
+    with suppress(OSError, SafetensorError):
+        for file in folder.glob(f"*{WEIGHTS_SUFFIX}"):
+            with safe_open(file, "pt") as tensors:
+                names |= set(tensors.keys())
+    return names
 
 
 def _check_head(module: PeftModule, config: PretrainedConfig, skeleton: PreTrainedModel) -> None:

@@ -65,6 +65,7 @@ class Predictions(Callback):
             torch.distributed.all_gather_object(parts, self._parts)
         if trainer.is_global_zero:
             self._write([part for rank in parts for part in rank])
+        self._parts = []
 
     def _write(self, parts: list[dict[str, torch.Tensor]]) -> None:
         joined = {name: torch.cat([part[name] for part in parts]) for name in ("row", "labels", "answers")}

@@ -1,0 +1,190 @@
+"""P14: perplexity is over all held-out tokens, as plain transformers gives it block by block."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+from peftlit.backbone import Backbone
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data import TextLines
+from peftlit.modules import CausalLM, MaskedLM
+from peftlit.modules.token_scores import TokenScores
+from peftlit.run.export import export
+from tests import tiny
+from tests.conftest import toy_rows
+from tests.modules.cases import make_trainer
+from tests.modules.language_cases import lora, shake
+
+MAX_LENGTH = 16
+OBJECTIVES = [("causal", "llama"), ("causal", "gpt2"), ("masked", "bert")]
+
+
+def write_documents(folder: Path) -> dict[str, str]:
+    """Documents of 3 to 60 words: some are shorter than a block, some are several."""
+    texts = [row["text"] for row in toy_rows(90)]
+    documents = [" ".join(texts[i : i + 1 + i % 4]) for i in range(0, 88, 4)]
+    files = {"train": documents[:12], "validation": documents[12:16], "test": documents[16:]}
+    for split, those in files.items():
+        (folder / f"{split}.txt").write_text("".join(f"{document}\n" for document in those))
+    return {f"{split}_file": str(folder / f"{split}.txt") for split in files}
+
+
+def held_out(folder: Path, tmp_path: Path, objective: Any, batch_size: int) -> TextLines:
+    return TextLines(
+        **write_documents(tmp_path),
+        tokenizer=str(folder),
+        max_length=MAX_LENGTH,
+        eval_batch_size=batch_size,
+        objective=objective,
+    )
+
+
+def trained(folder: Path, family: str, data: TextLines) -> CausalLM | MaskedLM:
+    known: dict[str, Any] = {"pad_token_id": data.pad_token_id, "padding_side": data.side_padded}
+    kind = MaskedLM if data.is_masked else CausalLM
+    return shake(kind(Backbone(str(folder)), lora(family), **known))
+
+
+def tested(module: Any, data: TextLines) -> dict[str, float]:
+    trainer = make_trainer(-1, use_distributed_sampler=False)
+    logged = trainer.test(module, datamodule=data, verbose=False)[0]
+    return {name.removeprefix("test/"): value for name, value in logged.items()}
+
+
+def plain_blocks(tokenizer: Any, documents: list[str]) -> list[tuple[list[int], list[int]]]:
+    """Causal blocks with labels, by a loop of our own: each token but a document's first is predicted once."""
+    blocks = []
+    for document in documents:
+        ids = [*tokenizer(document, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        start = 0
+        while start < len(ids) - 1:
+            block = ids[start : start + MAX_LENGTH]
+            blocks.append((block, [IGNORE_INDEX, *block[1:]]))
+            start += MAX_LENGTH - 1
+    return blocks
+
+
+def plain_perplexity(folder: Path, adapter: Path, blocks: list[tuple[list[int], list[int]]], auto_class: Any) -> float:
+    """Plain transformers' own loss of each block by itself, weighted by its tokens; nothing of peftlit, no padding."""
+    model = auto_class.from_pretrained(folder)
+    # peft has no task for masked language models, so that its wrapper leaves labels to the model
+    model = PeftModel.from_pretrained(model, adapter).eval()
+    total, tokens = 0.0, 0
+    for ids, labels in blocks:
+        asked = sum(label != IGNORE_INDEX for label in labels)
+        with torch.no_grad():
+            loss = model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss
+        total, tokens = total + float(loss) * asked, tokens + asked
+    return math.exp(total / tokens)
+
+
+def blocks_of(folder: Path, data: TextLines) -> list[tuple[list[int], list[int]]]:
+    """Causal blocks made anew from the file; masked ones with the masks that the data gives, one by one."""
+    if not data.is_masked:
+        return plain_blocks(AutoTokenizer.from_pretrained(folder), Path(data.test_file or "").read_text().splitlines())
+    single = TextLines(
+        train_file=data.train_file,
+        validation_file=data.validation_file,
+        test_file=data.test_file,
+        tokenizer=str(folder),
+        max_length=MAX_LENGTH,
+        eval_batch_size=1,
+        objective="masked",
+    )
+    single.setup("test")
+    return [(batch["input_ids"][0].tolist(), batch["labels"][0].tolist()) for batch in single.test_dataloader()]
+
+
+def contract_perplexity(logged: dict[str, float], expected: float) -> None:
+    assert logged["perplexity"] == pytest.approx(expected, rel=1e-5)
+    assert logged["loss"] == pytest.approx(math.log(expected), rel=1e-5)
+
+
+AUTO_CLASSES = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+
+
+@pytest.mark.parametrize("batch_size", [1, 5])
+@pytest.mark.parametrize(("objective", "family"), OBJECTIVES)
+def test_p14_perplexity_is_that_of_plain_transformers(objective, family, batch_size, language_folder, tmp_path):
+    folder = language_folder(family)
+    data = held_out(folder, tmp_path, objective, batch_size)
+    module = trained(folder, family, data)
+    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
+    logged, blocks = tested(module, data), blocks_of(folder, data)
+    assert module.told == {"tokens": sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)}
+    contract_perplexity(logged, plain_perplexity(folder, tmp_path / "adapter", blocks, AUTO_CLASSES[objective]))
+
+
+@pytest.mark.parametrize(("objective", "family"), OBJECTIVES[1:])
+def test_p14_goes_red_when_the_mean_of_batches_is_taken(objective, family, language_folder, tmp_path, monkeypatch):
+    count = TokenScores.update
+
+    def each_batch_alike(self: TokenScores, total: Any, tokens: Any, right: Any) -> None:
+        count(self, total / tokens, torch.ones_like(tokens), right)
+
+    monkeypatch.setattr(TokenScores, "update", each_batch_alike)
+    folder = language_folder(family)
+    data = held_out(folder, tmp_path, objective, 5)
+    module = trained(folder, family, data)
+    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
+    expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AUTO_CLASSES[objective])
+    with pytest.raises(AssertionError):
+        contract_perplexity(tested(module, data), expected)
+
+
+def test_p14_goes_red_when_masks_depend_on_the_batch(language_folder, tmp_path, monkeypatch):
+    """Drawn from one stream, masks differ from one batch size to another, and so does perplexity."""
+    stream = torch.Generator().manual_seed(0)
+    monkeypatch.setattr("peftlit.data.masking._generator", lambda *place: stream)
+    folder = language_folder("bert")
+    data = held_out(folder, tmp_path, "masked", 5)
+    module = trained(folder, "bert", data)
+    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
+    expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AutoModelForMaskedLM)
+    with pytest.raises(AssertionError):
+        contract_perplexity(tested(module, data), expected)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("objective", "family"), OBJECTIVES[1:])
+def test_p14_what_a_run_records_is_that_of_plain_transformers(
+    objective, family, language_folder, tmp_path, peftlit, write_config
+):
+    folder = language_folder(family)
+    targets = {"r": 4, "target_modules": tiny.TARGETS[family]}
+    settings = {
+        "model": {
+            "class_path": "MaskedLM" if objective == "masked" else "CausalLM",
+            "init_args": {
+                "backbone": {"name_or_path": str(folder)},
+                "adapter": {"class_path": "peft.LoraConfig", "init_args": targets},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
+            },
+        },
+        "data": {
+            "class_path": "TextLines",
+            "init_args": {**write_documents(tmp_path), "max_length": MAX_LENGTH, "batch_size": 4},
+        },
+        "trainer": {
+            "max_epochs": 2,
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/perplexity", "mode": "min"}}],
+        },
+    }
+    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
+    assert code == 0, err
+    data = held_out(folder, tmp_path, objective, 1)
+    expected = plain_perplexity(folder, tmp_path / "run/adapter", blocks_of(folder, data), AUTO_CLASSES[objective])
+    contract_perplexity(json.loads((tmp_path / "run/metrics.json").read_text())["test"], expected)
+    code, _, err = peftlit("test", "--run_dir=run", "--data.eval_batch_size=1")
+    assert code == 0, err
+    contract_perplexity(json.loads((tmp_path / "run/metrics.json").read_text())["test"], expected)
