@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import statistics
 import sys
@@ -189,6 +190,9 @@ def main() -> int:
         return 0
     if arguments.model is None:
         parser.error("--model: name the folder of a causal language model")
+    from peftlit import console
+
+    console.set_up(logging.WARNING)
     most = {"train": arguments.train_rows, "validation": 200, "test": arguments.test_rows}
     rows = {split: read(arguments.data_dir / f"{split}.jsonl", most[split]) for split in SPLITS}
     true = [row["label"] for row in rows["test"]]

@@ -7,7 +7,7 @@ It shares no code with the package, so that two readings of one rule meet in one
 - Lines are put together into articles; one begins with `` = Title = ``. An article is a document.
 - Causal: a document is its first special token, the text and the end token. A block of ``--max_length`` tokens begins
   with the last token of the block before it, so that every token but a document's first is predicted once.
-- Masked: the text is cut into pieces that fit between the special tokens. In each, some of the tokens are to be found;
+- Masked: the text is cut into pieces that fit between ``cls`` and ``sep``. In each, some of the tokens are to be found;
   what is hidden follows from ``MASK_SEED/evaluation/ARTICLE/PIECE`` alone, articles counted from 1 and pieces from 0.
 - Perplexity is exp(sum of the losses / number of tokens), over all tokens of the split.
 """
@@ -65,7 +65,7 @@ def masked_blocks(tokenizer: Any, texts: list[str], arguments: argparse.Namespac
     for number, text in enumerate(texts, 1):
         encoded = tokenizer(text, add_special_tokens=False, verbose=False)
         ids, words = encoded["input_ids"], encoded.word_ids()
-        room = arguments.max_length - tokenizer.num_special_tokens_to_add()
+        room = arguments.max_length - 2
         for piece, start in enumerate(range(0, len(ids), room)):
             key = f"{arguments.mask_seed}/evaluation/{number}/{piece}"
             part = slice(start, start + room)
@@ -76,20 +76,19 @@ def hide(tokenizer: Any, ids: list[int], words: list[int], key: str, arguments: 
     """Hide tokens of one piece, as chance that is seeded with the key has it."""
     seed = int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big") >> 1
     chance = torch.Generator().manual_seed(seed)
-    whole = tokenizer.build_inputs_with_special_tokens(ids)
-    front = next(i for i in range(len(whole)) if whole[i : i + len(ids)] == ids)
+    whole = [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id]
     wanted = max(1, round(arguments.ratio * len(ids)))
     places: set[int] = set()
     if arguments.whole_words:
         pieces: dict[int, list[int]] = {}
         for i, word in enumerate(words):
-            pieces.setdefault(i if word is None else word, []).append(front + i)
+            pieces.setdefault(i if word is None else word, []).append(1 + i)
         names = sorted(pieces)
         for i in torch.randperm(len(names), generator=chance).tolist():
             if not places or len(places) + len(pieces[names[i]]) <= wanted:
                 places.update(pieces[names[i]])
     else:
-        places = {front + i for i in torch.randperm(len(ids), generator=chance).tolist()[:wanted]}
+        places = {1 + i for i in torch.randperm(len(ids), generator=chance).tolist()[:wanted]}
     draw = torch.rand(len(whole), generator=chance).tolist()
     other = torch.randint(len(tokenizer), (len(whole),), generator=chance).tolist()
     hidden = list(whole)
@@ -176,7 +175,7 @@ def main() -> None:
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     total, tokens = score(model, blocks, pad, arguments.batch_size, masked=arguments.masked)
     print(f"{len(texts)} articles, {len(blocks)} blocks, {tokens} tokens to find")
-    print(f"loss {total / tokens:.8g}  perplexity {math.exp(total / tokens):.8g}")
+    print(f"loss {total / tokens:#.8g}  perplexity {math.exp(total / tokens):#.8g}")
 
 
 if __name__ == "__main__":
