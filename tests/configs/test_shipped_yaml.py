@@ -7,22 +7,29 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.configs.stand_ins import CONFIGS, OVERLAYS, RECIPES, header_of, name_of, read
+from tests.configs.stand_ins import CONFIGS, OVERLAYS, RECIPES, header_of, name_of, read, write_stand_in
+from tests.conftest import errors_of
+from tools import card_002
 
 
 def test_all_shipped_files_are_found() -> None:
     assert {name_of(path) for path in CONFIGS.rglob("*.yaml")} == {name_of(path) for path in RECIPES + OVERLAYS}
     assert {name_of(path) for path in RECIPES} == {
         "quickstart",
+        "recipes/bert-wikitext2-qlora",
         "recipes/distilbert-imdb-hira",
         "recipes/distilbert-sst2-qlora",
         "recipes/minilm-imdb-qlora",
         "recipes/minilm-reviews-qlora",
         "recipes/minilm-sst2-qlora",
         "recipes/minilm-tweets-qlora",
+        "recipes/minilm-wikitext2-mlm",
         "recipes/stella-reviews-qlora",
+        "recipes/stories-tweets-likelihood",
+        "recipes/tinyllama-tweets-qlora",
         "recipes/as_run/bert-sst2-qlora",
         "recipes/as_run/distilbert-imdb-lora-r32",
+        "recipes/as_run/tinyllama-tweets-qlora",
     }
     assert {path.stem for path in OVERLAYS} == {"8gb", "cpu", "debug", "int8", "nf4"}
 
@@ -113,3 +120,47 @@ def test_recipes_of_the_four_methods_differ_in_what_is_named_here_and_in_nothing
         "data": {"class_path": data, "init_args": {"batch_size": 16, "max_length": max_length}},
         "trainer": {"max_epochs": 3, "gradient_clip_val": 1.0},
     }
+
+
+def test_the_masked_language_model_of_the_four_methods_differs_in_its_task_and_data_alone() -> None:
+    classifier, language_model = (
+        read(CONFIGS / f"recipes/{name}.yaml") for name in ("as_run/bert-sst2-qlora", "bert-wikitext2-qlora")
+    )
+    assert language_model["model"].pop("class_path") == "MaskedLM"
+    assert language_model.pop("data") == {"class_path": "WikiText2", "init_args": {"batch_size": 16, "max_length": 256}}
+    del classifier["data"], classifier["model"]["class_path"]
+    assert language_model == classifier
+
+
+def test_the_card_of_bert_on_wikitext2_as_it_stands_is_refused_with_berts_own_names(peftlit, tmp_path) -> None:
+    recipe = CONFIGS / "recipes/bert-wikitext2-qlora.yaml"
+    stand_in = write_stand_in(recipe, tmp_path, small=True)
+    stated = "--model.adapter.init_args.target_modules=[q_lin, v_lin]"
+    code, _, err = peftlit("fit", "--config", recipe, "--config", stand_in, stated)
+    (error,) = errors_of(err)
+    assert code != 0
+    assert "adapter.target_modules: 'q_lin', 'v_lin' matches no module of BertForMaskedLM" in error
+    assert all(name in error for name in ("query", "key", "value"))
+
+
+def test_what_a_card_means_and_what_it_describes_differ_in_the_data_alone() -> None:
+    means, describes = (read(CONFIGS / f"recipes/{name}tinyllama-tweets-qlora.yaml") for name in ("", "as_run/"))
+    ours, theirs = means.pop("data"), describes.pop("data")
+    assert means == describes
+    assert (ours["class_path"], theirs["class_path"]) == ("TweetSentiment", "ChatFiles")
+    assert theirs["init_args"]["completion_only"] is False
+    assert ours["init_args"]["prompt"] == {"system": card_002.SYSTEM}
+    assert all(ours["init_args"][key] == theirs["init_args"][key] for key in ("batch_size", "max_length"))
+
+
+def test_tinyllama_recipe_holds_every_stated_setting() -> None:
+    recipe = read(CONFIGS / "recipes/tinyllama-tweets-qlora.yaml")
+    model = recipe["model"]["init_args"]
+    assert model["backbone"] == {
+        "name_or_path": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+        "quantization": "nf4-double",
+        "compute_dtype": "bfloat16",
+    }
+    assert model["adapter"]["init_args"]["target_modules"] == ["q_proj", "k_proj", "v_proj", "o_proj"]
+    assert model["scheduler"]["class_path"] == "CosineWarmup"
+    assert recipe["trainer"]["accumulate_grad_batches"] > 1
