@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.backbone import Backbone
+from peftlit.modules import build
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.language_cases import CHAT_TEMPLATE, ONE_TOKEN, TEMPLATE, TWO_TOKENS
@@ -157,7 +157,7 @@ BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
 def test_what_does_not_go_together_is_one_line_before_weights_load(
     what, settings_of, peftlit, write_config, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     model, family, kind, changes, code, message = BAD[what]
     settings = settings_of(model, family, kind)
     for path, value in changes.items():
@@ -169,7 +169,7 @@ def test_what_does_not_go_together_is_one_line_before_weights_load(
 def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(
     settings_of, peftlit, write_config, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     settings = settings_of("CausalLM", "llama", "documents")
     change(settings, f"{MODEL}.backbone.name_or_path", llama_with(tmp_path, vocab_size=40))
     result = peftlit("fit", "--config", write_config(settings))

@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 
 import peftlit
 from peftlit.architecture import head_modules
-from peftlit.backbone import Backbone, Loaded
 from peftlit.errors import AdapterError, PeftlitError
 from peftlit.modules import build
 from peftlit.run.export import export
+from peftlit.weights import Loaded
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, RED, read, tokenizer
@@ -117,7 +117,7 @@ def test_p01_a_pretrained_language_head_stays_as_it_is(family, targets, quantiza
 def test_p01_an_adapter_that_names_a_head_alone_is_refused_before_weights_load(family, language_folder, monkeypatch):
     module = case_module(family, language_folder(family), HEAD_ALONE[family])
     with monkeypatch.context() as patch:
-        patch.setattr(Backbone, "load", lambda *_, **__: pytest.fail("weights were loaded"))
+        patch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
         with pytest.raises(AdapterError, match="only, which stays as it is; name other layers") as caught:
             module.check()
     assert "\n" not in str(caught.value)
@@ -212,7 +212,7 @@ def test_p01_goes_red_when_nobody_asks_what_the_checkpoint_lacks(model_folder, m
     def as_if_complete(self: Backbone, *arguments: Any, **named: Any) -> Loaded:
         return load(self, *arguments, **named)._replace(fresh=[])
 
-    monkeypatch.setattr(Backbone, "load", as_if_complete)
+    monkeypatch.setattr(build, "load_weights", as_if_complete)
     folder = model_folder("bert")
     with pytest.raises(AssertionError, match="is frozen"):
         contract_fresh_head(make_language_module("masked", folder, lora("bert")), folder, tmp_path / "adapter")

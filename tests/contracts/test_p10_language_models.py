@@ -24,7 +24,7 @@ CAUSAL = sorted(tiny.DECODERS)
 MASKED = sorted(set(tiny.CONFIGS) - tiny.DECODERS)
 ATTENTION = ["sdpa", "eager"]
 TOLERANCE = 2e-5
-"""Logits are about 1 and a row's loss about 100: sums in float32 over more or less padding differ in their last bits."""
+"""Logits are about 1, a row's loss about 100: sums in float32 over more or less padding differ in their last bits."""
 
 
 def lm(family: str, folder: Path, attention: str = "sdpa", side: str | None = None) -> CausalLM | MaskedLM:
