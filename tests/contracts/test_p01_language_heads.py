@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 import peftlit
 from peftlit.architecture import head_modules
+from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, PeftlitError
 from peftlit.modules import build
 from peftlit.run.export import export
@@ -199,7 +200,7 @@ def test_p01_goes_red_when_the_head_may_be_quantized(family, quantization, langu
         return config
 
     monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
-    monkeypatch.setattr("peftlit.backbone.require_float", lambda model, names: None)
+    monkeypatch.setattr("peftlit.weights.require_float", lambda model, names: None)
     folder = language_folder(family)
     module = case_module(family, folder, tiny.TARGETS[family], quantization)
     with pytest.raises((*RED, RuntimeError, PeftlitError)):
@@ -207,10 +208,8 @@ def test_p01_goes_red_when_the_head_may_be_quantized(family, quantization, langu
 
 
 def test_p01_goes_red_when_nobody_asks_what_the_checkpoint_lacks(model_folder, monkeypatch, tmp_path):
-    load = Backbone.load
-
-    def as_if_complete(self: Backbone, *arguments: Any, **named: Any) -> Loaded:
-        return load(self, *arguments, **named)._replace(fresh=[])
+    def as_if_complete(*arguments: Any, **named: Any) -> Loaded:
+        return load_weights(*arguments, **named)._replace(fresh=[])
 
     monkeypatch.setattr(build, "load_weights", as_if_complete)
     folder = model_folder("bert")
