@@ -17,7 +17,7 @@ from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, PeftlitError
 from peftlit.modules import build
 from peftlit.run.export import export
-from peftlit.weights import Loaded
+from peftlit.weights import Loaded, load_weights
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, RED, read, tokenizer
