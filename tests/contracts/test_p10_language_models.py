@@ -23,8 +23,8 @@ from tests.data.language_data import chat_files, documents, text_lines
 CAUSAL = sorted(tiny.DECODERS)
 MASKED = sorted(set(tiny.CONFIGS) - tiny.DECODERS)
 ATTENTION = ["sdpa", "eager"]
-TOLERANCE = 2e-5
-"""Logits are about 1 and a row's loss about 100: sums in float32 over more or less padding differ in their last bits."""
+TOLERANCE = 5e-6
+"""Logits are about 1 and a row's loss about 100, in float32: sums over more padding differ in the last bits."""
 
 
 def lm(family: str, folder: Path, attention: str = "sdpa", side: str | None = None) -> CausalLM | MaskedLM:
@@ -32,7 +32,7 @@ def lm(family: str, folder: Path, attention: str = "sdpa", side: str | None = No
     kind = CausalLM if family in tiny.DECODERS else MaskedLM
     module = kind(
         Backbone(str(folder), attn_implementation=attention),
-        LoraConfig(r=4, target_modules=tiny.TARGETS[family]),
+        LoraConfig(r=4, target_modules=tiny.TARGETS[family], fan_in_fan_out=family == "gpt2"),
         pad_token_id=1,
         padding_side=side,
     )

@@ -49,7 +49,9 @@ def text_lines(folder: Path, lines: Iterable[str], **settings: Any) -> TextLines
 def chat_files(folder: Path, rows: Iterable[Row], **settings: Any) -> ChatFiles:
     """Write ``train.jsonl``, and return a module that reads it uncut."""
     train = write_jsonl(folder / "train.jsonl", rows)
-    return ChatFiles(train_file=train, **{**WHOLE, "max_length": 32, "batch_size": 4, "objective": "causal", **settings})
+    return ChatFiles(
+        train_file=train, **{**WHOLE, "max_length": 32, "batch_size": 4, "objective": "causal", **settings}
+    )
 
 
 def turns(*contents: str) -> list[dict[str, str]]:

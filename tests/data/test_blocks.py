@@ -95,7 +95,9 @@ def test_a_document_that_just_fits_makes_no_block_of_a_single_token(decoder, cou
 
 def test_special_tokens_in_front_stand_there_once_a_document(tmp_path, decoder):
     backend = decoder.backend_tokenizer
-    backend.post_processor = processors.TemplateProcessing(single="[UNK] $A </s>", special_tokens=[("[UNK]", 0), ("</s>", 1)])
+    backend.post_processor = processors.TemplateProcessing(
+        single="[UNK] $A </s>", special_tokens=[("[UNK]", 0), ("</s>", 1)]
+    )
     assert special_tokens(decoder) == ([0], [END])
     blocks = blocks_of(decoder, ["the film " * 10])
     assert blocks[0]["input_ids"][0] == 0

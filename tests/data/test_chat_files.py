@@ -92,7 +92,12 @@ def test_columns_go_by_the_names_that_are_told(tmp_path, decoder, ending):
     else:
         rows.to_csv(path, sep="\t" if ending == "tsv" else ",", index=False)
     data = ChatFiles(
-        train_file=path, prompt_column="q", completion_column="a", validation_share=0.0, test_share=0.0, tokenizer=decoder
+        train_file=path,
+        prompt_column="q",
+        completion_column="a",
+        validation_share=0.0,
+        test_share=0.0,
+        tokenizer=decoder,
     )
     assert [spelt(data, row)[1] for row in encoded(data)] == [["was good </s>"], ["is long and dull </s>"]]
     chat = chat_files(

@@ -59,9 +59,7 @@ def test_whole_words_need_a_tokenizer_that_tells_them_apart(tmp_path):
     data = told(objective="masked", tokenizer=str(tmp_path), masking=Masking(whole_words=True))
     with pytest.raises(ConfigError) as caught:
         data.get_tokenizer()
-    assert str(caught.value) == (
-        "data.masking.whole_words: ByT5Tokenizer does not tell words apart; set it to false"
-    )
+    assert str(caught.value) == ("data.masking.whole_words: ByT5Tokenizer does not tell words apart; set it to false")
     told(objective="masked", tokenizer=str(tmp_path), masking=Masking()).get_tokenizer()
 
 

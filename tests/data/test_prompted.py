@@ -96,7 +96,11 @@ def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
 
 
 def test_another_chat_template_of_the_tokenizers_own_makes_other_prompts(tmp_path, decoder):
-    folders = [decoder, with_template(decoder, tmp_path / "a"), with_template(decoder, tmp_path / "b", "it " + TEMPLATE)]
+    folders = [
+        decoder,
+        with_template(decoder, tmp_path / "a"),
+        with_template(decoder, tmp_path / "b", "it " + TEMPLATE),
+    ]
     made = []
     for folder in folders:
         data = causal(tmp_path, tokenizer=folder, prompt=Prompt("{text} is", label_words=WORDS))
@@ -173,7 +177,8 @@ def test_sets_with_a_name_for_their_label_ask_by_it(kind):
 
 
 @pytest.mark.parametrize(
-    ("words", "differ"), [([" bad", " good"], True), ([" very bad", " very good"], False), ([" bad", " bad film"], None)]
+    ("words", "differ"),
+    [([" bad", " good"], True), ([" very bad", " very good"], False), ([" bad", " bad film"], None)],
 )
 def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_training_texts(tmp_path, decoder, words, differ):
     data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))

@@ -65,7 +65,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path):
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "parquet", "arrow"])
 def test_in_other_files_a_row_is_a_document(tmp_path, ending):
-    texts = ["one\n\ntwo", "three, \"four\"", "five"]
+    texts = ["one\n\ntwo", 'three, "four"', "five"]
     rows = datasets.Dataset.from_dict({"body": texts, "author": ["a", "b", "c"]})
     path = str(tmp_path / f"train.{ending}")
     if ending == "jsonl":
@@ -124,6 +124,4 @@ def test_a_hub_set_is_read_by_its_splits(monkeypatch):
 def test_exactly_one_source_is_named(given):
     with pytest.raises(ConfigError) as caught:
         TextLines(**given)
-    assert str(caught.value) == (
-        "data: TextLines needs train_file (local files) or path (a hub set), one of the two"
-    )
+    assert str(caught.value) == ("data: TextLines needs train_file (local files) or path (a hub set), one of the two")

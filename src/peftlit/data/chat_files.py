@@ -121,7 +121,9 @@ class ChatFiles(TokenDataModule):
             self._is_chat = is_chat
         if is_chat != self._is_chat:
             this, others = ("a conversation", "a text") if is_chat else ("a text", "a conversation")
-            raise DataError(f"{source}, row {row}: {this}, and the first training row is {others}; use one or the other")
+            raise DataError(
+                f"{source}, row {row}: {this}, and the first training row is {others}; use one or the other"
+            )
 
     def _cleaned(self, turn: Message) -> Message:
         return {"role": turn["role"], "content": self._cleaner(turn["content"])}
