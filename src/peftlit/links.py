@@ -84,6 +84,7 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
         "padding_side": getattr(data, "side_padded", None),
         "tokenizer_size": getattr(data, "tokenizer_size", None),
         "prompt": getattr(data, "prompt_record", None),
+        "packing": getattr(data, "packing", None),
         "first_tokens_differ": getattr(data, "first_tokens_differ", None),
     }
     for key, value in known.items():

@@ -3,7 +3,9 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -206,6 +208,15 @@ def test_a_prompt_longer_than_the_window_is_refused_with_its_row(tmp_path, decod
         f"{tmp_path / 'train.jsonl'}, row 3: the prompt alone is longer than the window of 8 tokens; raise "
         "data.max_length, or shorten it"
     )
+
+
+def test_rows_are_tokenized_in_several_processes_under_a_trainer(tmp_path, decoder):
+    rows = [{"prompt": f"the film {i}", "completion": " was"} for i in range(20)]
+    data = chat_files(tmp_path, rows, tokenizer=decoder, num_proc=2)
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, lock=threading.Lock())  # no way to pickle it
+    data.prepare_data()
+    data.setup("fit")
+    assert len(data._encoded["train"]) == 20
 
 
 def test_a_prompt_that_just_leaves_room_for_a_token_is_taken(tmp_path, decoder):

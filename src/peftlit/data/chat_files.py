@@ -141,21 +141,21 @@ class ChatFiles(TokenDataModule):
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
         renderer = self._renderer
-        merged_before = renderer.merged
+        merged_before, max_length, completion_only = renderer.merged, self.max_length, self.completion_only
 
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:  # goes to other processes, without the Trainer
             samples = [Sample(*json.loads(text)) for text in batch["text"]]
-            found = renderer.encode(samples, source, batch["row"], completion_only=self.completion_only)
+            found = renderer.encode(samples, source, batch["row"], completion_only=completion_only)
             for row, (_, labels) in zip(batch["row"], found, strict=True):
-                if not any(label != IGNORE_INDEX for label in labels[: self.max_length]):
+                if not any(label != IGNORE_INDEX for label in labels[:max_length]):
                     raise DataError(
-                        f"{source}, row {row}: the prompt alone is longer than the window of {self.max_length} tokens; "
+                        f"{source}, row {row}: the prompt alone is longer than the window of {max_length} tokens; "
                         "raise data.max_length, or shorten it"
                     )
             return {
-                "input_ids": [one.input_ids[: self.max_length] for one in found],
-                "labels": [one.labels[: self.max_length] for one in found],
-                "length": [min(len(one.input_ids), self.max_length) for one in found],
+                "input_ids": [one.input_ids[:max_length] for one in found],
+                "labels": [one.labels[:max_length] for one in found],
+                "length": [min(len(one.input_ids), max_length) for one in found],
                 "tokens": [len(one.input_ids) for one in found],
             }
 

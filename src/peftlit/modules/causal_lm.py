@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from peft import TaskType
+from peft import PeftConfig, TaskType
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -54,6 +54,7 @@ class CausalLM(PeftModule):
         num_rows: Training rows in all; linked from the data.
         prompt: How a row is put to the model, as JSON; linked from the data.
         first_tokens_differ: Whether their first tokens tell labels apart; linked from the data.
+        packing: Whether a row holds several sequences; linked from the data.
         tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
         pad_token_id: Id of the padding token; linked from the data.
         max_length: Tokens of the longest row; linked from the data.
@@ -82,6 +83,7 @@ class CausalLM(PeftModule):
         num_rows: int | None = None,
         prompt: dict[str, Any] | None = None,
         first_tokens_differ: bool | None = None,
+        packing: bool | None = None,
         tokenizer_size: int | None = None,
         pad_token_id: int | None = None,
         max_length: int | None = None,
@@ -96,7 +98,7 @@ class CausalLM(PeftModule):
             max_length=max_length,
             padding_side=padding_side,
         )
-        self.tokenizer_size = tokenizer_size
+        self.tokenizer_size, self.packing = tokenizer_size, packing
         self.label_loss, self.average, self.prompt = label_loss, average, prompt
         if label_names is None:
             self.val_scores, self.test_scores = TokenScores(), TokenScores()
@@ -119,6 +121,19 @@ class CausalLM(PeftModule):
             raise ConfigError("model.loss: label_loss completion learns tokens and takes no other loss; leave one out")
         self.criterion.prepare(class_counts, num_rows)
         self.val_scores, self.test_scores = (ClassScores(self.problem.metrics(average, tuned=False)) for _ in range(2))
+
+    def check(self) -> None:
+        """Find what can be known to be wrong before weights load, packed rows under virtual tokens among it.
+
+        Raises:
+            PeftlitError: Saying what does not fit.
+        """
+        super().check()
+        if self.packing and isinstance(self.adapter, PeftConfig) and self.adapter.is_prompt_learning:
+            raise ConfigError(
+                f"data.packing: {type(self.adapter).__name__} puts its virtual tokens before the first sequence of a "
+                "row alone, and the others would see it; leave packing out"
+            )
 
     def config_updates(self) -> dict[str, Any]:
         """Return nothing: the pretrained model is taken as it is."""

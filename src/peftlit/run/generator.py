@@ -68,9 +68,7 @@ class Generator(Answerer):
         for row, one in zip(rows, ids, strict=True):
             if window is not None and len(one) >= window:
                 raise DataError(f"predict, row {row}: the prompt has {len(one)} tokens, the model's window {window}")
-        batch = self.tokenizer.pad(
-            {"input_ids": ids}, return_tensors="pt", padding_side="left", return_attention_mask=True
-        )
+        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
         length = batch["input_ids"].shape[1]
         room = self.max_new_tokens if window is None else min(self.max_new_tokens, window - length)
         if room < 1:
