@@ -8,10 +8,14 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from peftlit.data.tokenizer import load_tokenizer
+from peftlit.run.export import export
 from tests.conftest import errors_of
+from tests.modules.language_cases import CHAT_TEMPLATE, lora, make_language_module, shake
 
 
 def answers(out: str) -> list[dict]:
@@ -91,3 +95,75 @@ def test_half_a_folder_is_refused(finished_run, peftlit, tmp_path, lost) -> None
     code, _, err = peftlit("predict", "--run_dir=copied", "--text=good")
     assert code == 1
     assert len(errors_of(err)) == 1
+
+
+def language_run(folder: Path, kind: Any, family: str, base: Path, **more: Any) -> Path:
+    """The export of a language model, as training would leave it."""
+    module = shake(make_language_module(kind, base, lora(family), **more))
+    own = load_tokenizer(str(base), max_length=48)
+    own.chat_template = CHAT_TEMPLATE if more else None
+    export(module, own, folder, {})
+    return folder
+
+
+def test_a_language_model_continues_lines_and_conversations(peftlit, language_folder, tmp_path) -> None:
+    run = language_run(tmp_path / "run", "text", "llama", language_folder("llama"), prompt={"chat": True})
+    chats = [[{"role": "user", "content": text}] for text in ("is it good ?", "a very long film , is it good ?")]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
+    (tmp_path / "in.txt").write_text("".join(f"{chat[0]['content']}\n" for chat in chats))
+    arguments = ["predict", "--run_dir", run, "--max_new_tokens=5", "--device=cpu"]
+    code, out, err = peftlit(*arguments, "--file=in.jsonl", "--text_column=messages")
+    assert code == 0, err
+    found = answers(out)
+    assert [set(answer) for answer in found] == [{"row", "text", "finished"}] * 2
+    assert [answer["row"] for answer in found] == [1, 2]
+    assert all(answer["finished"] or len(answer["text"].split()) == 5 for answer in found)
+    code, out, err = peftlit(*arguments, "--file=in.txt", "--batch_size=1")
+    assert code == 0, err
+    assert answers(out) == found  # a line is a user's message
+    code, out, _ = peftlit(*arguments, "--text=is it good ?")
+    assert answers(out) == found[:1]
+
+
+def test_a_classifier_by_likelihood_answers_with_probabilities(peftlit, language_folder, tmp_path) -> None:
+    run = language_run(tmp_path / "run", "labels", "gpt2", language_folder("gpt2"))
+    (tmp_path / "in.txt").write_text("a good film\nit was awful\n")
+    code, out, err = peftlit("predict", "--run_dir", run, "--file=in.txt", "--device=cpu")
+    assert code == 0, err
+    for answer in answers(out):
+        assert answer["label"] == max(answer["probabilities"], key=answer["probabilities"].get)
+        assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+
+
+def test_a_masked_language_model_fills_gaps(peftlit, language_folder, tmp_path) -> None:
+    run = language_run(tmp_path / "run", "masked", "bert", language_folder("bert"))
+    code, out, err = peftlit("predict", "--run_dir", run, "--text=a [MASK] film", "--device=cpu")
+    assert code == 0, err
+    (answer,) = answers(out)
+    assert answer["text"] == f"a {answer['masks'][0][0]['token']} film"
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "lines", "said"),
+    [
+        ("text", "llama", ["good", "film " * 64], "predict, row 2: the prompt has 64 tokens and leaves no room in the"),
+        ("masked", "bert", ["a [MASK] film", "good"], "row 2 is 'good', needs a text with [MASK] in it"),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_one_line(
+    kind, family, lines, said, peftlit, language_folder, tmp_path
+) -> None:
+    run = language_run(tmp_path / "run", kind, family, language_folder(family))
+    (tmp_path / "in.txt").write_text("".join(f"{line}\n" for line in lines))
+    code, out, err = peftlit("predict", "--run_dir", run, "--file=in.txt", "--device=cpu", "--output=out.jsonl")
+    assert (code, out) == (1, "")
+    assert len(errors_of(err)) == 1
+    assert said in errors_of(err)[0]
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_a_conversation_is_refused_where_texts_are_asked_for(finished_run, peftlit, tmp_path) -> None:
+    (tmp_path / "in.jsonl").write_text(json.dumps({"text": [{"role": "user", "content": "good"}]}) + "\n")
+    code, _, err = peftlit("predict", "--run_dir", finished_run[0], "--file=in.jsonl")
+    assert code == 1
+    assert "needs a text or a pair of texts" in errors_of(err)[0]

@@ -16,6 +16,7 @@ from peftlit.data import SST2
 from peftlit.metrics import CALIBRATION_BINS, SingleLabelMetrics
 from peftlit.modules import SequenceClassification
 from peftlit.run.predictions import Predictions
+from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
@@ -79,6 +80,31 @@ def test_p12_batch_size_changes_no_metric(model_folder, toy_data, tmp_path) -> N
     assert one.keys() == many.keys()
     for name in one:
         assert one[name] == pytest.approx(many[name], abs=2e-6), name
+
+
+@pytest.mark.slow
+def test_p12_a_causal_language_model_that_tells_labels_holds_the_same_numbers(
+    language_folder, toy_data, peftlit, settings, write_config, tmp_path
+) -> None:
+    """From the configuration to predictions.csv, and from the export to the same answers."""
+    arguments = settings["model"]["init_args"]
+    settings["model"]["class_path"] = "CausalLM"
+    arguments["backbone"] = {"name_or_path": str(language_folder("llama"))}
+    arguments["adapter"]["init_args"]["target_modules"] = ["q_proj", "v_proj", "up_proj"]
+    settings["data"]["init_args"]["prompt"] = {"template": TEMPLATE, "label_words": ONE_TOKEN}
+    settings["trainer"] |= {"max_epochs": 1, "precision": "32-true"}
+    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
+    assert code == 0, err
+    recorded = json.loads((tmp_path / "run/metrics.json").read_text(encoding="utf-8"))["test"]
+    contract_logged_equals_scikit_learn(recorded, tmp_path / "run/predictions.csv", ["negative", "positive"], 30)
+    rows = read_predictions(tmp_path / "run/predictions.csv")
+    code, out, err = peftlit("predict", "--run_dir=run", "--file", toy_data / "test.jsonl", "--device=cpu")
+    assert code == 0, err
+    for row, line in zip(rows, out.splitlines(), strict=True):
+        answer = json.loads(line)
+        assert answer["label"] == row["prediction"]
+        for name, value in answer["probabilities"].items():
+            assert value == pytest.approx(float(row[f"prob_{name}"]), abs=1e-5)
 
 
 def test_p12_a_finished_run_holds_the_same_numbers(finished_run) -> None:

@@ -15,12 +15,16 @@ from peft import (
     PromptTuningConfig,
     UniLoraConfig,
 )
+from safetensors.torch import load_file, save_file
 
 import peftlit
+from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
 from peftlit.run.export import export, load_export
+from peftlit.run.load import make_answerer
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, Case, collate, make_module, tokenizer
+from tests.modules.language_cases import CHAT_TEMPLATE, TWO_TOKENS, lora, make_language_module, shake
 
 TARGETS = ["query", "value"]
 METHODS: dict[str, Any] = {
@@ -66,3 +70,58 @@ def test_weights_of_another_adapter_are_refused(change, model_folder, tmp_path) 
     other.configure_model()
     with pytest.raises(RunFolderError):
         load_export(other, tmp_path / "adapter")
+
+
+def language_export(kind: Any, family: str, folder, out, quantization: str | None, **more: Any) -> Any:
+    module = make_language_module(kind, folder, lora(family), backbone={"quantization": quantization}, **more)
+    shake(module)
+    own = load_tokenizer(str(folder), max_length=48)
+    own.chat_template = CHAT_TEMPLATE if more.get("prompt") == {"chat": True} else None
+    export(module, own, out, {})
+    return make_answerer(module, own, module.records()["problem.json"])
+
+
+LANGUAGE: dict[str, tuple[Any, str, dict[str, Any], list[Any]]] = {
+    "text": ("text", "gpt2", {}, ["a good film", "it was"]),
+    "chat": ("text", "llama", {"prompt": {"chat": True}}, [[{"role": "user", "content": "is it good ?"}], "why ?"]),
+    "labels": ("labels", "llama", {}, ["a good film", "it was awful"]),
+    "labels of several tokens": ("labels", "gpt2", {"words": TWO_TOKENS}, ["a good film", "it was awful"]),
+    "hidden tokens": ("masked", "bert", {}, ["a [MASK] film", "it was [MASK] and [MASK]"]),
+}
+
+
+@pytest.mark.parametrize("quantization", [None, NF4])
+@pytest.mark.parametrize("what", LANGUAGE)
+def test_a_language_model_answers_as_before(what, quantization, language_folder, tmp_path) -> None:
+    kind, family, more, questions = LANGUAGE[what]
+    ours = language_export(kind, family, language_folder(family), tmp_path / "adapter", quantization, **more)
+    loaded = peftlit.load(tmp_path / "adapter", device="cpu")
+    assert type(loaded) is type(ours)
+    assert loaded.predict(questions) == ours.predict(questions)
+    assert not (tmp_path / "adapter" / "head.safetensors").exists(), "the pretrained head has no place in an export"
+
+
+@pytest.mark.parametrize("quantization", [None, NF4])
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_a_new_head_of_a_language_model_answers_as_before(family, quantization, model_folder, tmp_path) -> None:
+    ours = language_export("masked", family, model_folder(family), tmp_path / "adapter", quantization)
+    questions = ["a [MASK] film", "it was [MASK] and [MASK]"]
+    assert peftlit.load(tmp_path / "adapter", device="cpu").predict(questions) == ours.predict(questions)
+
+
+@pytest.mark.parametrize("damage", ["lost", "less", "more"])
+def test_another_new_head_is_refused(damage, model_folder, tmp_path) -> None:
+    folder = tmp_path / "adapter"
+    language_export("masked", "bert", model_folder("bert"), folder, None)
+    (folder / "SHA256SUMS").unlink()
+    head = folder / "head.safetensors"
+    tensors = load_file(head)
+    head.unlink()
+    if damage == "less":
+        tensors.popitem()
+    if damage == "more":
+        tensors["cls.predictions.other"] = torch.zeros(1)
+    if damage != "lost":
+        save_file(tensors, head)
+    with pytest.raises(RunFolderError):
+        peftlit.load(folder, device="cpu")

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from peftlit.batch import Batch
 from peftlit.data.messages import Message
 from peftlit.errors import DataError
 from peftlit.modules import PeftModule
@@ -62,6 +64,25 @@ class Answerer(ABC):
         while chunk := list(islice(rest, self.chunk_batches * batch_size)):
             yield from self.answers(chunk, batch_size, row)
             row += len(chunk)
+
+    def probe(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return what the model is fed for some questions, and the ``logits`` that answers are made of, in one batch.
+
+        Args:
+            questions: Texts, or pairs of texts.
+        """
+        batch = self.batch(questions, 1)
+        tensors: dict[str, Any] = dict(batch)
+        return {**tensors, "logits": self.module.evaluate_batch(batch)}
+
+    @abstractmethod
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Put questions to the model.
+
+        Args:
+            questions: The questions.
+            first_row: The first one's number.
+        """
 
     @abstractmethod
     def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:

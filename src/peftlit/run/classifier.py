@@ -58,11 +58,18 @@ class Classifier(Answerer):
         order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
         parts = []
         for start in range(0, len(order), batch_size):
-            batch = self._batch([texts[i] for i in order[start : start + batch_size]], first_row)
+            batch = self.batch([texts[i] for i in order[start : start + batch_size]], first_row)
             parts.append(self.problem.answers(self.logits(batch)))
         return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
 
-    def _batch(self, texts: list[Text], first_row: int) -> Batch:
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Put texts to the model: as they are, or by the prompt it was trained with.
+
+        Args:
+            questions: Texts, or pairs of texts.
+            first_row: The first one's number.
+        """
+        texts = [_text(question, row) for row, question in enumerate(questions, first_row)]
         if self.prompts is None:
             return tokenize(self.tokenizer, texts)
         return ask(self.prompts, self.tokenizer, texts, first_row)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from peftlit.batch import Batch
 from peftlit.data.chat import Renderer
 from peftlit.data.messages import Message
-from peftlit.errors import ConfigError, DataError
+from peftlit.errors import DataError
 from peftlit.modules import CausalLM
 from peftlit.run.answerer import Answerer, Question
 
@@ -49,9 +50,53 @@ class Generator(Answerer):
         Raises:
             DataError: A prompt is none, or leaves no room in the model's window.
         """
+        prompts = self._prompts(questions, first_row)
+        rooms = [self._room(prompt) for prompt in prompts]
+        answers: dict[int, dict[str, Any]] = {}
+        for room in set(rooms):  # a long prompt leaves little room, and must not take others' away
+            rows = [i for i, own in enumerate(rooms) if own == room]
+            answers |= zip(rows, self._continue([prompts[i] for i in rows], room), strict=True)
+        return [answers[i] for i in range(len(prompts))]
+
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Put prompts to the model, padded on the left: what is said next follows the last token.
+
+        Args:
+            questions: Texts, or conversations.
+            first_row: The first one's number.
+
+        Raises:
+            DataError: A prompt is none, or leaves no room in the model's window.
+        """
+        return self._padded(self._prompts(questions, first_row))
+
+    def _prompts(self, questions: Sequence[Question], first_row: int) -> list[list[int]]:
         rows = list(range(first_row, first_row + len(questions)))
-        prompts = [self._put(question, row) for row, question in zip(rows, questions, strict=True)]
-        return self._continue(prompts, rows)
+        put = [self._put(question, row) for row, question in zip(rows, questions, strict=True)]
+        prompts = self._renderer.encode_prompts(put, "predict", rows)
+        for row, prompt in zip(rows, prompts, strict=True):
+            if self._room(prompt) < 1:
+                raise DataError(
+                    f"predict, row {row}: the prompt has {len(prompt)} tokens and leaves no room in the model's window "
+                    f"of {self._window}; shorten it"
+                )
+        return prompts
+
+    def _padded(self, prompts: list[list[int]]) -> Batch:
+        batch: Batch = dict(  # type: ignore[assignment]
+            self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")
+        )
+        return batch
+
+    @property
+    def _window(self) -> int | None:
+        model: Any = self.module.model
+        window: int | None = getattr(model.config, "max_position_embeddings", None)
+        return window
+
+    def _room(self, prompt: list[int]) -> int:
+        """Return how many tokens an answer may have; padding takes no positions."""
+        return self.max_new_tokens if self._window is None else min(self.max_new_tokens, self._window - len(prompt))
 
     def _put(self, question: Question, row: int) -> str | list[Message]:
         if isinstance(question, str):
@@ -61,22 +106,15 @@ class Generator(Answerer):
         return question
 
     @torch.inference_mode()
-    def _continue(self, prompts: list[str | list[Message]], rows: list[int]) -> list[dict[str, Any]]:
+    def _continue(self, prompts: list[list[int]], room: int) -> list[dict[str, Any]]:
         model: Any = self.module.model
-        ids = self._renderer.encode_prompts(prompts, "predict", rows)
-        window = getattr(model.config, "max_position_embeddings", None)
-        for row, one in zip(rows, ids, strict=True):
-            if window is not None and len(one) >= window:
-                raise DataError(f"predict, row {row}: the prompt has {len(one)} tokens, the model's window {window}")
-        batch = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt", padding_side="left")
+        batch = self._padded(prompts)
         length = batch["input_ids"].shape[1]
-        room = self.max_new_tokens if window is None else min(self.max_new_tokens, window - length)
-        if room < 1:
-            raise ConfigError("predict: prompts of this length leave no room in the model's window; lower batch_size")
         chance = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         device = next(model.parameters()).device
         generated = model.generate(
-            **{name: value.to(device) for name, value in batch.items()},
+            input_ids=batch["input_ids"].to(device),
+            attention_mask=batch["attention_mask"].to(device),
             max_new_tokens=room,
             pad_token_id=self.tokenizer.pad_token_id,
             **chance,

@@ -85,6 +85,17 @@ def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Answerer
     load_export(module, folder)
     module.eval()
     module.to(device or current_device_type())
+    return make_answerer(module, tokenizer, record)
+
+
+def make_answerer(module: PeftModule, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Answerer:
+    """Return what answers with a module.
+
+    Args:
+        module: The module, its weights in it.
+        tokenizer: The tokenizer it was trained with.
+        record: What the module was made for, as it stands in the export.
+    """
     if isinstance(module, MaskedLM):
         return MaskFiller(module, tokenizer)
     if isinstance(module, CausalLM) and module.problem is None:

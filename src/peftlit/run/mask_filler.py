@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
 from peftlit.errors import DataError
 from peftlit.run.answerer import Answerer, Question
@@ -35,13 +36,28 @@ class MaskFiller(Answerer):
             first_row: The first one's number.
 
         Raises:
-            DataError: A text has no gap, or something in its place is none.
+            DataError: A text has no gap, or one where texts are cut, or something in its place is none.
         """
         texts = [self._text(question, row) for row, question in enumerate(questions, first_row)]
-        batch = tokenize(self.tokenizer, texts)
-        probabilities = self.module.evaluate_batch(batch).softmax(-1)
+        batch = self.batch(questions, first_row)
         gaps = batch["input_ids"] == self.tokenizer.mask_token_id
+        for row, (text, found) in enumerate(zip(texts, gaps, strict=True), first_row):
+            if int(found.sum()) < text.count(self.tokenizer.mask_token):
+                raise DataError(
+                    f"predict: row {row}: a gap stands behind its first {self.tokenizer.model_max_length} tokens, "
+                    "where texts are cut; shorten it"
+                )
+        probabilities = self.module.evaluate_batch(batch).softmax(-1)
         return [self._filled(*one) for one in zip(texts, gaps, probabilities, strict=True)]
+
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Tokenize texts.
+
+        Args:
+            questions: Texts.
+            first_row: The first one's number.
+        """
+        return tokenize(self.tokenizer, [str(question) for question in questions])
 
     def _text(self, question: Question, row: int) -> str:
         if not isinstance(question, str) or self.tokenizer.mask_token not in question:

@@ -22,7 +22,9 @@ from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
 from peftlit.errors import ReloadError
-from peftlit.modules.base import PeftModule
+from peftlit.modules import CausalLM, PeftModule
+from peftlit.problems import PROBLEM_FILE
+from peftlit.run.load import make_answerer
 
 log = logging.getLogger(__name__)
 
@@ -46,12 +48,11 @@ from pathlib import Path
 from safetensors.torch import save_file
 folder, scratch, trust_remote_code, device, head = sys.argv[1:]
 importlib.import_module(head)
-from peftlit.data.collate import tokenize
 from peftlit.run.load import load
-classifier = load(folder, device=device, trust_remote_code=trust_remote_code == "True")
+answerer = load(folder, device=device, trust_remote_code=trust_remote_code == "True")
 texts = json.loads(Path(scratch, "texts.json").read_text())
 texts = [tuple(text) if isinstance(text, list) else text for text in texts]
-save_file({"logits": classifier.logits(tokenize(classifier.tokenizer, texts))}, Path(scratch, "logits.safetensors"))
+save_file(answerer.probe(texts), Path(scratch, "loaded.safetensors"))
 """
 
 
@@ -61,7 +62,8 @@ def prove_reload(
     """Compare what this process and a fresh one answer to some texts.
 
     A head of the Auto class: plain transformers + peft give equal logits. An own head: plain transformers + peft give
-    equal hidden states, and :func:`peftlit.load` equal logits.
+    equal hidden states, and :func:`peftlit.load` equal logits. A causal language model: both, and :func:`peftlit.load`
+    puts texts to it as training did.
 
     Args:
         module: The trained module with the exported weights in it.
@@ -77,6 +79,7 @@ def prove_reload(
     """
     assert module.model is not None
     batch = tokenize(tokenizer, texts)
+    prompted = isinstance(module, CausalLM) and module.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the other processes need room
@@ -91,14 +94,16 @@ def prove_reload(
         _run(script, arguments, folder, "plain transformers + peft", scratch)
         answers = load_file(scratch / "answers.safetensors")
         difference = _compare_plain(module, batch, answers, folder)
-        if module.head is not None:
-            arguments = [str(folder.resolve()), name, trust, device, type(module.head).__module__]
+        if module.head is not None or prompted:
+            head = type(module.head).__module__ if module.head is not None else __name__
+            arguments = [str(folder.resolve()), name, trust, device, head]
             _run(_LOAD, arguments, folder, "peftlit.load", Path.cwd())
-            logits = load_file(scratch / "logits.safetensors")["logits"]
+            loaded = load_file(scratch / "loaded.safetensors")
             with _full_float32():
-                expected = module.evaluate_batch(batch)
-            difference = max(difference, _compare(expected, logits, _OWN_HEAD_TOLERANCE, folder, "logits"))
-    same = "the same" if module.head is None else "the same hidden states, and peftlit.load the same logits"
+                ours = make_answerer(module, tokenizer, module.records()[PROBLEM_FILE]).probe(texts)
+            difference = max(difference, _compare_loaded(ours, loaded, folder))
+    same = "the same hidden states, and peftlit.load the same logits" if module.head is not None else "the same"
+    same += ", and so does peftlit.load" if prompted else ""
     log.info("a fresh process with plain transformers + peft answers %s (within %.1e)", same, difference)
     return difference
 
@@ -126,6 +131,14 @@ def _compare_plain(module: PeftModule, batch: Batch, answers: dict[str, Tensor],
         answers = {name: answers[name][shown] for name in ("same_kernel", "any_kernel")}
     _compare(expected, answers["same_kernel"], SAME_KERNEL_TOLERANCE[storage], folder, what)
     return _compare(expected, answers["any_kernel"], ANY_KERNEL_TOLERANCE[storage], folder, what)
+
+
+def _compare_loaded(ours: dict[str, Tensor], loaded: dict[str, Tensor], folder: Path) -> float:
+    """Compare how texts are put to the model, then what it answers."""
+    fed = ours.keys() - {"logits"}
+    if loaded.keys() != ours.keys() or any(not torch.equal(ours[name], loaded[name]) for name in fed):
+        raise ReloadError(f"{folder}: reloaded, it puts the same texts to the model otherwise than training did")
+    return _compare(ours["logits"], loaded["logits"], _OWN_HEAD_TOLERANCE, folder, "logits")
 
 
 def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path, what: str) -> float:

@@ -1,0 +1,143 @@
+"""P18 for language models: the proof covers a fresh head, and how texts are put to the model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from peftlit.adapters import FullFineTuning
+from peftlit.data.tokenizer import load_tokenizer
+from peftlit.errors import ReloadError
+from peftlit.run import export as export_room
+from peftlit.run.export import export
+from peftlit.run.reload import prove_reload
+from tests.conftest import toy_rows
+from tests.modules.cases import NF4
+from tests.modules.language_cases import CHAT_TEMPLATE, TWO_TOKENS, lora, make_language_module, shake
+
+TEXTS = [row["text"] for row in toy_rows(4)]
+
+
+def trained(kind: Any, family: str, folder: Path, adapter: Any, quantization: str | None = None, **more: Any) -> Any:
+    config = {"lora": lora(family), "none": None, "full": FullFineTuning()}[adapter]
+    return shake(make_language_module(kind, folder, config, backbone={"quantization": quantization}, **more))
+
+
+def contract_reload(module: Any, folder: Path, out: Path, chat_template: str | None = None) -> None:
+    tokenizer = load_tokenizer(str(folder), max_length=48)
+    if chat_template:
+        tokenizer.chat_template = chat_template
+    export(module, tokenizer, out, {})
+    prove_reload(module, tokenizer, TEXTS, out)
+
+
+@pytest.mark.parametrize(
+    ("kind", "family", "adapter", "quantization", "headless"),
+    [
+        ("labels", "llama", "lora", None, False),
+        pytest.param("text", "gpt2", "lora", NF4, False, marks=pytest.mark.slow),
+        pytest.param("text", "llama", "full", None, False, marks=pytest.mark.slow),
+        pytest.param("masked", "bert", "lora", NF4, True, marks=pytest.mark.slow),
+        pytest.param("masked", "roberta", "none", None, True, marks=pytest.mark.slow),
+        pytest.param("masked", "modernbert", "lora", None, False, marks=pytest.mark.slow),
+    ],
+)
+def test_p18_a_fresh_process_answers_the_same(
+    kind, family, adapter, quantization, headless, model_folder, language_folder, tmp_path
+):
+    folder = model_folder(family) if headless else language_folder(family)
+    contract_reload(trained(kind, family, folder, adapter, quantization), folder, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_p18_conversations_are_put_as_in_training(language_folder, tmp_path):
+    folder = language_folder("llama")
+    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
+
+
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+def test_p18_goes_red_when_a_fresh_head_is_lost_or_changed(damage, model_folder, tmp_path, monkeypatch):
+    save = export_room._save_weights
+
+    def damaged(module: Any, model: Any, folder: Path) -> None:
+        save(module, model, folder)
+        file = folder / "head.safetensors"
+        if damage == "lost":
+            file.unlink()
+        else:
+            save_file({name: value * 1.05 for name, value in load_file(file).items()}, file)
+
+    monkeypatch.setattr(export_room, "_save_weights", damaged)
+    folder = model_folder("bert")
+    with pytest.raises(ReloadError):
+        contract_reload(trained("masked", "bert", folder, "lora"), folder, tmp_path / "adapter")
+
+
+def test_p18_goes_red_when_the_fresh_head_of_the_module_is_not_among_what_is_saved(model_folder, tmp_path, monkeypatch):
+    tensors = export_room.head_tensors
+    monkeypatch.setattr(export_room, "head_tensors", lambda module: dict(list(tensors(module).items())[1:]))
+    folder = model_folder("bert")
+    with pytest.raises(ReloadError):
+        contract_reload(trained("masked", "bert", folder, "lora"), folder, tmp_path / "adapter")
+
+
+RECORDS: dict[str, Any] = {
+    "prompt lost": lambda record: {key: value for key, value in record.items() if key != "prompt"},
+    "other template": lambda record: {**record, "prompt": {**record["prompt"], "template": "{text} was"}},
+    "other words": lambda record: {**record, "prompt": {**record["prompt"], "label_words": [" good", " bad"]}},
+    "other scoring": lambda record: {**record, "scoring": "first_token"},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("damage", RECORDS)
+def test_p18_goes_red_when_the_prompt_is_lost_or_another(damage, language_folder, tmp_path, monkeypatch):
+    write = export_room.write_json
+
+    def damaged(path: Path, content: Any) -> None:
+        write(path, RECORDS[damage](content) if path.name == "problem.json" else content)
+
+    monkeypatch.setattr(export_room, "write_json", damaged)
+    folder = language_folder("llama")
+    with pytest.raises(ReloadError):
+        contract_reload(trained("labels", "llama", folder, "lora", words=TWO_TOKENS), folder, tmp_path / "adapter")
+
+
+@pytest.mark.slow
+def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, tmp_path, monkeypatch):
+    write = export_room.write_json
+
+    def damaged(path: Path, content: Any) -> None:
+        write(path, {**content, "prompt": {"chat": False}} if path.name == "problem.json" else content)
+
+    monkeypatch.setattr(export_room, "write_json", damaged)
+    folder = language_folder("llama")
+    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    with pytest.raises(ReloadError, match="puts the same texts to the model otherwise"):
+        contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
+
+
+@pytest.mark.slow
+def test_p18_goes_red_when_the_chat_template_is_lost(language_folder, tmp_path):
+    folder = language_folder("llama")
+    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
+    tokenizer = load_tokenizer(str(tmp_path / "adapter"))
+    (tmp_path / "adapter" / "chat_template.jinja").unlink()
+    with pytest.raises(ReloadError, match="no chat template"):
+        prove_reload(module, tokenizer, TEXTS, tmp_path / "adapter")
+
+
+def test_p18_the_record_says_what_the_model_is_for(language_folder, tmp_path):
+    folder = language_folder("llama")
+    module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS)
+    export(module, load_tokenizer(str(folder), max_length=48), tmp_path / "adapter", {})
+    record = json.loads((tmp_path / "adapter/problem.json").read_text())
+    assert record["problem_type"] == "single_label_classification"
+    assert record["scoring"] == "sequence"
+    assert record["prompt"]["label_words"] == TWO_TOKENS
