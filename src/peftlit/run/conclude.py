@@ -77,7 +77,8 @@ def conclude_fit(
         trainer.test(module, datamodule=data, verbose=False)
         conclude_evaluation(trainer, module, data, folder, "test")
     if trainer.is_global_zero:
-        log.info("run folder: %s (adapter/, metrics.json, predictions.csv, pictures)", folder.path)
+        written = [name for name in (METRICS_FILE, PREDICTIONS_FILE) if (folder.path / name).is_file()]
+        log.info("run folder: %s (adapter/, %s, pictures)", folder.path, ", ".join(written))
 
 
 def conclude_evaluation(
