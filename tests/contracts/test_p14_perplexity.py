@@ -53,7 +53,7 @@ def trained(folder: Path, family: str, data: TextLines) -> CausalLM | MaskedLM:
     return shake(kind(Backbone(str(folder)), lora(family), **known))
 
 
-def tested(module: Any, data: TextLines) -> dict[str, float]:
+def scores_of(module: Any, data: TextLines) -> dict[str, float]:
     trainer = make_trainer(-1, use_distributed_sampler=False)
     logged = trainer.test(module, datamodule=data, verbose=False)[0]
     return {name.removeprefix("test/"): value for name, value in logged.items()}
@@ -118,7 +118,7 @@ def test_p14_perplexity_is_that_of_plain_transformers(objective, family, batch_s
     data = held_out(folder, tmp_path, objective, batch_size)
     module = trained(folder, family, data)
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
-    logged, blocks = tested(module, data), blocks_of(folder, data)
+    logged, blocks = scores_of(module, data), blocks_of(folder, data)
     assert module.told == {"tokens": sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)}
     contract_perplexity(logged, plain_perplexity(folder, tmp_path / "adapter", blocks, AUTO_CLASSES[objective]))
 
@@ -137,7 +137,7 @@ def test_p14_goes_red_when_the_mean_of_batches_is_taken(objective, family, langu
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
     expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AUTO_CLASSES[objective])
     with pytest.raises(AssertionError):
-        contract_perplexity(tested(module, data), expected)
+        contract_perplexity(scores_of(module, data), expected)
 
 
 def test_p14_goes_red_when_masks_depend_on_the_batch(language_folder, tmp_path, monkeypatch):
@@ -150,7 +150,7 @@ def test_p14_goes_red_when_masks_depend_on_the_batch(language_folder, tmp_path, 
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
     expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AutoModelForMaskedLM)
     with pytest.raises(AssertionError):
-        contract_perplexity(tested(module, data), expected)
+        contract_perplexity(scores_of(module, data), expected)
 
 
 @pytest.mark.slow
