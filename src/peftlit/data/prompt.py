@@ -45,12 +45,14 @@ class Prompt:
         placeholders = _PLACEHOLDER.findall(template)
         for name in placeholders:
             if name not in ("text", "text_pair"):
-                raise ConfigError(f"prompt.template: got the placeholder {{{name}}}, knows {{text}} and {{text_pair}}")
+                raise ConfigError(
+                    f"data.prompt.template: got the placeholder {{{name}}}, knows {{text}} and {{text_pair}}"
+                )
         if "text" not in placeholders:
-            raise ConfigError(f"prompt.template: got {template!r}, needs {{text}} where the text stands")
+            raise ConfigError(f"data.prompt.template: got {template!r}, needs {{text}} where the text stands")
         if chat is False and (system is not None or chat_template is not None):
             name = "system" if system is not None else "chat_template"
-            raise ConfigError(f"prompt.{name}: a plain text has none; unset it, or set prompt.chat: true")
+            raise ConfigError(f"data.prompt.{name}: a plain text has none; unset it, or set prompt.chat: true")
         if label_words is not None:
             _check_words(label_words)
         self.template = template
@@ -82,7 +84,7 @@ class Prompt:
         words = list(label_names) if self.label_words is None else self.label_words
         if len(words) != len(label_names):
             raise ConfigError(
-                f"prompt.label_words: got {len(words)} words, needs {len(label_names)}, one for each of "
+                f"data.prompt.label_words: got {len(words)} words, needs {len(label_names)}, one for each of "
                 f"{', '.join(label_names)}"
             )
         _check_words(words)
@@ -100,7 +102,7 @@ class Prompt:
         has_template = self.chat_template is not None or tokenizer.chat_template is not None
         if not has_template and (self.chat or self.system is not None):
             raise ConfigError(
-                "prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
+                "data.prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
             )
         return has_template if self.chat is None else self.chat
 
@@ -219,7 +221,7 @@ class LabelPrompts:
             if length == 0:
                 raise DataError(
                     f"{source}, row {row}: no token stands before the answer; write something in front of {{text}} in "
-                    "prompt.template"
+                    "data.prompt.template"
                 )
             label_ids = [ids[length:] for ids in answered]
             self._check_labels(label_ids)
@@ -233,14 +235,14 @@ class LabelPrompts:
         for i, ids in enumerate(label_ids):
             if not ids:
                 raise ConfigError(
-                    f"prompt.label_words: {self._named(i)} adds no token to the question; give it another word"
+                    f"data.prompt.label_words: {self._named(i)} adds no token to the question; give it another word"
                 )
         for i, first in enumerate(label_ids):
             for j, second in enumerate(label_ids):
                 if i != j and second[: len(first)] == first:
                     raise ConfigError(
-                        f"prompt.label_words: the tokens of {self._named(i)} begin those of {self._named(j)}, so the "
-                        "two cannot be told apart; give one another word"
+                        f"data.prompt.label_words: the tokens of {self._named(i)} begin those of {self._named(j)}, so "
+                        "the two cannot be told apart; give one another word"
                     )
         self.first_tokens_differ &= len({ids[0] for ids in label_ids}) == len(label_ids)
         self._checked.add(key)
@@ -256,7 +258,7 @@ class LabelPrompts:
         for i, pair in zip(too_long, parts, strict=True):
             if not any(pair):
                 raise ConfigError(
-                    f"prompt.template: the template alone takes {found[i].tokens} tokens of a window of "
+                    f"data.prompt.template: the template alone takes {found[i].tokens} tokens of a window of "
                     f"{self.max_length}; shorten it or raise data.max_length"
                 )
             ids = [next(tokens) for _ in pair]
@@ -286,6 +288,6 @@ def _parts(text: Text) -> list[str]:
 def _check_words(words: Sequence[str]) -> None:
     for number, word in enumerate(words, 1):
         if not isinstance(word, str) or not word.strip():
-            raise ConfigError(f"prompt.label_words: word {number} is {word!r}, needs a text")
+            raise ConfigError(f"data.prompt.label_words: word {number} is {word!r}, needs a text")
         if word in words[: number - 1]:
-            raise ConfigError(f"prompt.label_words: {word!r} stands there twice; give each label its own")
+            raise ConfigError(f"data.prompt.label_words: {word!r} stands there twice; give each label its own")

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, ProblemType
-from peftlit.errors import ConfigError, DataError
+from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.losses import BinaryCrossEntropy, Loss
 from peftlit.metrics import Average, Direction
 from peftlit.modules.base import PeftModule, Stage
@@ -133,6 +133,22 @@ class CausalLM(PeftModule):
             raise ConfigError(
                 f"data.packing: {type(self.adapter).__name__} puts its virtual tokens before the first sequence of a "
                 "row alone, and the others would see it; leave packing out"
+            )
+
+    def configure_model(self, device: torch.device | None = None) -> None:
+        """Build the model, and make sure that it keeps packed sequences apart.
+
+        Args:
+            device: Where quantized layers are made; None = where the Trainer computes.
+
+        Raises:
+            BackboneError: It does not.
+        """
+        super().configure_model(device)
+        if self.packing and not self.language_head.keeps_apart:
+            raise BackboneError(
+                f"data.packing: {type(self.model).__name__} would let the sequences of a row see one another; leave "
+                "packing out"
             )
 
     def config_updates(self) -> dict[str, Any]:

@@ -133,6 +133,23 @@ class LanguageHead:
             log.info("%s: rows of more than %d tokens cannot branch; labels get rows of their own", self._name, limit)
         return limit
 
+    @cached_property
+    def keeps_apart(self) -> bool:
+        """Whether sequences that share a row, told by positions that start anew, do not see one another."""
+        device = self._body.device
+        rows = torch.tensor(
+            [[0, 1, 2, 0], [2, 1, 2, 0]], device=device
+        )  # the same second sequence behind another first
+        inputs = {"input_ids": rows, "position_ids": torch.tensor([[0, 1, 0, 1]] * 2, device=device)}
+        try:
+            with self._evaluation():
+                hidden = self.hidden_states(inputs).float()
+        except torch.OutOfMemoryError:
+            raise
+        except PROBE_FAILURES:
+            return False
+        return bool((hidden[0, 2:] - hidden[1, 2:]).norm() < 1e-2 * hidden[0, 2:].norm())
+
     def branching_mask(self, seen: Tensor) -> Tensor:
         """Turn what each token sees into a mask (B, 1, T, T) that the model takes.
 

@@ -84,7 +84,9 @@ class Generator(Answerer):
 
     def _padded(self, prompts: list[list[int]]) -> Batch:
         batch: Batch = dict(  # type: ignore[assignment]
-            self.tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left")
+            self.tokenizer.pad(
+                {"input_ids": prompts}, return_tensors="pt", padding_side="left", return_attention_mask=True
+            )
         )
         return batch
 

@@ -87,7 +87,7 @@ def answer() -> torch.Tensor:
     answered: torch.Tensor = output.last_hidden_state if own_head else output.logits
     if answered.ndim == 3 and not own_head:  # peft puts virtual tokens in front
         answered = answered[:, -inputs["input_ids"].shape[1] :]
-    return answered.float().cpu()
+    return answered.float().cpu().contiguous()
 
 
 with torch.inference_mode():
