@@ -50,24 +50,24 @@ def test_settings_make_the_same_prompt_again():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"template": "{txt}"}, "prompt.template: got the placeholder {txt}, knows {text} and {text_pair}"),
-        ({"template": "{text} {}"}, "prompt.template: got the placeholder {}, knows {text} and {text_pair}"),
-        ({"template": "{text!r}"}, "prompt.template: got the placeholder {text!r}, knows {text} and {text_pair}"),
-        ({"template": "say it"}, "prompt.template: got 'say it', needs {text} where the text stands"),
-        ({"template": "{text_pair}"}, "prompt.template: got '{text_pair}', needs {text} where the text stands"),
+        ({"template": "{txt}"}, "data.prompt.template: got the placeholder {txt}, knows {text} and {text_pair}"),
+        ({"template": "{text} {}"}, "data.prompt.template: got the placeholder {}, knows {text} and {text_pair}"),
+        ({"template": "{text!r}"}, "data.prompt.template: got the placeholder {text!r}, knows {text} and {text_pair}"),
+        ({"template": "say it"}, "data.prompt.template: got 'say it', needs {text} where the text stands"),
+        ({"template": "{text_pair}"}, "data.prompt.template: got '{text_pair}', needs {text} where the text stands"),
         (
             {"system": "be short", "chat": False},
-            "prompt.system: a plain text has none; unset it, or set prompt.chat: true",
+            "data.prompt.system: a plain text has none; unset it, or set data.prompt.chat: true",
         ),
         (
             {"chat_template": "{{ 1 }}", "chat": False},
-            "prompt.chat_template: a plain text has none; unset it, or set prompt.chat: true",
+            "data.prompt.chat_template: a plain text has none; unset it, or set data.prompt.chat: true",
         ),
-        ({"label_words": ["good", " "]}, "prompt.label_words: word 2 is ' ', needs a text"),
-        ({"label_words": ["good", 3]}, "prompt.label_words: word 2 is 3, needs a text"),
+        ({"label_words": ["good", " "]}, "data.prompt.label_words: word 2 is ' ', needs a text"),
+        ({"label_words": ["good", 3]}, "data.prompt.label_words: word 2 is 3, needs a text"),
         (
             {"label_words": ["good", "bad", "good"]},
-            "prompt.label_words: 'good' stands there twice; give each label its own",
+            "data.prompt.label_words: 'good' stands there twice; give each label its own",
         ),
     ],
 )
@@ -83,7 +83,7 @@ def test_there_is_a_word_for_every_label():
     with pytest.raises(ConfigError) as caught:
         Prompt(label_words=WORDS).words([*NAMES, "neutral"])
     assert str(caught.value) == (
-        "prompt.label_words: got 2 words, needs 3, one for each of negative, positive, neutral"
+        "data.prompt.label_words: got 2 words, needs 3, one for each of negative, positive, neutral"
     )
 
 
@@ -107,7 +107,7 @@ def test_a_chat_needs_a_template(tokenizer, settings):
     with pytest.raises(ConfigError) as caught:
         LabelPrompts(Prompt(**settings), tokenizer, NAMES, 64)
     assert str(caught.value) == (
-        "prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
+        "data.prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
     )
 
 
@@ -238,7 +238,7 @@ def test_a_template_longer_than_the_window_is_refused(tokenizer, text):
     with pytest.raises(ConfigError) as caught:
         ask(tokenizer, Prompt("{text} it was a film :", label_words=WORDS), text, max_length=5)
     assert str(caught.value) == (
-        "prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise data.max_length"
+        "data.prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise data.max_length"
     )
 
 
@@ -263,7 +263,7 @@ def test_answers_that_cannot_be_told_apart_are_refused(tokenizer, words, said):
         tokenizer.backend_tokenizer.normalizer = normalizers_that_drop("\u200b")
     with pytest.raises(ConfigError) as caught:
         ask(tokenizer, Prompt("{text} is ", label_words=words), "it")
-    assert str(caught.value) == f"prompt.label_words: {said}"
+    assert str(caught.value) == f"data.prompt.label_words: {said}"
 
 
 def normalizers_that_drop(character: str):
@@ -287,9 +287,9 @@ def test_first_tokens_that_do_not_tell_labels_apart_are_noticed(tokenizer):
 @pytest.mark.parametrize(
     ("template", "text", "said"),
     [
-        ("{text}", "", "no token stands before the answer; write something in front of {text} in prompt.template"),
-        ("{text} {text_pair}", "it", "has one text, and prompt.template asks for {text_pair}; leave it out"),
-        ("{text}", ("it", "is"), "has two texts; name {text_pair} in prompt.template"),
+        ("{text}", "", "no token stands before the answer; write something in front of {text} in data.prompt.template"),
+        ("{text} {text_pair}", "it", "has one text, and data.prompt.template asks for {text_pair}; leave it out"),
+        ("{text}", ("it", "is"), "has two texts; name {text_pair} in data.prompt.template"),
     ],
 )
 def test_rows_that_do_not_go_with_the_template_are_refused_by_number(tokenizer, template, text, said):

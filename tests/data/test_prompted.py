@@ -230,7 +230,7 @@ def test_a_word_for_every_label_is_asked_for(tmp_path, decoder):
     data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text}", label_words=[" good"]))
     with pytest.raises(ConfigError) as caught:
         data.prepare_data()
-    assert str(caught.value) == "prompt.label_words: got 1 words, needs 2, one for each of bad, good"
+    assert str(caught.value) == "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good"
 
 
 def test_a_row_that_leaves_nothing_before_the_answer_is_named(tmp_path, decoder):
@@ -238,5 +238,5 @@ def test_a_row_that_leaves_nothing_before_the_answer_is_named(tmp_path, decoder)
     data = causal(tmp_path, rows, tokenizer=decoder, prompt=Prompt("{text}", label_words=WORDS))
     assert refusal(data.prepare_data) == (
         f"{tmp_path / 'train.jsonl'}, row 3: no token stands before the answer; write something in front of {{text}} "
-        "in prompt.template"
+        "in data.prompt.template"
     )

@@ -295,6 +295,25 @@ def test_rows_branch_where_attention_takes_a_mask(family, implementation):
     assert LanguageHead(language_model(family, attn_implementation=implementation)).branching_limit > 1000
 
 
+@pytest.mark.parametrize(
+    ("family", "implementation"),
+    [*[(family, way) for family in ("gpt2", "llama", "qwen3") for way in ("sdpa", "eager")], ("gemma2", "eager")],
+)
+def test_sequences_of_a_row_are_kept_apart_where_positions_start_anew(family, implementation):
+    assert LanguageHead(language_model(family, attn_implementation=implementation)).keeps_apart
+
+
+def test_a_model_that_does_not_go_by_positions_does_not_keep_sequences_apart(monkeypatch):
+    model = language_model("gpt2")
+    true_forward = model.transformer.forward
+
+    def forward(input_ids, *, position_ids=None, **others):
+        return true_forward(input_ids, **others)
+
+    monkeypatch.setattr(model.transformer, "forward", forward)
+    assert not LanguageHead(model).keeps_apart
+
+
 @pytest.mark.parametrize("broken", ["mask", "positions"])
 def test_rows_do_not_branch_where_the_model_goes_by_something_else(broken, monkeypatch, caplog):
     model = language_model("gpt2")

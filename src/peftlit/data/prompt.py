@@ -52,7 +52,7 @@ class Prompt:
             raise ConfigError(f"data.prompt.template: got {template!r}, needs {{text}} where the text stands")
         if chat is False and (system is not None or chat_template is not None):
             name = "system" if system is not None else "chat_template"
-            raise ConfigError(f"data.prompt.{name}: a plain text has none; unset it, or set prompt.chat: true")
+            raise ConfigError(f"data.prompt.{name}: a plain text has none; unset it, or set data.prompt.chat: true")
         if label_words is not None:
             _check_words(label_words)
         self.template = template
@@ -199,10 +199,10 @@ class LabelPrompts:
     def _check_text(self, text: Text, source: str, row: int) -> None:
         if self.prompt.takes_pairs and isinstance(text, str):
             raise DataError(
-                f"{source}, row {row}: has one text, and prompt.template asks for {{text_pair}}; leave it out"
+                f"{source}, row {row}: has one text, and data.prompt.template asks for {{text_pair}}; leave it out"
             )
         if not self.prompt.takes_pairs and not isinstance(text, str):
-            raise DataError(f"{source}, row {row}: has two texts; name {{text_pair}} in prompt.template")
+            raise DataError(f"{source}, row {row}: has two texts; name {{text_pair}} in data.prompt.template")
 
     def _candidates(self, texts: Sequence[Text], source: str, rows: Sequence[int]) -> list[Candidates]:
         if self._is_chat:

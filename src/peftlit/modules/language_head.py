@@ -137,9 +137,7 @@ class LanguageHead:
     def keeps_apart(self) -> bool:
         """Whether sequences that share a row, told by positions that start anew, do not see one another."""
         device = self._body.device
-        rows = torch.tensor(
-            [[0, 1, 2, 0], [2, 1, 2, 0]], device=device
-        )  # the same second sequence behind another first
+        rows = torch.tensor([[0, 1, 2, 0], [2, 1, 2, 0]], device=device)  # one sequence behind two others
         inputs = {"input_ids": rows, "position_ids": torch.tensor([[0, 1, 0, 1]] * 2, device=device)}
         try:
             with self._evaluation():
