@@ -183,7 +183,7 @@ def test_sets_with_a_name_for_their_label_ask_by_it(kind):
 def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_training_texts(tmp_path, decoder, words, differ):
     data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
     if differ is None:
-        with pytest.raises(ConfigError, match=r"^prompt\.label_words: the tokens of ' bad' .* begin those of"):
+        with pytest.raises(ConfigError, match=r"^data\.prompt\.label_words: the tokens of ' bad' .* begin those of"):
             _ = data.first_tokens_differ
         return
     assert data.first_tokens_differ is differ
