@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from peftlit.adapters import FullFineTuning
@@ -15,6 +16,7 @@ from peftlit.errors import ReloadError
 from peftlit.run import export as export_room
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
+from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4
 from tests.modules.language_cases import CHAT_TEMPLATE, TWO_TOKENS, lora, make_language_module, shake
@@ -58,6 +60,14 @@ def test_p18_conversations_are_put_as_in_training(language_folder, tmp_path):
     folder = language_folder("llama")
     module = trained("text", "llama", folder, "lora", prompt={"chat": True})
     contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
+
+
+@pytest.mark.slow
+def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_proven_by_that_of_training(tmp_path, caplog):
+    folder = tiny.write_model(tmp_path / "narrow", "llama", hidden_size=64, intermediate_size=172)
+    with caplog.at_level("WARNING", "peftlit"):
+        contract_reload(trained("text", "llama", folder, "lora", NF4), folder, tmp_path / "adapter")
+    assert ("refuses layers of this width" in caplog.text) == torch.cpu._is_avx512_bf16_supported()
 
 
 @pytest.mark.parametrize("damage", ["lost", "changed"])

@@ -97,5 +97,11 @@ with torch.inference_mode():
     answers["same_kernel"] = answer()
     for module in repacking:
         module.support_avx512bf16_for_cpu = True
-    answers["any_kernel"] = answer()  # ... then as anyone would get them
+    try:
+        answers["any_kernel"] = answer()  # ... then as anyone would get them
+    except AssertionError as error:
+        if not repacking:
+            raise
+        # bitsandbytes' kernel for some CPUs does not take layers of every width: nobody gets an answer by it there
+        (scratch / "refused_by_kernel.txt").write_text(str(error))
 save_file(answers, scratch / "answers.safetensors")
