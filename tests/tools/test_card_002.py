@@ -57,3 +57,19 @@ def test_tweets_become_conversations_that_a_recipe_can_learn(tmp_path, monkeypat
     assert [turn["role"] for turn in messages] == ["system", "user", "assistant"]
     assert messages[1]["content"] == "fine train"
     assert messages[2]["content"] == "positive"
+
+
+@pytest.mark.slow
+def test_what_the_card_does_with_few_rows_is_always_the_same_answer(shared, tmp_path) -> None:
+    data, most = shared / "data/tweet_sentiment", {"train": 160, "validation": 50, "test": 300}
+    rows = {split: card_002.read(data / f"{split}.jsonl", most[split]) for split in card_002.SPLITS}
+    trial = card_002.Trial(tmp_path, shared / "models/stories260K-llama", rows, epochs=1, seed=42)
+    true = [row["label"] for row in rows["test"]]
+    same_answer = card_002.scored(true, [card_002.ELSE] * len(true))
+    as_the_card = trial.generated(completion_only=False)
+    assert as_the_card.parsed is not None
+    assert as_the_card.parsed < 0.1
+    assert as_the_card.f1 == pytest.approx(same_answer.f1, abs=0.02)  # one class, and macro-F1 0.21
+    assert trial.generated(completion_only=True).f1 > as_the_card.f1 + 0.03
+    assert trial.by_likelihood(train=False).f1 > as_the_card.f1 + 0.03
+    assert trial.by_likelihood().f1 > as_the_card.f1 + 0.03
