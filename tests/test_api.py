@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import doctest
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import peftlit as package
-from peftlit.errors import ConfigError
+from peftlit.errors import ConfigError, Stopped
 from tests.conftest import run_in_process
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,16 @@ def test_mistakes_are_our_errors(settings, tmp_path, monkeypatch) -> None:
     with pytest.raises(ConfigError, match="^config_2.yaml, line 2: unknown key 'trainer.max_epoch'; did you"):
         package.fit(settings, {"trainer": {"max_epoch": 1}})
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_signal_ends_a_fit_from_python_with_its_own_error(settings, monkeypatch) -> None:
+    def stop(arguments: list[str]) -> None:
+        raise Stopped(f"stopped by SIGTERM; go on with: peftlit {' '.join(arguments)}", signal.SIGTERM)
+
+    monkeypatch.setattr("peftlit.commands.run", stop)
+    with pytest.raises(Stopped, match=r"peftlit fit --config config_1\.yaml$") as caught:
+        package.fit(settings)
+    assert caught.value.exit_code == 128 + signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -75,7 +75,8 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
         try:
             return Run(commands.run(arguments).folder.path)
         except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
-            raise type(error)(str(error).replace(f"{scratch}{os.sep}", "")) from error
+            error.args = (str(error).replace(f"{scratch}{os.sep}", ""),)
+            raise
 
 
 def _plain(value: Any) -> Any:
