@@ -8,7 +8,7 @@ import json
 import pytest
 import yaml
 
-from peftlit import config_errors
+from peftlit import config_errors, data, modules
 from tests.conftest import errors_of
 
 MISSPELT = [
@@ -138,3 +138,21 @@ def test_p23_a_linked_value_typed_otherwise_is_refused(
     assert code == 2
     assert len(errors_of(err)) == 1
     assert message in err
+
+
+@pytest.mark.parametrize(
+    "kind", sorted(set(data.__all__) - {"DocumentDataModule", "TextDataModule", "TokenDataModule"})
+)
+def test_p23_every_setting_of_a_data_set_has_a_type_that_is_checked(kind, peftlit) -> None:
+    code, out, err = peftlit("fit", "--data.help", kind)
+    assert code == 0, err
+    assert "--data.max_length" in out
+    assert "Unvalidated" not in out, "the parser could not find out a setting's type"
+
+
+@pytest.mark.parametrize("kind", sorted(set(modules.__all__) - {"PeftModule"}))
+def test_p23_every_setting_of_a_task_has_a_type_that_is_checked(kind, peftlit) -> None:
+    code, out, err = peftlit("fit", "--model.help", kind)
+    assert code == 0, err
+    assert "--model.backbone" in out
+    assert "Unvalidated" not in out, "the parser could not find out a setting's type"
