@@ -130,7 +130,7 @@ class Trial:
             "backbone": {"name_or_path": str(self.model)},
             "adapter": {"class_path": "peft.LoraConfig", "init_args": linear},
             "label_loss": label_loss,
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3, "weight_decay": 0.0}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3, "weight_decay": 0.0}},
             "scheduler": {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.05}},
         }
         options = {**options, "batch_size": 16, "eval_batch_size": 64, "max_length": LENGTH}
@@ -140,13 +140,7 @@ class Trial:
                 "seed_everything": self.seed,
                 "model": {"class_path": "CausalLM", "init_args": model},
                 "data": {"class_path": kind, "init_args": options},
-                "trainer": {
-                    **length,
-                    "precision": "32-true",
-                    "accelerator": "cpu",
-                    "gradient_clip_val": 1.0,
-                    "enable_progress_bar": False,
-                },
+                "trainer": {**length, "precision": "32-true", "accelerator": "cpu", "enable_progress_bar": False},
             },
             run_dir=self.folder / name,
         )
