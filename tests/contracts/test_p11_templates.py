@@ -89,7 +89,7 @@ def contract_predict_feeds_what_was_trained(
     expected = before_the_last_completion(data)
     generator = load(exported(data, model, folder / "adapter"), device="cpu")
     assert isinstance(generator, Generator)
-    assert fed_to_generate(generator, questions) == expected
+    assert sorted(fed_to_generate(generator, questions)) == sorted(expected)  # those with room alike go together
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ class Generator(Answerer):
         prompts = self._prompts(questions, first_row)
         rooms = [self._room(prompt) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}
-        for room in set(rooms):  # a long prompt leaves little room, and must not take others' away
+        for room in dict.fromkeys(rooms):  # a long prompt leaves little room, and must not take others' away
             rows = [i for i, own in enumerate(rooms) if own == room]
             answers |= zip(rows, self._continue([prompts[i] for i in rows], room), strict=True)
         return [answers[i] for i in range(len(prompts))]
