@@ -43,6 +43,7 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     settings = read(recipe)["model"]
     if labels_of(recipe) is not None:
         settings["init_args"]["label_names"] = labels_of(recipe)
+        settings["init_args"] |= {"class_counts": [1] * len(labels_of(recipe)), "num_rows": len(labels_of(recipe))}
         if settings["class_path"] == "CausalLM":
             settings["init_args"]["problem_type"] = "single_label_classification"
     name = settings["init_args"]["backbone"]["name_or_path"]
