@@ -23,7 +23,7 @@ transformers.logging.set_verbosity_error()
 auto_class = getattr(transformers, auto_class_name)
 own_head = auto_class_name == "AutoModel"
 labels = {}
-if (folder / "label_map.json").is_file():
+if auto_class_name not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):  # which have no labels of their own
     labels = json.loads((folder / "label_map.json").read_text())
     labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
 base = json.loads((folder / "backbone.json").read_text())
