@@ -17,7 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # with a thread per core in each, worker processes would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; their subprocesses inherit it
-from tests import tiny
+from tests import device, tiny
 from tests.contracts.outcomes import Outcomes
 
 # what is said at import comes out at the very end, and pytest's closing line has to be the last one
@@ -123,7 +123,7 @@ def settings(model_folder, toy_data: Path) -> dict[str, object]:
         "data": {"class_path": "SST2", "init_args": {"data_dir": str(toy_data), "batch_size": 8, "max_length": 32}},
         "trainer": {
             "max_epochs": 2,
-            "accelerator": "cpu",
+            "accelerator": device.current,
             "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
         },
     }

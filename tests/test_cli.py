@@ -111,12 +111,16 @@ def test_last_without_a_checkpoint_is_refused(peftlit, settings, write_config, t
 
 def test_used_run_folder_is_refused_and_left_alone(peftlit, settings, write_config, finished_run, tmp_path) -> None:
     folder, _ = finished_run
-    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+    def times() -> dict[Path, int]:  # the lock is looked at, which some versions of filelock do by writing
+        return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+
+    before = times()
     result = peftlit("fit", "--config", write_config(settings), "--run_dir", folder)
     contract_one_line_and_nothing_written(
         result, tmp_path, 1, "already holds a run; name another folder, or continue it"
     )
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+    assert times() == before
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
@@ -241,17 +245,3 @@ def test_shell_completion_is_printed(tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     assert "complete" in done.stdout
     assert "--trainer.max_epochs" in done.stdout
-
-
-@pytest.mark.gpu
-def test_the_main_job_on_a_gpu(settings, write_config, tmp_path) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("needs a CUDA device")
-    change(settings, "trainer.accelerator", "gpu")
-    change(settings, f"{MODEL}.backbone.quantization", "nf4-double")
-    change(settings, f"{MODEL}.optimizer", {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 5e-3}})
-    write_config(settings)
-    done = run_in_process(tmp_path, "fit", "--config", "config.yaml")
-    assert done.returncode == 0, done.stderr
-    assert "answers the same" in done.stderr
-    assert "on cuda (chosen by the hardware)" in done.stderr

@@ -38,13 +38,13 @@ def main() -> int:
         scratch = Path(name)
         write_base(scratch / "base")
         for ranks in arguments.ranks:
-            for stored in killed.STORED:
+            for stored, kind in killed.STORED.items():
                 column = f"{stored}, {ranks} process{'es' * (ranks > 1)}"
                 whole, cut = scratch / f"whole {column}", scratch / f"killed {column}"
-                killed.write(whole, scratch / "base", stored, ranks)
+                killed.write(whole, scratch / "base", kind, ranks)
                 if killed.run(whole, ranks=ranks):
                     raise RuntimeError((whole / "said.txt").read_text())
-                columns[column] = killed.killed_in_each_position(whole, cut, scratch / "base", stored, ranks)
+                columns[column] = killed.killed_in_each_position(whole, cut, scratch / "base", kind, ranks)
                 for position, odd in columns[column].items():
                     print(f"{column}, {position}: {odd or 'bit for bit'}", flush=True)
     positions = list(killed.positions(1))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests import device
 from tests.contracts import interruptions
 from tests.contracts.forked import peftlit_in
 from tests.contracts.toy_runs import BEST, EIGHT_BIT, EVERY_STEP, FIT, NF4, differences, result, write_run
@@ -45,16 +46,15 @@ def positions(ranks: int) -> dict[str, str]:
     }
 
 
-def write(folder: Path, base: Path, stored: str, ranks: int) -> None:
+def write(folder: Path, base: Path, kind: dict[str, Any], ranks: int) -> None:
     """Write a run that saves at every step, keeps the best, and writes down its batches.
 
     Args:
         folder: A folder for it.
         base: What ``write_base`` wrote.
-        stored: One of :data:`STORED`.
+        kind: One of :data:`STORED`.
         ranks: Processes.
     """
-    kind = STORED[stored]
     ours = [{"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace")]
     trainer = {**kind["trainer"], "callbacks": [BEST, EVERY_STEP, *ours], "devices": ranks}
     write_run(folder, base, {**kind, "trainer": trainer})
@@ -68,10 +68,10 @@ def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Ca
         folder: Where.
         more: Further arguments.
         kill_at: When.
-        ranks: Processes; of several, each has to start from nothing.
-        prepare: Called in the process first, where it is one.
+        ranks: Processes; of several, each has to start from nothing, as one on a GPU has to.
+        prepare: Called in the process first, where it is forked.
     """
-    if ranks > 1:
+    if ranks > 1 or device.current == "cuda":
         command = [sys.executable, "-m", "peftlit", *FIT, *more]
         with (folder / "said.txt").open("w") as said:
             done = subprocess.run(
@@ -101,7 +101,12 @@ def traces(folder: Path) -> dict[str, str]:
 
 
 def killed_in_each_position(
-    whole: Path, folder: Path, base: Path, stored: str, ranks: int, prepare: Callable[[], None] | None = None
+    whole: Path,
+    folder: Path,
+    base: Path,
+    kind: dict[str, Any],
+    ranks: int,
+    prepare: Callable[[], None] | None = None,
 ) -> dict[str, list[str]]:
     """Kill a run in every position, go on each time, and say for each position what came out otherwise after it.
 
@@ -111,11 +116,11 @@ def killed_in_each_position(
         whole: Where the run that nothing has interrupted was.
         folder: A folder for the other one.
         base: What ``write_base`` wrote.
-        stored: One of :data:`STORED`.
+        kind: One of :data:`STORED`.
         ranks: Processes.
         prepare: Called in every process that goes on.
     """
-    write(folder, base, stored, ranks)
+    write(folder, base, kind, ranks)
     wanted, odd, begun = traces(whole), {}, ""
     for position, instant in [*positions(ranks).items(), ("", "")]:
         for file in folder.glob("trace_*.txt"):

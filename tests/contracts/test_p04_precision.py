@@ -16,6 +16,7 @@ from peftlit.errors import ConfigError
 from peftlit.modules import SequenceClassification, build
 from peftlit.plugins import AdapterPrecision, precision
 from peftlit.plugins.precision import choose_precision
+from tests import device
 from tests.modules.cases import NF4, Case, command_line, fit, make_module, over_the_table, weights_of
 
 COMPUTE = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
@@ -138,8 +139,8 @@ def test_p04_the_command_line_leaves_the_choice_to_the_hardware(
 
 def overflowing() -> AdapterPrecision:
     """Float16 with a loss scale so high that the first two steps overflow."""
-    plugin = AdapterPrecision("16-mixed", "cpu")
-    plugin.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, backoff_factor=2.0**-24)
+    plugin = AdapterPrecision("16-mixed", device.current)
+    plugin.scaler = torch.amp.GradScaler(device.current, init_scale=2.0**60, backoff_factor=2.0**-24)
     return plugin
 
 
@@ -171,7 +172,7 @@ def contract_skipped_steps(module: SequenceClassification, folder: Path, **argum
 def test_p04_steps_skipped_by_the_scaler_are_counted(case, clip, model_folder):
     plugin = contract_skipped_steps(make_module(case, model_folder(case.family)), model_folder(case.family),
                                     gradient_clip_val=clip)  # fmt: skip
-    restored = AdapterPrecision("16-mixed", "cpu")
+    restored = AdapterPrecision("16-mixed", device.current)
     restored.load_state_dict(plugin.state_dict())
     assert restored.skipped_steps == plugin.skipped_steps
     assert restored.scaler.get_scale() == plugin.scaler.get_scale()

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader
 from peftlit.adapters import FullFineTuning
 from peftlit.losses import BinaryCrossEntropy, CrossEntropy
 from peftlit.modules.window import AccumulationWindow
+from peftlit.plugins import AdapterPrecision
+from tests import device
 from tests.conftest import toy_rows
 from tests.modules.cases import Case, collate, make_module, make_trainer
 
@@ -120,6 +122,22 @@ def test_p05_under_bfloat16_the_difference_is_one_of_rounding(model_folder):
     folder = model_folder("bert")
     one = gradients(folder, cut(windows(RAGGED, 3)), 1, precision="bf16-mixed")
     contract_same_gradients(one, gradients(folder, cut(RAGGED), 3, precision="bf16-mixed"), tolerance=2e-2)
+
+
+def scaled_by(scale: float) -> AdapterPrecision:
+    precision = AdapterPrecision("16-mixed", device.current)
+    precision.scaler = torch.amp.GradScaler(device.current, init_scale=scale)
+    return precision
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["unclipped", "clipped"])
+def test_p05_under_float16_the_scaler_takes_no_part(clip, model_folder):
+    """Windows give the big batch's gradient, to rounding, and it is not a multiple by the scale."""
+    folder, clipping = model_folder("bert"), {"gradient_clip_val": clip}
+    one = gradients(folder, cut(windows(RAGGED, 3)), 1, precision=scaled_by(2.0**10), **clipping)
+    many = gradients(folder, cut(RAGGED), 3, precision=scaled_by(2.0**10), **clipping)
+    contract_same_gradients(one, many, tolerance=2e-3)
+    contract_same_gradients(gradients(folder, cut(windows(RAGGED, 3)), 1, **clipping), one, tolerance=2e-3)
 
 
 ON_TWO_RANKS = [[4, 2, 1, 1], [3, 2, 4, 3], [3, 1]]

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from lightning.fabric.utilities import move_data_to_device
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoConfig, AutoTokenizer
 
@@ -19,7 +20,7 @@ from peftlit.modules import SequenceClassification, build
 from peftlit.modules.base import PeftModule
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
-from tests import tiny
+from tests import device, tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import (
     FAMILIES,
@@ -58,13 +59,17 @@ def trained(case: Case, folder: Path, **arguments: Any) -> SequenceClassificatio
     """
     module = make_module(case, folder, backbone={"compute_dtype": "float32"}, **arguments)
     fit(module, folder, 3, LargerPositions())
-    return module
+    return module.to(device.current)  # from the CPU, where training leaves it
+
+
+def answers(module: SequenceClassification, folder: Path, rows: list[dict[str, Any]], side: str) -> torch.Tensor:
+    return module.evaluate_batch(move_data_to_device(collate(folder, rows, side), device.current))
 
 
 def contract_batch_mates(module: SequenceClassification, folder: Path, side: str) -> torch.Tensor:
     """Return the logits of the short texts, which are the same alone and beside a long one."""
-    alone = torch.cat([module.evaluate_batch(collate(folder, [row], side)) for row in SHORT])
-    together = module.evaluate_batch(collate(folder, [*SHORT, LONG], side))[: len(SHORT)]
+    alone = torch.cat([answers(module, folder, [row], side) for row in SHORT])
+    together = answers(module, folder, [*SHORT, LONG], side)[: len(SHORT)]
     tolerance = TOLERANCE[module.backbone.quantization]
     torch.testing.assert_close(together, alone, rtol=tolerance, atol=tolerance)
     return together

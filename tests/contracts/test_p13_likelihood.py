@@ -23,7 +23,7 @@ from peftlit.modules import CausalLM, label_scores
 from peftlit.modules.language_head import LanguageHead
 from peftlit.run.export import export
 from peftlit.run.predictions import Predictions
-from tests import tiny
+from tests import device, tiny
 from tests.conftest import toy_rows
 from tests.data.helpers import write_jsonl
 from tests.modules.cases import make_trainer
@@ -143,9 +143,9 @@ def contract_probabilities_are_those_of_plain_transformers(
     expected = [plain_log_probabilities(folder, tmp_path / "adapter", text, words, module.scoring) for text in texts]
     odds = torch.stack([one[0] - one[1] for one in expected])
     assert odds.max() - odds.min() > 0.1, "all rows are answered alike; this would prove nothing"
-    told = peftlit.load(tmp_path / "adapter", device="cpu").predict(texts, batch_size=5)
+    told = peftlit.load(tmp_path / "adapter", device=device.current).predict(texts, batch_size=5)
     for row, (logs, answer) in enumerate(zip(expected, told, strict=True), 1):
-        for found in (answers.of_row[row], torch.tensor(list(answer["probabilities"].values()))):
+        for found in (answers.of_row[row].cpu(), torch.tensor(list(answer["probabilities"].values()))):
             difference = float((found.log() - logs).abs().max())
             assert difference < TOLERANCE, f"row {row}: log-probabilities differ by {difference:.2g}"
 

@@ -31,7 +31,7 @@ def whole(tmp_path_factory, base) -> Callable[[str, int], Path]:
     def get(stored: str, ranks: int) -> Path:
         if (stored, ranks) not in made:
             folder = made[stored, ranks] = tmp_path_factory.mktemp("whole") / "run"
-            killed.write(folder, base, stored, ranks)
+            killed.write(folder, base, killed.STORED[stored], ranks)
             assert killed.run(folder, ranks=ranks) == 0, (folder / "said.txt").read_text()
         return made[stored, ranks]
 
@@ -41,7 +41,7 @@ def whole(tmp_path_factory, base) -> Callable[[str, int], Path]:
 def contract_killed_and_resumed_ends_the_same(
     whole: Path, folder: Path, base: Path, stored: str, ranks: int, prepare: Callable[[], None] | None = None
 ) -> None:
-    odd = killed.killed_in_each_position(whole, folder, base, stored, ranks, prepare)
+    odd = killed.killed_in_each_position(whole, folder, base, killed.STORED[stored], ranks, prepare)
     assert odd == {position: [] for position in killed.positions(ranks)}
 
 

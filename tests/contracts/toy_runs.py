@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests import tiny
+from tests import device, tiny
 from tests.conftest import toy_rows
 
 BEST = {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", "mode": "min"}}
@@ -88,7 +88,7 @@ def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
         "data": _rows(base, kind),
         "trainer": {
             "max_epochs": 2,
-            "accelerator": "cpu",
+            "accelerator": device.current,
             "accumulate_grad_batches": 2,
             "log_every_n_steps": 1,
             **copy.deepcopy(kind["trainer"]),

@@ -27,7 +27,7 @@ from peftlit.data.collate import PadCollator
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.modules import SequenceClassification
 from peftlit.plugins import AdapterPrecision
-from tests import tiny
+from tests import device, tiny
 from tests.conftest import toy_rows
 
 LABELS = ["negative", "positive"]
@@ -58,7 +58,7 @@ class Case:
         """What peftlit says of a row that peft or bitsandbytes cannot train, None where it trains."""
         if self.adapter == "full" and self.quantization is not None:
             return "FullFineTuning cannot train quantized weights"
-        if self.adapter == "dora" and self.quantization == "int8":
+        if self.adapter == "dora" and self.quantization == "int8" and device.current == "cpu":
             return "peft's DoRA loses the scales of int8 weights on a CPU"
         return None
 
@@ -155,12 +155,12 @@ def make_module(
 def make_trainer(
     steps: int, *callbacks: Any, precision: str | AdapterPrecision = "32-true", **arguments: Any
 ) -> Trainer:
-    """A quiet Trainer on the CPU, with our precision plugin."""
-    plugin = AdapterPrecision(precision, "cpu") if isinstance(precision, str) else precision
+    """A quiet Trainer with our precision plugin."""
+    plugin = AdapterPrecision(precision, device.current) if isinstance(precision, str) else precision
     return Trainer(
         **{
-            "accelerator": "cpu", "devices": 1, "max_steps": steps, "callbacks": list(callbacks), "plugins": [plugin],
-            "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+            "accelerator": device.current, "devices": 1, "max_steps": steps, "callbacks": list(callbacks),
+            "plugins": [plugin], "logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
             "enable_model_summary": False, "barebones": False, **arguments,
         }
     )  # fmt: skip
@@ -174,8 +174,8 @@ def fit(module: SequenceClassification, folder: Path, steps: int, *callbacks: An
 
 
 def weights_of(module: SequenceClassification) -> dict[str, torch.Tensor]:
-    """A copy of every parameter."""
-    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    """A copy of every parameter, on the CPU, where training leaves the module."""
+    return {name: parameter.detach().to("cpu", copy=True) for name, parameter in module.named_parameters()}
 
 
 def read(folder: Path) -> dict[str, torch.Tensor]:
@@ -189,7 +189,7 @@ def command_line(case: Case, folder: Path, data: Path, run_dir: Path, *more: str
         "fit", f"--run_dir={run_dir}", "--model=SequenceClassification", f"--model.backbone.name_or_path={folder}",
         "--data=TextFiles", f"--data.train_file={data / 'train.jsonl'}",
         f"--data.validation_file={data / 'validation.jsonl'}", "--data.test_share=0", "--data.max_length=64",
-        "--data.batch_size=4", f"--trainer.fast_dev_run={steps}", "--trainer.accelerator=cpu",
+        "--data.batch_size=4", f"--trainer.fast_dev_run={steps}", f"--trainer.accelerator={device.current}",
         "--trainer.enable_progress_bar=false",
     ]  # fmt: skip
     if case.quantization is not None:

@@ -143,5 +143,6 @@ def shake(module: Any, scale: float = 0.1) -> Any:
         chance = torch.Generator().manual_seed(5)
         for parameter in module.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=chance) * scale)
+                noise = torch.randn(parameter.shape, generator=chance) * scale
+                parameter.add_(noise.to(parameter.device))
     return module.eval()

@@ -10,6 +10,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +47,22 @@ MODELS: dict[str, tuple[Backbone, LoraConfig, int, int]] = {
 """Backbone, adapter, rows of a batch, tokens of a row."""
 
 
-class Steps(Callback):
-    """Note when each optimizer step ended."""
+class Saves(Callback):
+    """Note when each optimizer step ended, and save in turn after the last, while all is where it trained."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self.name = name
         self.ends: list[float] = []
 
     def on_train_batch_end(self, *_: Any) -> None:
         """Note the time."""
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.ends.append(time.perf_counter())
+
+    def on_train_end(self, trainer: Trainer, pl_module: Any) -> None:
+        """Save with each."""
+        compare(self.name, trainer, pl_module, statistics.median(b - a for a, b in pairwise(self.ends)))
 
 
 def size(path: Path) -> int:
@@ -71,9 +79,8 @@ def save(trainer: Trainer, io: Any, path: Path) -> float:
 
 
 def bench(name: str) -> None:
-    """Train for some steps, then save with each in turn."""
+    """Train for some steps, and save after the last."""
     backbone, adapter, rows, tokens = MODELS[name]
-    steps = Steps()
     module = SequenceClassification(
         backbone, adapter, label_names=["a", "b"], optimizer=torch.optim.AdamW, pad_token_id=2 if "Llama" in name else 0
     )
@@ -83,12 +90,15 @@ def bench(name: str) -> None:
         "labels": torch.arange(rows) % 2,
     }
     trainer = Trainer(
-        accelerator="cpu", max_steps=STEPS, callbacks=[steps, Resumption()], logger=False, enable_checkpointing=False,
-        plugins=[AdapterPrecision("bf16-mixed", "cpu"), AdapterCheckpointIO()], enable_progress_bar=False,
+        max_steps=STEPS, callbacks=[Saves(name), Resumption()], logger=False, enable_checkpointing=False, devices=1,
+        plugins=[AdapterPrecision("bf16-mixed"), AdapterCheckpointIO()], enable_progress_bar=False,
         enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(module, DataLoader([batch] * STEPS, batch_size=None))
-    step = statistics.median(b - a for a, b in zip(steps.ends, steps.ends[1:], strict=False))
+
+
+def compare(name: str, trainer: Trainer, module: SequenceClassification, step: float) -> None:
+    """Save a few times with each in turn, and print what came of it."""
     trainables = sum(p.numel() * p.element_size() for p in module.parameters() if p.requires_grad)
     state = sum(
         value.numel() * value.element_size()

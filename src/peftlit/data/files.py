@@ -237,6 +237,8 @@ def _iterate_csv(path: Path) -> Iterator[list[str]]:
                         f"{path}, row {row} (line {reader.line_num}): {len(record)} values for {len(header)} columns; "
                         "quote texts that hold the delimiter"
                     )
+                if any("\0" in value for value in record):  # where some versions of pandas would end the text
+                    raise DataError(f"{path}, row {row} (line {reader.line_num}): a value holds a NUL; take it out")
                 yield record
         except csv.Error as error:
             raise DataError(

@@ -1,0 +1,129 @@
+"""Whole runs on a CUDA device: trained, exported, proven, scored again, killed and continued, and out of memory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import errors_of, run_in_process
+from tests.contracts import killed
+from tests.contracts.toy_runs import EIGHT_BIT, NF4, write_base
+from tests.modules.cases import STORAGES
+from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
+
+pytestmark = pytest.mark.gpu
+
+TASKS: dict[str, tuple[str, str]] = {
+    "classifier": ("SequenceClassification", "bert"),
+    "masked": ("MaskedLM", "bert"),
+    "causal": ("CausalLM", "llama"),
+    "likelihood": ("CausalLM", "llama"),
+}
+"""What is learned: the module's class and the model's family."""
+
+
+@pytest.fixture
+def run_settings(settings, toy_data, model_folder, language_folder):
+    """Return a function that makes the configuration of a run of a task, stored in a way."""
+
+    def make(task: str, quantization: str | None) -> dict[str, Any]:
+        name, family = TASKS[task]
+        folder = model_folder(family) if task == "classifier" else language_folder(family)
+        model = settings["model"]
+        model["class_path"] = name
+        model["init_args"]["backbone"] = {"name_or_path": str(folder), "quantization": quantization}
+        targets = ["query", "value"] if family == "bert" else ["q_proj", "v_proj"]
+        model["init_args"]["adapter"]["init_args"]["target_modules"] = targets
+        model["init_args"]["optimizer"] = EIGHT_BIT
+        files = {f"{split}_file": str(toy_data / f"{split}.jsonl") for split in ("train", "validation", "test")}
+        if task in ("masked", "causal"):
+            settings["data"] = {"class_path": "TextLines", "init_args": {**files, "batch_size": 8, "max_length": 32}}
+        if task == "likelihood":
+            settings["data"]["init_args"]["prompt"] = {"template": TEMPLATE, "label_words": ONE_TOKEN}
+        settings["trainer"]["accumulate_grad_batches"] = 2
+        settings["trainer"]["callbacks"][0]["init_args"] = {"monitor": "val/loss", "mode": "min"}
+        return settings
+
+    return make
+
+
+@pytest.mark.parametrize("quantization", STORAGES, ids=["plain", "NF4", "int8"])
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_is_proven_and_answers_the_same_again(task, quantization, run_settings, write_config, tmp_path) -> None:
+    write_config(run_settings(task, quantization))
+    done = run_in_process(tmp_path, "fit", "--config=config.yaml", "--run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert "answers the same" in done.stderr
+    assert "on cuda (chosen by the hardware)" in done.stderr
+    metrics = json.loads((tmp_path / "run/metrics.json").read_text())
+    assert metrics["fit"]["peak_memory_mib"] < 512, "the host's memory was measured"
+    again = run_in_process(tmp_path, "test", "--run_dir=run")
+    assert again.returncode == 0, again.stderr
+    tested = json.loads((tmp_path / "run/metrics.json").read_text())["test"]
+    for name, value in metrics["test"].items():
+        if isinstance(value, float):
+            assert tested[name] == pytest.approx(value, rel=1e-3, abs=1e-3), name
+
+
+def test_predict_says_what_the_test_split_was_told(run_settings, toy_data, write_config, tmp_path) -> None:
+    settings = run_settings("classifier", "nf4-double")
+    settings["trainer"]["precision"] = "32-true"  # as predict computes
+    write_config(settings)
+    done = run_in_process(tmp_path, "fit", "--config=config.yaml", "--run_dir=run")
+    assert done.returncode == 0, done.stderr
+    with (tmp_path / "run/predictions.csv").open(encoding="utf-8", newline="") as file:
+        told = {int(row["row"]): row for row in csv.DictReader(file)}
+    said = run_in_process(tmp_path, "predict", "--run_dir=run", f"--file={toy_data / 'test.jsonl'}")
+    assert said.returncode == 0, said.stderr
+    answers = [json.loads(line) for line in said.stdout.splitlines()]
+    assert len(answers) == len(told) == 30
+    for answer in answers:
+        for label, probability in answer["probabilities"].items():
+            assert probability == pytest.approx(float(told[answer["row"]][f"prob_{label}"]), abs=1e-3)
+
+
+KILLED: dict[str, dict[str, Any]] = {
+    "float32": killed.STORED["float32"],
+    "bfloat16": killed.STORED["bfloat16"],
+    "float16": {"trainer": {"precision": "16-mixed"}},
+    "bfloat16, NF4, 8-bit AdamW": killed.STORED["NF4, 8-bit AdamW"],
+    "float16, NF4, 8-bit AdamW": {"trainer": {"precision": "16-mixed"}, "backbone": NF4, "optimizer": EIGHT_BIT},
+    "bfloat16, int8": {"trainer": {"precision": "bf16-mixed"}, "backbone": {"quantization": "int8"}},
+}
+
+
+@pytest.mark.parametrize("stored", KILLED)
+def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, tmp_path) -> None:
+    write_base(tmp_path / "base")
+    killed.write(tmp_path / "whole", tmp_path / "base", KILLED[stored], ranks=1)
+    assert killed.run(tmp_path / "whole") == 0, (tmp_path / "whole/said.txt").read_text()
+    odd = killed.killed_in_each_position(
+        tmp_path / "whole", tmp_path / "killed", tmp_path / "base", KILLED[stored], ranks=1
+    )
+    assert odd == {position: [] for position in killed.positions(1)}
+
+
+def test_gpu_memory_running_out_is_one_line_with_the_change_that_fits(settings, tmp_path: Path) -> None:
+    """A real limit on what a real process may allocate."""
+    settings["model"]["init_args"]["backbone"]["config_overrides"] = {"intermediate_size": 128}
+    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows([f"good film {i} " + "bad " * 60, ("good", "bad")[i % 2]] for i in range(30_000))
+    settings["data"] = {"class_path": "Reviews", "init_args": {
+        "file": "reviews.csv", "batch_size": 20_000, "max_length": 64, "group_by_length": False,
+    }}  # fmt: skip
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    limited = "import sys; from torch.cuda import mem_get_info, set_per_process_memory_fraction as limit; "
+    limited += "limit((1 << 30) / mem_get_info()[1]); from peftlit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = run_in_process(tmp_path, "fit", "--config", "config.yaml", code=limited)
+    assert done.returncode == 1, done.stderr
+    assert len(errors_of(done.stderr)) == 1, done.stderr
+    line = errors_of(done.stderr)[0]
+    assert "out of device memory at batch shape 20000 x 64" in line
+    assert "gradient_checkpointing: true" in line
