@@ -199,6 +199,7 @@ def test_tensorboard_by_config(peftlit, settings, write_config, tmp_path) -> Non
     assert list((tmp_path / "boards").rglob("events.out.tfevents*"))
 
 
+@pytest.mark.slow
 def test_no_validation_split_exports_the_last_weights(peftlit, settings, write_config, tmp_path, toy_data) -> None:
     settings["data"] = {
         "class_path": "TextFiles",

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tests import tiny
 from tests.contracts.test_p05_accumulation import (
+    PENALISED,
     RAGGED,
     TOLERANCE,
     contract_same_gradients,
@@ -25,11 +26,11 @@ _CLIP = 0.05
 _PAGE = """# One big batch against many small ones
 
 The largest absolute difference of any gradient, after clipping, between one big batch and the same rows in
-micro-batches: full fine-tuning of a tiny BERT without dropout. Made by
-`python -m tools.accumulation --out docs/accumulation.md`.
+micro-batches, of a tiny BERT without dropout. AdaLoRA and KaSA add a penalty on their weights, once for each step.
+Made by `python -m tools.accumulation --out docs/accumulation.md`.
 
-| micro-batches | processes | precision | clipped to norm 0.05 | largest difference | largest gradient |
-|---|---|---|---|---|---|
+| what trains | micro-batches | processes | precision | clipped to norm 0.05 | largest difference | largest gradient |
+|---|---|---|---|---|---|---|
 """
 
 
@@ -39,6 +40,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="page to write")
     arguments = parser.parse_args()
     rows, kept = [], True
+    ragged = "ragged: 1 to 8 rows in windows of 3, the last one short"
+    ragged_on_two = "ragged: 1 to 4 rows in windows of 2, the last one short"
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "bert"
         folder.mkdir()
@@ -49,20 +52,30 @@ def main() -> int:
                 for name, sizes, every in (
                     ("equal: 6 of 4 rows in windows of 3", [4] * 6, 3),
                     ("24 of one row, one window", [1] * 24, 24),
-                    ("ragged: 1 to 8 rows in windows of 3, the last one short", RAGGED, 3),
+                    (ragged, RAGGED, 3),
                 ):
                     one = gradients(folder, cut(windows(sizes, every)), 1, **same)
-                    rows.append((name, 1, precision, clip, one, [gradients(folder, cut(sizes), every, **same)]))
+                    many = gradients(folder, cut(sizes), every, **same)
+                    rows.append(("everything", name, 1, precision, clip, one, [many]))
                 out = Path(scratch) / f"{precision} {clip}"
                 out.mkdir()
                 one, *ranks = on_two_ranks(folder, out, precision, clip or 0.0)
-                rows.append(("ragged: 1 to 4 rows in windows of 2, the last one short", 2, precision, clip, one, ranks))
+                rows.append(("everything", ragged_on_two, 2, precision, clip, one, ranks))
+        for adapter in PENALISED:
+            one = gradients(folder, cut(windows(RAGGED, 3)), 1, adapter=adapter)
+            many = gradients(folder, cut(RAGGED), 3, adapter=adapter)
+            rows.append((adapter, ragged, 1, "32-true", None, one, [many]))
+            out = Path(scratch) / adapter
+            out.mkdir()
+            one, *ranks = on_two_ranks(folder, out, adapter=adapter)
+            rows.append((adapter, ragged_on_two, 2, "32-true", None, one, ranks))
     lines = []
-    for name, processes, precision, clip, one, many in rows:
-        found = max(contract_same_gradients(one, each, tolerance=float("inf")) for each in many)
+    for adapter, name, processes, precision, clip, one, others in rows:
+        found = max(contract_same_gradients(one, each, tolerance=float("inf")) for each in others)
         kept = kept and (precision != "32-true" or found <= TOLERANCE)
         size = max(float(gradient.abs().max()) for step in one.steps for gradient in step.values())
-        lines.append(f"| {name} | {processes} | {precision} | {'yes' if clip else 'no'} | {found:.1e} | {size:.1e} |\n")
+        cells = [adapter, name, processes, precision, "yes" if clip else "no", f"{found:.1e}", f"{size:.1e}"]
+        lines.append(f"| {' | '.join(map(str, cells))} |\n")
     print(_PAGE + "".join(lines))
     if arguments.out is not None:
         arguments.out.write_text(_PAGE + "".join(lines), encoding="utf-8")

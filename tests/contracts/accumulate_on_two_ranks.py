@@ -1,7 +1,7 @@
 """Two gloo processes accumulate over unequal shares of each window; each writes the gradients it steps with.
 
-Run as ``python -m tests.contracts.accumulate_on_two_ranks OUT MODEL_FOLDER PRECISION CLIP``; Lightning starts the
-second process.
+Run as ``python -m tests.contracts.accumulate_on_two_ranks OUT MODEL_FOLDER PRECISION CLIP ADAPTER``; Lightning starts
+the second process.
 """
 
 import os
@@ -14,13 +14,14 @@ from tests.contracts.test_p05_accumulation import ON_TWO_RANKS, cut, gradients
 
 if __name__ == "__main__":
     out, folder = map(Path, sys.argv[1:3])
-    precision, clip = sys.argv[3], float(sys.argv[4])
+    precision, clip, adapter = sys.argv[3], float(sys.argv[4]), sys.argv[5]
     rank = int(os.environ.get("LOCAL_RANK", 0))
     batches = cut([size for window in ON_TWO_RANKS for size in window])
     seen = gradients(
         folder,
         batches[rank::2],
         2,
+        adapter=adapter,
         devices=2,
         strategy="ddp",
         use_distributed_sampler=False,

@@ -13,11 +13,14 @@ import pytest
 import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from peft import AdaLoraConfig, KasaConfig, LoraConfig
 from safetensors.torch import load_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from peftlit.adapters import FullFineTuning
+from peftlit.adapters import FullFineTuning, penalty
 from peftlit.losses import BinaryCrossEntropy, CrossEntropy
+from peftlit.modules import base
 from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import AdapterPrecision
 from tests import device
@@ -27,6 +30,13 @@ from tests.modules.cases import Case, collate, make_module, make_trainer
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6
 ROWS = toy_rows(24)
+ADAPTERS: dict[str, Any] = {
+    "full": FullFineTuning(),
+    "AdaLoRA": AdaLoraConfig(target_modules=["query", "value"], tinit=50, total_step=100),
+    "KaSA": LoraConfig(target_modules=["query", "value"], kasa_config=KasaConfig(beta=0.1, gamma=0.1)),
+}
+"""What trains: everything, or adapters with a penalty on their weights."""
+
 RAGGED = [5, 1, 2, 4, 8, 3, 1]
 """Rows per micro-batch; windows of 3 leave a last one of one micro-batch."""
 
@@ -56,6 +66,7 @@ def gradients(
     accumulate: int,
     *,
     loss: Any = None,
+    adapter: str = "full",
     callbacks: Sequence[Callback] = (),
     **arguments: Any,
 ) -> Gradients:
@@ -63,7 +74,7 @@ def gradients(
     module = make_module(
         Case("bert", "full"),
         folder,
-        adapter=FullFineTuning(),
+        adapter=ADAPTERS[adapter],
         backbone={"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0),
         loss=loss,
@@ -144,16 +155,19 @@ ON_TWO_RANKS = [[4, 2, 1, 1], [3, 2, 4, 3], [3, 1]]
 """Rows of each window's micro-batches, dealt in turn to two ranks: no two shares alike, the last window short."""
 
 
-def on_two_ranks(folder: Path, out: Path, precision: str = "32-true", clip: float = 0.0) -> list[Gradients]:
+def on_two_ranks(
+    folder: Path, out: Path, precision: str = "32-true", clip: float = 0.0, adapter: str = "full"
+) -> list[Gradients]:
     """Return what each of two processes steps with, and what one does with whole windows."""
-    command = [sys.executable, "-m", "tests.contracts.accumulate_on_two_ranks", out, folder, precision, clip]
+    command = [sys.executable, "-m", "tests.contracts.accumulate_on_two_ranks", out, folder, precision, clip, adapter]
     # a seed that another test has left there would be set again by DDP, and give the head other weights
     environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
     done = subprocess.run(
         list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, env=environment
     )
     assert done.returncode == 0, done.stderr
-    one = gradients(folder, cut(list(map(sum, ON_TWO_RANKS))), 1, precision=precision, gradient_clip_val=clip or None)
+    same = {"precision": precision, "gradient_clip_val": clip or None, "adapter": adapter}
+    one = gradients(folder, cut(list(map(sum, ON_TWO_RANKS))), 1, **same)
     ranks = [Gradients(), Gradients()]
     for rank, seen in enumerate(ranks):
         seen.steps = [load_file(out / f"rank{rank}_step{step}.safetensors") for step in range(len(ON_TWO_RANKS))]
@@ -166,6 +180,79 @@ def test_p05_two_ranks_with_unequal_shares(clip, model_folder, tmp_path):
     one, *ranks = on_two_ranks(model_folder("bert"), tmp_path, clip=clip)
     for many in ranks:
         contract_same_gradients(one, many)
+
+
+PENALISED = [adapter for adapter in ADAPTERS if adapter != "full"]
+
+
+def reference(adapter: str, folder: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return peft's own penalty, and the gradient of a mean loss with it: nothing of a window."""
+    module = make_module(
+        Case("bert", "lora"),
+        folder,
+        adapter=ADAPTERS[adapter],
+        backbone={"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+    )
+    module.configure_model()
+    batch = collate(folder, ROWS[:8])
+    total, weight, _ = module.loss(batch)
+    if adapter == "AdaLoRA":  # which adds it to a loss of the model's own
+        outputs = [model(**module.model_inputs(batch), labels=batch["labels"]) for model in (
+            module.model, module.model.get_base_model())]  # fmt: skip
+        penalty = outputs[0].loss - outputs[1].loss
+    else:
+        penalty = module.model.base_model._get_kasa_loss()
+    (total / weight + penalty).backward()
+    return penalty.detach(), {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_p05_a_penalty_enters_after_the_normaliser(adapter, model_folder):
+    folder = model_folder("bert")
+    penalty, expected = reference(adapter, folder)
+    assert penalty > 0.1, "too small to be noticed"
+    one = gradients(folder, cut([8]), 1, adapter=adapter)
+    wanted = Gradients()
+    wanted.steps = [expected]
+    contract_same_gradients(wanted, one)
+
+
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_p05_a_penalty_counts_once_for_a_step(adapter, clip, model_folder):
+    folder, same = model_folder("bert"), {"adapter": adapter, "gradient_clip_val": clip}
+    contract_same_gradients(
+        gradients(folder, cut(windows(RAGGED, 3)), 1, **same), gradients(folder, cut(RAGGED), 3, **same)
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_p05_a_penalty_counts_once_for_two_ranks(adapter, model_folder, tmp_path):
+    one, *ranks = on_two_ranks(model_folder("bert"), tmp_path, adapter=adapter)
+    for many in ranks:
+        contract_same_gradients(one, many)
+
+
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_p05_goes_red_without_the_penalty(adapter, model_folder, monkeypatch):
+    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    with pytest.raises(AssertionError, match="gradients differ"):
+        test_p05_a_penalty_enters_after_the_normaliser(adapter, model_folder)
+
+
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_p05_goes_red_when_the_penalty_is_divided_by_the_rows(adapter, model_folder, monkeypatch):
+    close = AccumulationWindow.close
+
+    def penalty_first(self: AccumulationWindow, parameters: Any, trainer: Any) -> None:
+        penalty.add_penalty(trainer.lightning_module.model)
+        close(self, parameters, trainer)
+
+    monkeypatch.setattr(AccumulationWindow, "close", penalty_first)
+    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    with pytest.raises(AssertionError, match="gradients differ"):
+        test_p05_a_penalty_counts_once_for_a_step(adapter, None, model_folder)
 
 
 def test_p05_windows_that_grow_from_epoch_to_epoch(model_folder):

@@ -275,6 +275,7 @@ def test_p13_goes_red_when_labels_see_one_another(byte_folder, tmp_path, monkeyp
         )
 
 
+@pytest.mark.slow
 def test_p13_goes_red_when_evaluation_keeps_its_scores(byte_folder, tmp_path, monkeypatch):
     kept, scores = [], CausalLM.label_scores
 

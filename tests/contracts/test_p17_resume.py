@@ -9,11 +9,21 @@ from typing import Any
 import pytest
 
 from peftlit.data import TextDataModule
+from peftlit.modules import checkpoints
 from peftlit.plugins import Resumption, random_states, resumption
 from tests.contracts import killed
 from tests.contracts.toy_runs import write_base
 
 pytestmark = pytest.mark.slow
+
+RANKS = {"init_r": 6, "target_r": 2, "total_step": 12, "tinit": 2, "tfinal": 2, "target_modules": ["query", "value"]}
+KINDS = {
+    **killed.STORED,
+    "float32, AdaLoRA": {
+        "trainer": {"precision": "32-true"},
+        "adapter": {"class_path": "peft.AdaLoraConfig", "init_args": RANKS},
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +41,7 @@ def whole(tmp_path_factory, base) -> Callable[[str, int], Path]:
     def get(stored: str, ranks: int) -> Path:
         if (stored, ranks) not in made:
             folder = made[stored, ranks] = tmp_path_factory.mktemp("whole") / "run"
-            killed.write(folder, base, killed.STORED[stored], ranks)
+            killed.write(folder, base, KINDS[stored], ranks)
             assert killed.run(folder, ranks=ranks) == 0, (folder / "said.txt").read_text()
         return made[stored, ranks]
 
@@ -41,11 +51,11 @@ def whole(tmp_path_factory, base) -> Callable[[str, int], Path]:
 def contract_killed_and_resumed_ends_the_same(
     whole: Path, folder: Path, base: Path, stored: str, ranks: int, prepare: Callable[[], None] | None = None
 ) -> None:
-    odd = killed.killed_in_each_position(whole, folder, base, killed.STORED[stored], ranks, prepare)
+    odd = killed.killed_in_each_position(whole, folder, base, KINDS[stored], ranks, prepare)
     assert odd == {position: [] for position in killed.positions(ranks)}
 
 
-@pytest.mark.parametrize(("stored", "ranks"), [*((stored, 1) for stored in killed.STORED), ("NF4, 8-bit AdamW", 2)])
+@pytest.mark.parametrize(("stored", "ranks"), [*((stored, 1) for stored in KINDS), ("NF4, 8-bit AdamW", 2)])
 def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, ranks, whole, base, tmp_path) -> None:
     contract_killed_and_resumed_ends_the_same(whole(stored, ranks), tmp_path / "killed", base, stored, ranks)
 
@@ -93,3 +103,13 @@ def take_the_states_of_a_validation() -> None:
 def test_p17_goes_red_without(breaker, whole, base, tmp_path) -> None:
     with pytest.raises(AssertionError):
         contract_killed_and_resumed_ends_the_same(whole("float32", 1), tmp_path / "killed", base, "float32", 1, breaker)
+
+
+def lose_the_ranks() -> None:
+    checkpoints.restore_allocation = lambda model, state: None  # type: ignore[assignment]
+
+
+def test_p17_goes_red_without_the_ranks_given_out(whole, base, tmp_path) -> None:
+    kind = "float32, AdaLoRA"
+    with pytest.raises(AssertionError):
+        contract_killed_and_resumed_ends_the_same(whole(kind, 1), tmp_path / "killed", base, kind, 1, lose_the_ranks)

@@ -70,6 +70,7 @@ def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_proven_by_th
     assert ("refuses layers of this width" in caplog.text) == torch.cpu._is_avx512_bf16_supported()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["lost", "changed"])
 def test_p18_goes_red_when_a_fresh_head_is_lost_or_changed(damage, model_folder, tmp_path, monkeypatch):
     save = export_room._save_weights
@@ -88,6 +89,7 @@ def test_p18_goes_red_when_a_fresh_head_is_lost_or_changed(damage, model_folder,
         contract_reload(trained("masked", "bert", folder, "lora"), folder, tmp_path / "adapter")
 
 
+@pytest.mark.slow
 def test_p18_goes_red_when_the_fresh_head_of_the_module_is_not_among_what_is_saved(model_folder, tmp_path, monkeypatch):
     tensors = export_room.head_tensors
     monkeypatch.setattr(export_room, "head_tensors", lambda module: dict(list(tensors(module).items())[1:]))

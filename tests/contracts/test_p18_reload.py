@@ -214,6 +214,7 @@ def test_p18_auto_peft_model_answers_with_label_names(finished_run, toy_data) ->
     assert done.stdout.strip() == first["prediction"]
 
 
+@pytest.mark.slow
 def test_p18_fit_exits_non_zero_when_the_proof_fails(
     peftlit, settings, write_config, monkeypatch, tmp_path, toy_data
 ) -> None:

@@ -80,7 +80,7 @@ def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
             "class_path": kind.get("task", "SequenceClassification"),
             "init_args": {
                 "backbone": {"name_or_path": str(base / "bert"), **kind.get("backbone", {})},
-                "adapter": {"class_path": "peft.LoraConfig", "init_args": lora},
+                "adapter": kind.get("adapter", {"class_path": "peft.LoraConfig", "init_args": lora}),
                 "optimizer": kind.get("optimizer", {"class_path": "torch.optim.AdamW", "init_args": {"lr": 2e-3}}),
                 "scheduler": kind.get("scheduler", {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.1}}),
             },

@@ -35,6 +35,7 @@ def test_texts_that_cleaning_empties_or_makes_equal_are_counted(tmp_path):
     assert report["duplicate_rows"] == [4]
 
 
+@pytest.mark.slow
 def test_40432_reviews_split_72_8_20_make_1820_batches_of_16_an_epoch(tmp_path):
     folder = tmp_path / "tokenizer"
     tiny.write_tokenizer(folder)

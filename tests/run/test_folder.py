@@ -42,6 +42,7 @@ def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
     assert folder.last_checkpoint().name == "epoch=9-step=90.ckpt"
 
 
+@pytest.mark.slow
 def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     folder.lock()

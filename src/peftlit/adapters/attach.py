@@ -11,6 +11,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from peftlit.adapters.allocation import freeze_rank_numbers
 from peftlit.adapters.full import FullFineTuning
 from peftlit.adapters.targets import check_targets, is_target
 from peftlit.architecture import linear_layers
@@ -117,6 +118,7 @@ def _attach_peft(
         config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded}) or None  # type: ignore[attr-defined]
     try:
         wrapped = get_peft_model(model, config)
+        freeze_rank_numbers(wrapped)
         _answer_twice(wrapped)
     except torch.OutOfMemoryError:
         raise

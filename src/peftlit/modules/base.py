@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from peft import PeftModel, TaskType
 from torch import Tensor
 from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter
+from peftlit.adapters.allocation import allocate
+from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch, Objective
 from peftlit.hardware import current_device_type
@@ -25,18 +28,15 @@ from peftlit.modules.check import check_fit
 from peftlit.modules.checkpoints import check_trainables, keep_trainables
 from peftlit.modules.inference import in_evaluation, model_inputs
 from peftlit.modules.language_head import LanguageHead
-from peftlit.modules.scores import Scores
+from peftlit.modules.scored import ScoredModule
 from peftlit.modules.window import AccumulationWindow
 from peftlit.optim import Schedule, parameter_groups, with_schedule
 from peftlit.problems import Problem
 
 log = logging.getLogger(__name__)
 
-Stage = Literal["val", "test"]
-"""The split that is evaluated, as it stands before a metric's name."""
 
-
-class PeftModule(LightningModule):
+class PeftModule(ScoredModule):
     """A backbone with an adapter and a head. A task says its Auto class, its loss and its metrics.
 
     Nothing is loaded in the constructor: :meth:`check` looks at names and shapes, and Lightning calls
@@ -69,8 +69,6 @@ class PeftModule(LightningModule):
     """The pretrained head apart from its body, once the model is built."""
     tokenizer_size: int | None = None
     """Number of tokens that the tokenizer knows, where that is known."""
-    val_scores: Scores
-    test_scores: Scores
 
     def __init__(
         self,
@@ -98,7 +96,6 @@ class PeftModule(LightningModule):
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.fresh: list[str] = []
-        self.told: dict[str, Any] = {}
         self.batch_shape: tuple[int, ...] = ()
         self.window = AccumulationWindow()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
@@ -243,63 +240,36 @@ class PeftModule(LightningModule):
         self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
         return self.window.add(total, weight, self.trainer)
 
-    @abstractmethod
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
-        """Feed a batch to the scores of a split.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-
-        Returns:
-            What becomes a line of ``predictions.csv`` for each row, where rows are classified.
-        """
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed a validation batch to the scores.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
-        """
-        self.evaluation_step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Feed a test batch to the scores.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
-        """
-        return self.evaluation_step(batch, "test")
-
-    def on_validation_epoch_start(self) -> None:
-        """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
-        self.val_scores.reset()
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
-        self.test_scores.reset()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the scores of the whole validation split."""
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores of the whole test split."""
-        self._log_scores("test")
-
-    def _log_scores(self, stage: Stage) -> None:
-        scalars, self.told = (self.val_scores if stage == "val" else self.test_scores).compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})
-
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradients those of the whole window. They are unscaled by now, and not yet clipped.
+        """Make the gradients those of the whole window and the adapter's penalty. They are unscaled, not yet clipped.
 
         Args:
             optimizer: The optimizer that is about to step.
         """
+        assert self.model is not None
         self.window.close(self.parameters(), self.trainer)
+        penalty = add_penalty(self.model)
+        if penalty is not None:
+            self.log("train/penalty", penalty)
+
+    def optimizer_step(
+        self,
+        epoch: int,
+        batch_idx: int,
+        optimizer: Optimizer | LightningOptimizer,
+        optimizer_closure: Callable[[], Any] | None = None,
+    ) -> None:
+        """Make the step, then let an adapter whose ranks change give them out, before anything is saved.
+
+        Args:
+            epoch: The epoch.
+            batch_idx: Number of the batch in it.
+            optimizer: The optimizer.
+            optimizer_closure: Runs the batch forward and back.
+        """
+        assert self.model is not None
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        allocate(self.model, self.trainer.global_step + 1)  # this step is counted later
 
     def evaluate_batch(self, batch: Batch) -> Tensor:
         """Return the logits of a batch in evaluation mode, on the CPU, and leave the mode as it was.

@@ -20,9 +20,10 @@ from peftlit.batch import IGNORE_INDEX, Batch, ProblemType
 from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.losses import BinaryCrossEntropy, Loss
 from peftlit.metrics import Average, Direction
-from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
+from peftlit.modules.scored import Stage
 from peftlit.modules.token_scores import TokenScores
 from peftlit.optim import Schedule
 from peftlit.problems import PROBLEM_FILE, make_problem

@@ -11,7 +11,9 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peftlit.adapters import FullFineTuning
+from peftlit.adapters.allocation import check_allocation
 from peftlit.adapters.attach import check_task
+from peftlit.adapters.penalty import check_penalty
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
 from peftlit.errors import BackboneError, ConfigError
@@ -55,6 +57,8 @@ def check_fit(module: PeftModule) -> None:
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:
         check_task(module.adapter, module.task_type)
+        check_allocation(module.adapter)
+        check_penalty(module.adapter)
         untouched = head_modules(skeleton) if module.pretrained_head else []
         check_targets(module.adapter, skeleton, type(skeleton).__name__, untouched)
     elif module.pretrained_head:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from peftlit.adapters.allocation import allocation_state, restore_allocation
 from peftlit.digest import weights_sha256
 from peftlit.errors import CheckpointError
 
@@ -15,6 +16,9 @@ BACKBONE = "backbone"
 
 ANCHOR = "window_anchor"
 """Key of a checkpoint under which is written what losses are divided by until a window closes."""
+
+ALLOCATION = "rank_allocation"
+"""Key of a checkpoint under which is written what ranks are given out by, where an adapter's ranks change."""
 
 
 def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
@@ -36,10 +40,12 @@ def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
     checkpoint[BACKBONE] = _identity(module)
     checkpoint[ANCHOR] = module.window.anchor
+    if module.model is not None and (allocation := allocation_state(module.model)) is not None:
+        checkpoint[ALLOCATION] = allocation
 
 
 def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
-    """Refuse a checkpoint that does not hold exactly what trains, or belongs to another base; take the anchor back.
+    """Refuse a checkpoint that does not hold exactly what trains, or belongs to another base; take back the rest.
 
     Args:
         module: The module.
@@ -52,7 +58,6 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     odd = sorted(names ^ set(checkpoint["state_dict"]))
     if odd:
         raise CheckpointError(f"the checkpoint does not hold what this config trains ({odd[0]})")
-    module.window.anchor = checkpoint.get(ANCHOR)
     before, now = checkpoint[BACKBONE], _identity(module)
     if before["weights_sha256"] != now["weights_sha256"]:
         raise CheckpointError(
@@ -60,6 +65,9 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
             f"({before['name_or_path']!r}, sha256 {str(before['weights_sha256'])[:12]}...); restore them, or start a "
             "new run"
         )
+    module.window.anchor = checkpoint.get(ANCHOR)
+    if module.model is not None:
+        restore_allocation(module.model, checkpoint.get(ALLOCATION))
 
 
 def _identity(module: PeftModule) -> dict[str, Any]:

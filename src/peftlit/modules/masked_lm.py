@@ -13,7 +13,8 @@ from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch
 from peftlit.metrics import Direction
-from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.base import PeftModule
+from peftlit.modules.scored import Stage
 from peftlit.modules.token_scores import TokenScores
 from peftlit.optim import Schedule
 from peftlit.problems import PROBLEM_FILE

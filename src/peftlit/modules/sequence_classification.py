@@ -21,8 +21,9 @@ from peftlit.errors import ConfigError
 from peftlit.heads import Head
 from peftlit.losses import Loss
 from peftlit.metrics import Average, Direction
-from peftlit.modules.base import PeftModule, Stage
+from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
+from peftlit.modules.scored import Stage
 from peftlit.optim import Schedule
 from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
 

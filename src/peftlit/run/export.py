@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import AdaLoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -102,7 +102,8 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
         for config in model.peft_config.values():
             config.base_model_name_or_path = module.backbone.location
             config.revision = _revision(module, _inner(model))
-        model.save_pretrained(str(folder), save_embedding_layers=False)
+        with _all_ranks(model):
+            model.save_pretrained(str(folder), save_embedding_layers=False)
         # peft writes a card of empty headings; no card is better than that one
         (folder / "README.md").unlink(missing_ok=True)
         for config in model.peft_config.values():
@@ -118,6 +119,19 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
         trained = head_tensors(module)
         write_json(folder / HEAD_RECORD_FILE, {"auto_class": module.auto_class.__name__, "tensors": sorted(trained)})
         save_file(trained, folder / HEAD_FILE)
+
+
+@contextmanager
+def _all_ranks(model: PeftModel) -> Iterator[None]:
+    """Save the ranks that AdaLoRA has set to zero, too: 4-bit layers that are cut down to the rest answer otherwise."""
+    kept = [(one, one.rank_pattern) for one in model.peft_config.values() if isinstance(one, AdaLoraConfig)]
+    for config, _ in kept:
+        config.rank_pattern = None
+    try:
+        yield
+    finally:
+        for config, pattern in kept:
+            config.rank_pattern = pattern
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
