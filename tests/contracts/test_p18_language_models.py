@@ -145,6 +145,21 @@ def test_p18_goes_red_when_the_chat_template_is_lost(language_folder, tmp_path):
         prove_reload(module, tokenizer, TEXTS, tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("damage", ["lost", "changed"])
+@pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("text", "llama"), ("labels", "llama")])
+def test_p18_a_record_that_is_lost_or_changed_is_noticed(kind, family, damage, language_folder, tmp_path):
+    folder, out = language_folder(family), tmp_path / "adapter"
+    module, tokenizer = trained(kind, family, folder, "lora"), load_tokenizer(str(folder), max_length=48)
+    export(module, tokenizer, out, {})
+    file = out / "problem.json"
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_text(json.dumps({**json.loads(file.read_text()), "problem_type": "regression"}))
+    with pytest.raises(ReloadError, match=r"problem\.json"):
+        prove_reload(module, tokenizer, TEXTS, out)
+
+
 def test_p18_the_record_says_what_the_model_is_for(language_folder, tmp_path):
     folder = language_folder("llama")
     module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS)

@@ -154,7 +154,15 @@ def test_p18_breaker_lost_head_fails_the_contract(model_folder, toy_data, tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "damage", ["label_map.json", "tokenizer.json", "tokenizer_config.json", "adapter_model.safetensors", "weights"]
+    "damage",
+    [
+        "label_map.json",
+        "problem.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "adapter_model.safetensors",
+        "weights",
+    ],  # fmt: skip
 )
 def test_p18_a_damaged_folder_is_refused(damage, model_folder, toy_data, tmp_path) -> None:
     module, tokenizer, texts = trained("bert", "lora", "nf4-double", model_folder("bert"), toy_data)

@@ -22,6 +22,7 @@ from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
 from peftlit.errors import ReloadError
+from peftlit.foreign import read_record
 from peftlit.modules import CausalLM, PeftModule
 from peftlit.problems import PROBLEM_FILE
 from peftlit.run.load import make_answerer
@@ -78,6 +79,9 @@ def prove_reload(
         ReloadError: The folder cannot be loaded, or answers otherwise.
     """
     assert module.model is not None
+    for record, content in module.records().items():
+        if read_record(folder / record, ReloadError) != json.loads(json.dumps(content)):
+            raise ReloadError(f"{folder / record}: does not hold what the module was trained for")
     batch = tokenize(tokenizer, texts)
     prompted = isinstance(module, CausalLM) and module.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
