@@ -4,7 +4,7 @@ A card reports a macro-F1 of 0.21 for a chat model that was trained on conversat
 a small model in the same way, mends one cause after another, and writes what each gains:
 
     python -m tools.card_002 --data_dir FOLDER --model FOLDER [--train_rows 8000] [--epochs 1] [--seeds 42 43 44]
-        [--test_rows 2000] [--out page.md]
+        [--test_rows 2000] [--ways a b] [--lr 3e-3] [--gradient_clip_val 1.0] [--out page.md]
 
 ``--rows OUT`` writes the tweets as conversations instead, as configs/recipes/as_run/tinyllama-tweets-qlora.yaml learns.
 """
@@ -90,14 +90,27 @@ class Trial:
         rows: The rows by split.
         epochs: How often the training rows are seen.
         seed: Seed of the runs.
+        lr: Learning rate.
+        gradient_clip_val: Largest norm of a gradient; None = not clipped.
     """
 
-    def __init__(self, folder: Path, model: Path, rows: dict[str, list[Row]], epochs: int, seed: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        model: Path,
+        rows: dict[str, list[Row]],
+        epochs: int,
+        seed: int,
+        lr: float = 3e-3,
+        gradient_clip_val: float | None = None,
+    ) -> None:
         self.folder = folder
         self.model = model
         self.rows = rows
         self.epochs = epochs
         self.seed = seed
+        self.lr = lr
+        self.gradient_clip_val = gradient_clip_val
 
     def generated(self, *, completion_only: bool) -> Outcome:
         """Learn prompts with their completions; generate answers and parse them."""
@@ -130,17 +143,19 @@ class Trial:
             "backbone": {"name_or_path": str(self.model)},
             "adapter": {"class_path": "peft.LoraConfig", "init_args": linear},
             "label_loss": label_loss,
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 3e-3, "weight_decay": 0.0}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": self.lr, "weight_decay": 0.0}},
             "scheduler": {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.05}},
         }
         options = {**options, "batch_size": 16, "eval_batch_size": 64, "max_length": LENGTH}
-        length = {"max_epochs": self.epochs} if train else {"max_steps": 0}
+        trainer = {"precision": "32-true", "accelerator": "cpu", "enable_progress_bar": False}
+        trainer |= {"gradient_clip_val": self.gradient_clip_val}
+        trainer |= {"max_epochs": self.epochs} if train else {"max_steps": 0}
         return peftlit.fit(
             {
                 "seed_everything": self.seed,
                 "model": {"class_path": "CausalLM", "init_args": model},
                 "data": {"class_path": kind, "init_args": options},
-                "trainer": {**length, "precision": "32-true", "accelerator": "cpu", "enable_progress_bar": False},
+                "trainer": trainer,
             },
             run_dir=self.folder / name,
         )
@@ -154,6 +169,10 @@ WAYS: dict[str, Callable[[Trial], Outcome]] = {
     "(d) loss on the answer among the labels; labels scored by likelihood": lambda t: t.by_likelihood("restricted"),
 }
 """From what the card does to what peftlit does."""
+
+
+def _letter(way: str) -> str:
+    return way[1 : way.index(")")]
 
 
 def table(outcomes: dict[str, list[Outcome]]) -> str:
@@ -179,6 +198,9 @@ def main() -> int:
     parser.add_argument("--test_rows", type=int, default=2000)
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--seeds", type=int, nargs="+", default=[42])
+    parser.add_argument("--ways", nargs="+", choices=[_letter(way) for way in WAYS], help="default: all of them")
+    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--gradient_clip_val", type=float)
     parser.add_argument("--rows", type=Path, help="folder to write conversations to; nothing is trained then")
     parser.add_argument("--out", type=Path, help="page to write the table to")
     arguments = parser.parse_args()
@@ -201,8 +223,12 @@ def main() -> int:
         for seed in arguments.seeds:
             folder = Path(scratch, str(seed))
             folder.mkdir()
-            trial = Trial(folder, arguments.model, rows, arguments.epochs, seed)
+            trial = Trial(
+                folder, arguments.model, rows, arguments.epochs, seed, arguments.lr, arguments.gradient_clip_val
+            )
             for way, run in WAYS.items():
+                if arguments.ways and _letter(way) not in arguments.ways:
+                    continue
                 outcomes.setdefault(way, []).append(run(trial))
                 print(f"seed {seed}: {way}: {outcomes[way][-1]}", flush=True)
     page = table(outcomes)
