@@ -14,6 +14,7 @@ from peftlit.adapters import FullFineTuning
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ReloadError
 from peftlit.run import export as export_room
+from peftlit.run import reload
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
 from tests import tiny
@@ -98,6 +99,11 @@ def test_p18_goes_red_when_the_fresh_head_of_the_module_is_not_among_what_is_sav
         contract_reload(trained("masked", "bert", folder, "lora"), folder, tmp_path / "adapter")
 
 
+def look_at_no_record(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
+    """Leave it to the fresh process to notice that a record is another."""
+    monkeypatch.setattr(reload, "read_record", lambda path, error: module.records()[path.name])
+
+
 RECORDS: dict[str, Any] = {
     "prompt lost": lambda record: {key: value for key, value in record.items() if key != "prompt"},
     "other template": lambda record: {**record, "prompt": {**record["prompt"], "template": "{text} was"}},
@@ -116,8 +122,10 @@ def test_p18_goes_red_when_the_prompt_is_lost_or_another(damage, language_folder
 
     monkeypatch.setattr(export_room, "write_json", damaged)
     folder = language_folder("llama")
+    module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS)
+    look_at_no_record(monkeypatch, module)
     with pytest.raises(ReloadError):
-        contract_reload(trained("labels", "llama", folder, "lora", words=TWO_TOKENS), folder, tmp_path / "adapter")
+        contract_reload(module, folder, tmp_path / "adapter")
 
 
 @pytest.mark.slow
@@ -130,6 +138,7 @@ def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, 
     monkeypatch.setattr(export_room, "write_json", damaged)
     folder = language_folder("llama")
     module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    look_at_no_record(monkeypatch, module)
     with pytest.raises(ReloadError, match="puts the same texts to the model otherwise"):
         contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
 
