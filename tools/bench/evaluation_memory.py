@@ -71,7 +71,5 @@ if __name__ == "__main__":
     parser.add_argument("--rows", type=int, nargs="+", default=[2000, 12284])
     arguments = parser.parse_args()
     for number in arguments.rows:
-        held, resident = peak_kib(arguments.run_dir, arguments.data_dir, number)
-        print(
-            f"{number:,} rows: {held / 1024:.1f} MiB held over imports, {resident / 1024:.1f} with pages of mapped files"
-        )
+        held, resident = (kib / 1024 for kib in peak_kib(arguments.run_dir, arguments.data_dir, number))
+        print(f"{number:,} rows: {held:.1f} MiB held over imports, {resident:.1f} with pages of mapped files")
