@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from peftlit.errors import BackboneError
 from peftlit.plugins import precision
@@ -218,26 +219,30 @@ def test_no_validation_split_exports_the_last_weights(peftlit, settings, write_c
     assert metrics["step"] == 5
 
 
-@pytest.mark.slow
-def test_host_memory_running_out_is_one_line_with_the_change_that_fits(settings, write_config, tmp_path) -> None:
-    """A real limit on the address space of a real process."""
+def contract_out_of_memory(where: str, limit: str, settings: dict[str, object], folder: Path) -> None:
+    """A batch that is too large for a real process under a limit costs one line, with the change that fits."""
     change(settings, f"{MODEL}.backbone.config_overrides", {"intermediate_size": 128})
-    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["text", "label"])
         writer.writerows([f"good film {i} " + "bad " * 60, ("good", "bad")[i % 2]] for i in range(30_000))
     change(settings, "data", {"class_path": "Reviews", "init_args": {
         "file": "reviews.csv", "batch_size": 20_000, "max_length": 64, "group_by_length": False,
     }})  # fmt: skip
-    write_config(settings)
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_AS, (9 << 30, 9 << 30)); "
-    limited += "from peftlit.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    done = run_in_process(tmp_path, "fit", "--config", "config.yaml", code=limited)
+    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    limited = f"{limit}; import sys; from peftlit.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = run_in_process(folder, "fit", "--config", "config.yaml", code=limited)
     assert done.returncode == 1, done.stderr
     assert len(errors_of(done.stderr)) == 1, done.stderr
     line = errors_of(done.stderr)[0]
-    assert "out of host memory at batch shape 20000 x 64" in line
+    assert f"out of {where} memory at batch shape 20000 x 64" in line
     assert "gradient_checkpointing: true" in line
+
+
+@pytest.mark.slow
+def test_host_memory_running_out_is_one_line_with_the_change_that_fits(settings, tmp_path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_AS, (9 << 30, 9 << 30))"
+    contract_out_of_memory("host", limit, settings, tmp_path)
 
 
 @pytest.mark.slow

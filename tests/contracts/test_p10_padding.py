@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from lightning.fabric.utilities import move_data_to_device
 from peft import AutoPeftModelForSequenceClassification
 from transformers import AutoConfig, AutoTokenizer
 
@@ -62,14 +61,10 @@ def trained(case: Case, folder: Path, **arguments: Any) -> SequenceClassificatio
     return module.to(device.current)  # from the CPU, where training leaves it
 
 
-def answers(module: SequenceClassification, folder: Path, rows: list[dict[str, Any]], side: str) -> torch.Tensor:
-    return module.evaluate_batch(move_data_to_device(collate(folder, rows, side), device.current))
-
-
 def contract_batch_mates(module: SequenceClassification, folder: Path, side: str) -> torch.Tensor:
     """Return the logits of the short texts, which are the same alone and beside a long one."""
-    alone = torch.cat([answers(module, folder, [row], side) for row in SHORT])
-    together = answers(module, folder, [*SHORT, LONG], side)[: len(SHORT)]
+    alone = torch.cat([module.evaluate_batch(collate(folder, [row], side)) for row in SHORT])
+    together = module.evaluate_batch(collate(folder, [*SHORT, LONG], side))[: len(SHORT)]
     tolerance = TOLERANCE[module.backbone.quantization]
     torch.testing.assert_close(together, alone, rtol=tolerance, atol=tolerance)
     return together

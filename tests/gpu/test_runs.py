@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.conftest import errors_of, run_in_process
+from tests.conftest import run_in_process
 from tests.contracts import killed
 from tests.contracts.toy_runs import EIGHT_BIT, NF4, write_base
 from tests.modules.cases import STORAGES
 from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
+from tests.test_cli import contract_out_of_memory
 
 pytestmark = pytest.mark.gpu
 
@@ -109,21 +109,5 @@ def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, tmp_path) -> 
 
 
 def test_gpu_memory_running_out_is_one_line_with_the_change_that_fits(settings, tmp_path: Path) -> None:
-    """A real limit on what a real process may allocate."""
-    settings["model"]["init_args"]["backbone"]["config_overrides"] = {"intermediate_size": 128}
-    with (tmp_path / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows([f"good film {i} " + "bad " * 60, ("good", "bad")[i % 2]] for i in range(30_000))
-    settings["data"] = {"class_path": "Reviews", "init_args": {
-        "file": "reviews.csv", "batch_size": 20_000, "max_length": 64, "group_by_length": False,
-    }}  # fmt: skip
-    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
-    limited = "import sys; from torch.cuda import mem_get_info, set_per_process_memory_fraction as limit; "
-    limited += "limit((1 << 30) / mem_get_info()[1]); from peftlit.__main__ import main; sys.exit(main(sys.argv[1:]))"
-    done = run_in_process(tmp_path, "fit", "--config", "config.yaml", code=limited)
-    assert done.returncode == 1, done.stderr
-    assert len(errors_of(done.stderr)) == 1, done.stderr
-    line = errors_of(done.stderr)[0]
-    assert "out of device memory at batch shape 20000 x 64" in line
-    assert "gradient_checkpointing: true" in line
+    limit = "from torch import cuda; cuda.set_per_process_memory_fraction((1 << 30) / cuda.mem_get_info()[1])"
+    contract_out_of_memory("device", limit, settings, tmp_path)
