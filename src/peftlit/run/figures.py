@@ -147,5 +147,5 @@ def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step
     for axes in (top, middle, bottom):
         axes.axvline(best_step, color="#d95f0e", linestyle="--", linewidth=1, label=f"exported: step {best_step}")
         axes.grid(alpha=0.25)
-    top.legend(loc="upper right", fontsize=9)
+    top.legend(loc="best", fontsize=9)
     figure.savefig(path, dpi=150)
