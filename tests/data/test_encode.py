@@ -36,6 +36,13 @@ def test_another_key_is_other_work_in_another_file():
     assert {Path(file).parent for file in files} == {Path(datasets.config.HF_DATASETS_CACHE, "peftlit")}
 
 
+def test_other_rows_are_other_work():
+    calls: list[int] = []
+    for rows in (1500, 1501, 1500):
+        assert len(mapped(["rows"], calls, rows=rows)) == rows
+    assert sum(calls) == 1500 + 1501
+
+
 def test_what_was_made_stays_on_disk_and_is_mapped_from_there():
     calls: list[int] = []
     (file,) = mapped(["disk"], calls).cache_files

@@ -44,19 +44,19 @@ def test_label_names_are_the_distinct_labels_in_order(values, names):
 )
 def test_inferred_names_give_every_label_its_own_id(values):
     names = distinct_names(values)
-    assert ClassLabels(names, "label").parse_column(values, "rows.csv") == [0, 1, 0]
+    assert list(ClassLabels(names, "label").parse_column(values, "rows.csv")) == [0, 1, 0]
 
 
 @pytest.mark.parametrize(
     "values", [["positive", "negative"], [1, 0], [1.0, 0.0], ["1", "0"], ["positive", 0]], ids=repr
 )
 def test_a_label_is_a_name_or_a_class_id(values):
-    assert ClassLabels(NAMES, "label").parse_column(values, "rows.csv") == [1, 0]
+    assert list(ClassLabels(NAMES, "label").parse_column(values, "rows.csv")) == [1, 0]
 
 
 @pytest.mark.parametrize("value", ["neutral", 2, -1, 0.5, "2", "Positive", True], ids=repr)
 def test_an_unknown_label_is_refused_with_its_row_and_all_known(value):
-    message = refusal(lambda: ClassLabels(NAMES, "label").parse_column([0, 1, value], "rows.csv"))
+    message = refusal(lambda: list(ClassLabels(NAMES, "label").parse_column([0, 1, value], "rows.csv")))
     assert f"rows.csv, row 3: unknown label {value!r}; " in message
     assert message.endswith("known are negative, positive")
 
@@ -65,12 +65,12 @@ def test_an_unknown_label_is_refused_with_its_row_and_all_known(value):
     ("names", "stranger"), [(["1", "2", "3"], 0), (["1", "2", "3"], "0"), (["-1", "1"], 0)], ids=repr
 )
 def test_where_names_are_numbers_another_number_is_no_class_id(names, stranger):
-    message = refusal(lambda: ClassLabels(names, "label").parse_column([names[0], stranger], "rows.csv"))
+    message = refusal(lambda: list(ClassLabels(names, "label").parse_column([names[0], stranger], "rows.csv")))
     assert f"row 2: unknown label {stranger!r}" in message
 
 
 def test_a_misspelt_label_gets_the_nearest_name():
-    message = refusal(lambda: ClassLabels(NAMES, "label").parse_column(["postive"], "rows.csv"))
+    message = refusal(lambda: list(ClassLabels(NAMES, "label").parse_column(["postive"], "rows.csv")))
     assert "did you mean 'positive'?" in message
 
 
@@ -78,7 +78,7 @@ def test_a_misspelt_label_gets_the_nearest_name():
 def test_a_missing_label_is_refused_with_its_row_and_is_no_class(value):
     values = ["negative", "positive", value]
     assert distinct_names(values) == NAMES
-    message = refusal(lambda: ClassLabels(NAMES, "stars").parse_column(values, "rows.csv"))
+    message = refusal(lambda: list(ClassLabels(NAMES, "stars").parse_column(values, "rows.csv")))
     assert "rows.csv, row 3: no label in column 'stars'" in message
 
 
@@ -98,7 +98,7 @@ ASPECTS = ["price", "quality", "service"]
 
 
 def _sets(values, names=ASPECTS):
-    return LabelSets(names, "aspects", ";").parse_column(values, "rows.csv")
+    return list(LabelSets(names, "aspects", ";").parse_column(values, "rows.csv"))
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_is_no_set_is_refused_with_its_row_so_that_flags_are_not_taken_for_
 
 def test_labels_that_no_row_or_every_row_carries_are_noted():
     kind = LabelSets(ASPECTS, "aspects", ";")
-    rows = kind.parse_column(["quality", "quality;price"], "rows.csv")
+    rows = list(kind.parse_column(["quality", "quality;price"], "rows.csv"))
     assert kind.check(rows, "rows.csv") == ["no row carries 'service'", "every row carries 'quality'"]
     assert kind.counts(rows) == [1, 2, 0]
     assert kind.summary(rows) == {"price": 1, "quality": 2, "service": 0}
@@ -185,7 +185,7 @@ def test_a_value_is_a_number_or_a_text_that_is_one(value):
 
 @pytest.mark.parametrize("value", [None, "", "  "], ids=repr)
 def test_a_missing_value_is_refused_with_its_row(value):
-    message = refusal(lambda: Values("stars").parse_column([1, 2, value], "rows.csv"))
+    message = refusal(lambda: list(Values("stars").parse_column([1, 2, value], "rows.csv")))
     assert message == "rows.csv, row 3: no value in column 'stars'; every row needs a number"
 
 
@@ -193,7 +193,7 @@ def test_a_missing_value_is_refused_with_its_row(value):
     "value", ["good", "4,5", "nan", "inf", float("nan"), float("-inf"), 1e39, True, [1.0]], ids=repr
 )
 def test_what_is_no_finite_number_is_refused_with_its_row(value):
-    message = refusal(lambda: Values("stars").parse_column([1, value], "rows.csv"))
+    message = refusal(lambda: list(Values("stars").parse_column([1, value], "rows.csv")))
     assert message == f"rows.csv, row 2: stars is {value!r}, needs a finite number"
 
 

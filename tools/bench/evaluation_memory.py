@@ -4,14 +4,14 @@ Run as ``python -m tools.bench.evaluation_memory --run_dir RUN --data_dir FOLDER
 from a folder with ``train.jsonl``, ``validation.jsonl`` and ``test.jsonl``, of which the first rows are tested.
 
 What is held is told apart from pages of mapped files, such as the token cache's, which the system takes back when it
-needs them. One malloc arena and one tokenizer thread, else the same command differs from itself by up to 90 MiB.
+needs them. The allocator's habits are told apart too, as they differ from one start of a command to the next by more
+than is looked for: one arena, large blocks given back when they are freed, one tokenizer thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -19,28 +19,22 @@ import tempfile
 from itertools import islice
 from pathlib import Path
 
+_STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(128 << 10), "RAYON_NUM_THREADS": "1"}
 _TEST = """
-import sys, threading, time
+import sys
 import bitsandbytes, datasets, peftlit.commands, peftlit.modules, peftlit.run.load, torch
 from peftlit.__main__ import main
 
-def resident():
-    lines = dict(line.split(":") for line in open("/proc/self/status"))
-    return [int(lines[name].split()[0]) for name in ("RssAnon", "VmRSS")]
-
-before = peak = resident()
-
-def watch():
-    global peak
-    while True:
-        peak = [max(both) for both in zip(peak, resident())]
-        time.sleep(0.002)
-
-threading.Thread(target=watch, daemon=True).start()
-code = main(sys.argv[1:])
-print("over imports", peak[0] - before[0], peak[1] - before[1])
-sys.exit(code)
+print("imported", flush=True)
+sys.stdin.readline()
+sys.exit(main(sys.argv[1:]))
 """
+
+
+def resident_kib(pid: int) -> list[int]:
+    """Return what a process holds, and that with its pages of mapped files."""
+    lines = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    return [int(lines[name].split()[0]) if name in lines else 0 for name in ("RssAnon", "VmRSS")]
 
 
 def peak_kib(run_dir: Path, data_dir: Path, rows: int) -> list[int]:
@@ -57,11 +51,23 @@ def peak_kib(run_dir: Path, data_dir: Path, rows: int) -> list[int]:
         with (data_dir / "test.jsonl").open(encoding="utf-8") as source:
             (data / "test.jsonl").write_text("".join(islice(source, rows)), encoding="utf-8")
         command = [sys.executable, "-c", _TEST, "test", "--run_dir", run, "--data.data_dir", data]
-        steady = {**os.environ, "MALLOC_ARENA_MAX": "1", "RAYON_NUM_THREADS": "1"}
-        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, env=steady)
-    if done.returncode != 0:
-        raise RuntimeError(done.stderr)
-    return list(map(int, re.findall(r"over imports (\d+) (\d+)", done.stdout)[0]))
+        with (Path(name, "said.txt")).open("w+", encoding="utf-8") as said:
+            child = subprocess.Popen(
+                list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said, text=True,
+                env={**os.environ, **_STEADY},
+            )  # fmt: skip
+            assert child.stdin is not None
+            assert child.stdout is not None
+            child.stdout.readline()
+            before = peak = resident_kib(child.pid)
+            child.stdin.write("go\n")
+            child.stdin.flush()
+            while child.poll() is None:
+                peak = list(map(max, peak, resident_kib(child.pid)))
+            said.seek(0)
+            if child.returncode != 0:
+                raise RuntimeError(said.read())
+    return [most - first for most, first in zip(peak, before, strict=True)]
 
 
 if __name__ == "__main__":

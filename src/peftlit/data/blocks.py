@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX, Objective
 from peftlit.data.encode import map_once
+from peftlit.data.table import make_rows
 
 Long = Literal["split", "cut"]
 """What becomes of a document that is longer than the window: several blocks, or the first one alone."""
@@ -55,7 +56,7 @@ class BlockEncoder:
             token is a piece of, -1 for special tokens); ``length``, ``row``, ``block`` (its number in the document)
             and ``tokens`` (of the whole document, in its first block; else 0).
         """
-        key = [rows["row"][:], rows["text"][:], self.state, self.objective, self.max_length, self.long, self.back]
+        key = [self.state, self.objective, self.max_length, self.long, self.back]
         return map_once(
             rows, self._encode, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=rows.column_names
         )
@@ -122,7 +123,7 @@ def pack(blocks: datasets.Dataset, max_length: int) -> datasets.Dataset:
     lengths: list[int] = blocks["length"][:]
     bins = best_fit(lengths, max_length)
     ids, labels, rows = blocks["input_ids"][:], blocks["labels"][:], blocks["row"][:]
-    return datasets.Dataset.from_dict(
+    return make_rows(
         {
             "input_ids": [[token for i in packed for token in ids[i]] for packed in bins],
             "labels": [[label for i in packed for label in labels[i]] for packed in bins],

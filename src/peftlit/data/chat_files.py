@@ -18,6 +18,7 @@ from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.encode import map_once
 from peftlit.data.files import read_hub
 from peftlit.data.messages import Message, check_messages
+from peftlit.data.table import make_rows
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -101,7 +102,7 @@ class ChatFiles(TokenDataModule):
             self._check_kind(sample, source, row)
         texts = [json.dumps(sample, ensure_ascii=False) for sample in samples]
         labels = self._labels.parse_column(texts, source)
-        return datasets.Dataset.from_dict({"row": numbers, "text": texts, "label": labels})
+        return make_rows({"row": numbers, "text": texts, "label": labels})
 
     def _sample(self, values: list[Any], source: str, row: int) -> Sample:
         whole = [message for value in values if isinstance(value, list) for message in value]
@@ -159,7 +160,7 @@ class ChatFiles(TokenDataModule):
                 "tokens": [len(one.input_ids) for one in found],
             }
 
-        key = [rows["row"][:], rows["text"][:], self._tokenizer_state, tokenizer.chat_template, self.max_length]
+        key = [self._tokenizer_state, tokenizer.chat_template, self.max_length]
         encoded = map_once(
             rows,
             encode,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import datasets
 
 from peftlit.data.labels import Labels
+from peftlit.data.table import column_values
 from peftlit.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -77,31 +78,30 @@ def check_columns(columns: Sequence[str], wanted: Sequence[str], source: str) ->
             raise DataError(f"{source}: no column {name!r}; {hint}its columns are {', '.join(columns)}")
 
 
-def joined_texts(rows: datasets.Dataset) -> list[str]:
-    """Return one text per row; the two of a pair joined.
+def joined_texts(rows: datasets.Dataset) -> Iterator[str]:
+    """Yield one text per row; the two of a pair joined.
 
     Args:
         rows: Rows with ``text`` and, for pairs, ``text_pair``.
     """
-    texts: list[str] = rows["text"][:]
-    if "text_pair" not in rows.column_names:
-        return texts
-    return [f"{a}{PAIR_SEPARATOR}{b}" for a, b in zip(texts, rows["text_pair"][:], strict=True)]
+    columns = [name for name in ("text", "text_pair") if name in rows.column_names]
+    yield from map(PAIR_SEPARATOR.join, zip(*(column_values(rows, name, "") for name in columns), strict=True))
 
 
-def check_texts(texts: Sequence[object], column: str, source: str) -> None:
-    """Refuse rows without a text, or with something else in its place.
+def checked_texts(rows: datasets.Dataset, column: str, source: str) -> Iterator[str]:
+    """Yield a column's texts; refuse rows without one, or with something else in its place.
 
     Args:
-        texts: The column's values.
-        column: The column's name.
+        rows: The rows.
+        column: The column.
         source: Where the rows are from.
 
     Raises:
         DataError: Naming the row.
     """
-    for row, text in enumerate(texts, 1):
+    for row, text in enumerate(column_values(rows, column, source), 1):
         check_text(text, column, source, row)
+        yield text
 
 
 def check_text(text: object, column: str, source: str, row: int) -> None:
@@ -134,45 +134,44 @@ def report_splits(splits: Mapping[str, datasets.Dataset], labels: Labels) -> dic
         splits: The normalised rows of each split; a split is compared with those before it.
         labels: Counts the labels.
     """
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, set[int]] = {}
     reports = {}
     for split, part in splits.items():
-        texts, rows = joined_texts(part), part["row"][:]
-        report = report_rows(texts, rows, labels.summary(part["label"][:]))
+        rows = part["row"][:]
+        report, keys = report_rows(joined_texts(part), rows, labels.summary(part["label"][:]))
         for other, earlier in seen.items():
-            compare_splits(report, texts, rows, other, earlier)
-        seen[split] = set(texts)
+            compare_splits(report, joined_texts(part), rows, other, earlier)
+        seen[split] = keys
         reports[split] = report
         log.info("%s", f"{split}: {report.rows} rows{report.oddities()}")
     return reports
 
 
-def report_rows(texts: Sequence[str], rows: Sequence[int], labels: dict[str, float]) -> RowReport:
+def report_rows(texts: Iterable[str], rows: Sequence[int], labels: dict[str, float]) -> tuple[RowReport, set[int]]:
     """Count empty texts and duplicates of one split.
 
     Args:
         texts: The texts; pairs joined.
         rows: Their row numbers in the source.
         labels: What to say of the labels.
+
+    Returns:
+        The report, and the keys of the texts: 64 bits stand for each, as for a row in the manifest.
     """
-    empty = [r for r, text in zip(rows, texts, strict=True) if not all(map(str.strip, text.split(PAIR_SEPARATOR)))]
-    seen: set[str] = set()
-    repeated = []
+    report = RowReport(rows=len(rows), labels=labels)
+    seen: set[int] = set()
     for row, text in zip(rows, texts, strict=True):
-        if text in seen:
-            repeated.append(row)
-        seen.add(text)
-    return RowReport(
-        rows=len(texts),
-        labels=labels,
-        empty_texts=len(empty),
-        empty_text_rows=empty[:_LISTED],
-        duplicates=len(repeated),
-        duplicate_rows=repeated[:_LISTED],
-    )
+        if not all(map(str.strip, text.split(PAIR_SEPARATOR))):
+            report.empty_texts += 1
+            report.empty_text_rows += [row][: _LISTED - len(report.empty_text_rows)]
+        if hash(text) in seen:
+            report.duplicates += 1
+            report.duplicate_rows += [row][: _LISTED - len(report.duplicate_rows)]
+        seen.add(hash(text))
+    return report, seen
 
 
-def compare_splits(report: RowReport, texts: Sequence[str], rows: Sequence[int], other: str, theirs: set[str]) -> None:
+def compare_splits(report: RowReport, texts: Iterable[str], rows: Sequence[int], other: str, theirs: set[int]) -> None:
     """Count the rows whose text also stands in another split.
 
     Args:
@@ -180,9 +179,9 @@ def compare_splits(report: RowReport, texts: Sequence[str], rows: Sequence[int],
         texts: The split's texts; pairs joined.
         rows: Their row numbers in the source.
         other: Name of the other split.
-        theirs: The other split's texts.
+        theirs: The keys of the other split's texts.
     """
-    shared = [row for row, text in zip(rows, texts, strict=True) if text in theirs]
+    shared = [row for row, text in zip(rows, texts, strict=True) if hash(text) in theirs]
     if shared:
         report.duplicates_of[other] = len(shared)
         report.duplicate_rows_of[other] = shared[:_LISTED]

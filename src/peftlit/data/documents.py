@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from peftlit.batch import Objective
 from peftlit.data import lengths
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import BlockEncoder, Long, pack
-from peftlit.data.checks import check_columns, check_texts
+from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.collate import Collator, LabelledCollator
-from peftlit.data.files import text_values
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
+from peftlit.data.table import make_rows
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -92,20 +92,15 @@ class DocumentDataModule(TokenDataModule):
         return {split: self._documents(rows, self.sources[split]) for split, rows in raw.items()}
 
     def _documents(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
-        texts = self._texts(rows, source)
-        if not texts:
+        if not len(rows):
             raise DataError(f"{source}: no documents")
-        numbers = list(range(1, len(texts) + 1))
-        labels = self._labels.parse_column(texts, source)
-        return datasets.Dataset.from_dict(
-            {"row": numbers, "text": [self._cleaner(text) for text in texts], "label": labels}
-        )
+        texts = map(self._cleaner, self._texts(rows, source))
+        labels = self._labels.parse_column(range(len(rows)), source)
+        return make_rows({"row": range(1, len(rows) + 1), "text": texts, "label": labels})
 
-    def _texts(self, rows: datasets.Dataset, source: str) -> list[str]:
+    def _texts(self, rows: datasets.Dataset, source: str) -> Iterator[str]:
         check_columns(rows.column_names, [self.text_column], source)
-        texts: list[str] = text_values(rows, self.text_column, source)
-        check_texts(texts, self.text_column, source)
-        return texts
+        return checked_texts(rows, self.text_column, source)
 
     def probe(self) -> list[str | tuple[str, str]]:
         """Return the beginnings of a few documents; of whole ones, logits over a vocabulary would take gigabytes."""

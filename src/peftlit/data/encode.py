@@ -11,6 +11,9 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+_HASHED = 1000
+"""Rows that are hashed at once; other numbers of them would give other names."""
+
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return all that a tokenizer's answers depend on, as text.
@@ -60,8 +63,7 @@ def encode(
                     encoded[name][i] = value
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "tokens": tokens}
 
-    content = [rows[name][:] for name in ("row", "label", *texts)]
-    key = [content, state, max_length, "length", "tokens"]
+    key = [state, max_length, "length", "tokens"]
     return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
 
 
@@ -79,12 +81,15 @@ def map_once(
     Args:
         rows: The rows.
         function: From columns to columns.
-        key: All that the result depends on, as JSON; it becomes the name of the cache file.
+        key: All that the result depends on beside the rows, as JSON; with them it names the cache file.
         num_proc: Processes.
         desc: What to call the work while it lasts.
         remove: Columns to leave out.
     """
-    name = sha256(json.dumps(key).encode()).hexdigest()
+    digest = sha256(json.dumps(key).encode())
+    for batch in rows.iter(_HASHED):
+        digest.update(json.dumps(batch).encode())
+    name = digest.hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
     folder.mkdir(parents=True, exist_ok=True)
     return rows.map(

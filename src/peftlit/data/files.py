@@ -145,28 +145,6 @@ def read_hub(path: str, name: str | None, revision: str | None, *, streaming: bo
         ) from error
 
 
-def text_values(rows: datasets.Dataset, column: str, source: str) -> list[Any]:
-    """Return a column's values; Arrow and Parquet decode them only now.
-
-    Args:
-        rows: The rows.
-        column: The column.
-        source: Where the rows are from.
-
-    Raises:
-        DataError: A value is not UTF-8.
-    """
-    try:
-        return list(rows[column][:])
-    except UnicodeDecodeError:
-        for row in range(len(rows)):
-            try:
-                rows[row][column]
-            except UnicodeDecodeError as error:
-                raise DataError(f"{source}, row {row + 1}: {column} holds bytes that are not UTF-8") from error
-        raise
-
-
 def check_encoding(path: Path) -> None:
     """Read a text file through once and refuse bytes that are not UTF-8.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,14 +10,14 @@ import datasets
 
 from peftlit.batch import ProblemType
 from peftlit.data.base import TokenDataModule
-from peftlit.data.checks import check_columns, check_texts
+from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import Collator, PadCollator
 from peftlit.data.encode import encode
-from peftlit.data.files import text_values
 from peftlit.data.labels import Labels, make_labels
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import PromptCollator, encode_prompted
+from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
 
 _PROBED = 64
@@ -181,10 +181,8 @@ def normalise(
     """
     if not len(rows):
         raise DataError(f"{source}: no rows")
-    columns: dict[str, Any] = {"row": list(range(1, len(rows) + 1))}
+    columns: dict[str, Iterable[Any]] = {"row": range(1, len(rows) + 1)}
     for name, column in text_columns.items():
-        texts = text_values(rows, column, source)
-        check_texts(texts, column, source)
-        columns[name] = [clean(text) for text in texts]
-    columns["label"] = labels.parse_column(rows[labels.column][:], source)
-    return datasets.Dataset.from_dict(columns)
+        columns[name] = map(clean, checked_texts(rows, column, source))
+    columns["label"] = labels.parse_column(column_values(rows, labels.column, source), source)
+    return make_rows(columns)

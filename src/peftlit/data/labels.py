@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import datasets
@@ -46,7 +46,7 @@ class Labels(ABC):
             DataError: It is missing, unknown or of another kind.
         """
 
-    def parse_column(self, values: Sequence[object], source: str) -> list[Any]:
+    def parse_column(self, values: Iterable[object], source: str) -> Iterator[Any]:
         """Turn a column's values into labels.
 
         Args:
@@ -56,7 +56,7 @@ class Labels(ABC):
         Raises:
             DataError: As :meth:`parse` does, for the first such row.
         """
-        return [self.parse(value, source, row) for row, value in enumerate(values, 1)]
+        return (self.parse(value, source, row) for row, value in enumerate(values, 1))
 
     @abstractmethod
     def check(self, labels: Sequence[Any], source: str) -> list[str]:

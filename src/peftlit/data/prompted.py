@@ -47,8 +47,7 @@ def encode_prompted(
             "tokens": [one.tokens for one in found],
         }
 
-    content = [rows[name][:] for name in ("row", "label", *texts)]
-    key = [content, state, prompts.prompt.settings(), prompts.words, prompts.max_length]
+    key = [state, prompts.prompt.settings(), prompts.words, prompts.max_length]
     return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
 
 

@@ -12,6 +12,7 @@ import datasets
 from peftlit.data.documents import DocumentDataModule
 from peftlit.data.files import read_hub, read_rows, require_file
 from peftlit.data.lines import iterate_lines
+from peftlit.data.table import make_rows
 from peftlit.errors import ConfigError
 
 Document = Literal["line", "paragraph", "file"]
@@ -60,7 +61,7 @@ class TextLines(DocumentDataModule):
         if file.suffix.lower() != ".txt":
             return read_rows(file)
         require_file(file)
-        return datasets.Dataset.from_dict({self.text_column: list(_documents(iterate_lines(file), self.document))})
+        return make_rows({self.text_column: _documents(iterate_lines(file), self.document)})
 
 
 def _documents(lines: Iterable[str], document: Document) -> Iterator[str]:

@@ -9,6 +9,7 @@ import datasets
 
 from peftlit.data.documents import DocumentDataModule
 from peftlit.data.files import find_splits, read_hub
+from peftlit.data.table import make_rows
 
 _CONFIGURATION = "wikitext-2-raw-v1"
 
@@ -42,7 +43,7 @@ class WikiText2(DocumentDataModule):
 
     def _articles(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
         texts = self._texts(rows, self.sources[split])
-        return datasets.Dataset.from_dict({self.text_column: list(articles(texts))})
+        return make_rows({self.text_column: articles(texts)})
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:
