@@ -2,6 +2,9 @@
 
 import pytest
 
+from tests.adapters.test_allocation import (
+    test_micro_batches_count_as_one_step as test_ranks_are_given_out_once_for_a_step,
+)
 from tests.contracts.test_own_heads import (
     test_p01_an_own_head_is_float_trainable_and_saved_by_itself,
     test_p02_an_own_head_and_the_adapter_below_it_learn,
@@ -23,6 +26,7 @@ from tests.contracts.test_p04_precision import (
     test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits,
 )
 from tests.contracts.test_p05_accumulation import (
+    test_p05_a_penalty_counts_once_for_a_step,
     test_p05_ragged_micro_batches_and_a_short_last_window,
     test_p05_rows_by_themselves_are_one_batch,
     test_p05_under_bfloat16_the_difference_is_one_of_rounding,
