@@ -7,6 +7,7 @@ import json
 import os
 from pathlib import Path
 
+import pyarrow
 import pytest
 import torch
 import yaml
@@ -237,6 +238,12 @@ def contract_out_of_memory(where: str, limit: str, settings: dict[str, object], 
     line = errors_of(done.stderr)[0]
     assert f"out of {where} memory at batch shape 20000 x 64" in line
     assert "gradient_checkpointing: true" in line
+
+
+def test_rows_that_were_read_are_given_back_to_the_system(peftlit, settings, write_config) -> None:
+    write_config(settings)
+    assert peftlit("fit", "--config", "config.yaml", "--print_config")[0] == 0
+    assert pyarrow.default_memory_pool().backend_name == "system", "Arrow's own pool keeps what it once held"
 
 
 @pytest.mark.slow

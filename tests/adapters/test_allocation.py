@@ -123,6 +123,16 @@ def test_the_number_of_ranks_that_a_layer_divides_by_does_not_train(quantization
     assert not any(number.requires_grad for number in numbers)
 
 
+@pytest.mark.parametrize(("steps", "settled"), [(5, False), (9, True), (STEPS, True)])
+def test_a_run_that_ends_before_the_ranks_are_settled_says_so(steps, settled, model_folder, caplog):
+    with caplog.at_level("WARNING", logger="peftlit"):
+        module = fitted(model_folder("bert"), steps)
+    assert (kept(module) <= 9) == settled, "ranks of four layers that end with 2 each"
+    said = [record.message for record in caplog.records if "total_step" in record.message]
+    assert said == [] if settled else said[0].endswith(f"the run has {steps} steps and never comes down to target_r; "
+                                                       f"set total_step: {steps}")  # fmt: skip
+
+
 def test_other_adapters_have_no_ranks_to_give(model_folder):
     module = make_module(Case("bert", "lora"), model_folder("bert"))
     module.configure_model()

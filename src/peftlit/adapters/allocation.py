@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from peft.tuners.adalora import AdaLoraModel
 from torch import nn
 
 from peftlit.errors import AdapterError
+
+log = logging.getLogger(__name__)
 
 
 def check_allocation(adapter: PeftConfig) -> None:
@@ -30,6 +33,25 @@ def check_allocation(adapter: PeftConfig) -> None:
         raise AdapterError(
             "adapter.use_asa: a run could not be continued as it was, because the scores that subspaces are chosen by "
             "are in no checkpoint; set use_asa: false"
+        )
+
+
+def warn_of_unsettled_ranks(model: nn.Module, steps: float) -> None:
+    """Say so if a run ends before AdaLoRA has come down to the ranks that it is to end with.
+
+    Args:
+        model: The model; nothing is said unless its adapter is AdaLoRA.
+        steps: Optimizer steps of the run; infinite where it has no end.
+    """
+    tuner = _tuner(model)
+    if tuner is None:
+        return
+    adapter = _config(tuner)
+    if steps < adapter.total_step - adapter.tfinal:
+        log.warning(
+            "adapter.total_step: %d, of which the last %d (tfinal) keep the ranks, but the run has %d steps and never "
+            "comes down to target_r; set total_step: %d",
+            *(adapter.total_step, adapter.tfinal, steps, steps),
         )
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter
-from peftlit.adapters.allocation import allocate
+from peftlit.adapters.allocation import allocate, warn_of_unsettled_ranks
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch, Objective
@@ -216,7 +216,9 @@ class PeftModule(ScoredModule):
         optimizer = self.optimizer(parameter_groups(self))
         if hasattr(optimizer, "keep_embeddings_in_32_bits"):
             optimizer.keep_embeddings_in_32_bits(self.model)
-        return with_schedule(optimizer, self.scheduler, self.trainer.estimated_stepping_batches)
+        steps = self.trainer.estimated_stepping_batches
+        warn_of_unsettled_ranks(self.model, steps)
+        return with_schedule(optimizer, self.scheduler, steps)
 
     def model_inputs(self, batch: Batch) -> dict[str, Tensor]:
         """Return what the model's forward takes; under left padding, positions count from the first token.
