@@ -27,7 +27,8 @@ def ours(classifier: Classifier, texts: list[str]) -> torch.Tensor:
     """Return the score of each label of each text, (rows, labels)."""
     assert classifier.prompts is not None
     batches = [texts[i : i + 16] for i in range(0, len(texts), 16)]
-    return torch.cat([classifier.logits(ask(classifier.prompts, classifier.tokenizer, b, 1)) for b in batches])
+    asked = [ask(classifier.prompts, classifier.tokenizer, batch, range(len(batch))) for batch in batches]
+    return torch.cat([classifier.logits(batch) for batch in asked])
 
 
 def of_the_harness(folder: Path, prompts: list[str], words: list[str]) -> torch.Tensor:

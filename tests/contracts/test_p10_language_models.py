@@ -203,6 +203,18 @@ def test_p10_packed_rows_under_virtual_tokens_are_refused_before_weights_load(ad
     assert module.model is None
 
 
+@pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+def test_p10_padding_between_virtual_tokens_and_text_is_refused_before_weights_load(adapter, model_folder):
+    """Their positions move with it, and peft takes no others; what stands in the past moves nothing."""
+    module = CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), padding_side="left")
+    if adapter is PrefixTuningConfig:
+        module.check()
+    else:
+        with pytest.raises(ConfigError, match=r"^data\.padding_side: left padding would stand between the virtual"):
+            module.check()
+    assert module.model is None
+
+
 def test_p10_the_command_line_tells_the_model_that_rows_are_packed(model_folder, tmp_path, peftlit):
     train = write_lines(tmp_path / "train.txt", documents(30))
     code, _, err = peftlit(

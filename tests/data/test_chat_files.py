@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from peftlit.batch import IGNORE_INDEX
@@ -81,6 +83,13 @@ def test_every_token_is_learned_on_demand(tmp_path, decoder):
     data = chat_files(tmp_path, TEXTS, tokenizer=decoder, completion_only=False)
     for row in encoded(data):
         assert row["labels"] == [IGNORE_INDEX, *row["input_ids"][1:]]
+
+
+def test_bytes_that_are_no_text_are_named_by_row_and_column(tmp_path, decoder):
+    texts = pyarrow.array([*[b"good"] * 1030, b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"prompt": ["the"] * 1031, "completion": texts}), tmp_path / "a.parquet")
+    data = ChatFiles(train_file=str(tmp_path / "a.parquet"), tokenizer=decoder)
+    assert refusal(data.read) == f"{tmp_path}/a.parquet, row 1031: completion holds bytes that are not UTF-8"
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "parquet", "csv", "tsv"])

@@ -8,6 +8,8 @@ from decimal import Decimal
 from pathlib import Path
 
 import datasets
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from peftlit.data import Reviews, TextFiles
@@ -292,6 +294,14 @@ def test_an_odd_label_is_logged_once_and_stands_in_the_report(tmp_path, caplog):
 def test_settings_that_contradict_each_other_are_refused(settings, says):
     with pytest.raises(ConfigError, match=says):
         TextFiles(train_file="-", **settings)
+
+
+@pytest.mark.parametrize("names", [None, ["bad", "good"]])
+def test_labels_that_are_no_text_are_named_by_row(tmp_path, names):
+    labels = pyarrow.array([b"good", b"bad", b"caf\xe9"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": ["a", "b", "c"], "label": labels}), tmp_path / "a.parquet")
+    data = TextFiles(train_file=str(tmp_path / "a.parquet"), label_names=names)
+    assert refusal(data.read) == f"{tmp_path}/a.parquet, row 3: label holds bytes that are not UTF-8"
 
 
 def test_other_labels_give_other_row_hashes():

@@ -18,7 +18,7 @@ from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import PromptCollator, ask, collate_prompts, encode_prompted
 from peftlit.errors import ConfigError
 from tests import tiny
-from tests.data.helpers import refusal, text_files
+from tests.data.helpers import refusal, text_files, write_jsonl
 from tests.data.language_data import TEMPLATE
 
 NAMES = ["bad", "good"]
@@ -134,7 +134,7 @@ def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
     data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
     data.setup("fit")
     (trained,) = data.train_dataloader()
-    asked = ask(data.label_prompts, data.get_tokenizer(), [row["text"] for row in ROWS], 1)
+    asked = ask(data.label_prompts, data.get_tokenizer(), [row["text"] for row in ROWS], range(1, len(ROWS) + 1))
     order = trained.pop("row").argsort()
     assert asked.pop("row").tolist() == [1, 2]
     assert "labels" not in asked
@@ -180,13 +180,33 @@ def test_sets_with_a_name_for_their_label_ask_by_it(kind):
     ("words", "differ"),
     [([" bad", " good"], True), ([" very bad", " very good"], False), ([" bad", " bad film"], None)],
 )
-def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_training_texts(tmp_path, decoder, words, differ):
+def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_texts(tmp_path, decoder, words, differ):
     data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
     if differ is None:
         with pytest.raises(ConfigError, match=r"^data\.prompt\.label_words: the tokens of ' bad' .* begin those of"):
             _ = data.first_tokens_differ
         return
     assert data.first_tokens_differ is differ
+
+
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_labels_that_begin_alike_behind_one_row_of_many_are_found_before_training(tmp_path, shared, split):
+    """Behind some texts a word becomes other tokens than behind others."""
+    rows = [{"text": f"film {i}", "label": NAMES[i % 2]} for i in range(200)]
+    odd = [*rows[:150], {"text": "it is ok ", "label": "bad"}, *rows[150:]]
+    files = {
+        f"{name}_file": write_jsonl(tmp_path / f"{name}.jsonl", odd if name == split else rows)
+        for name in ("train", "validation", "test")
+    }
+    settings = {
+        "objective": "causal",
+        "tokenizer": str(shared / "models" / "stories260K-llama"),
+        "prompt": Prompt("{text}", chat=False, label_words=["ly", "le"]),
+    }
+    for _ in ("tokenized", "from the cache"):
+        assert TextFiles(**files, **settings).first_tokens_differ is False
+    write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    assert TextFiles(**files, **settings).first_tokens_differ is True
 
 
 def test_without_a_language_model_rows_are_encoded_as_ever(tmp_path, decoder):

@@ -44,6 +44,14 @@ def test_a_file_is_not_read_ahead(tmp_path):
         next(texts)
 
 
+def test_bytes_that_are_no_text_are_named_by_row_in_parquet_too(tmp_path):
+    texts = pyarrow.array([*[b"good"] * 1030, b"caf\xe9", b"good"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts}), tmp_path / "a.parquet")
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "a.parquet")
+    assert str(caught.value) == f"{tmp_path}/a.parquet, row 1031: a text holds bytes that are not UTF-8"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

@@ -69,12 +69,11 @@ def make_language_module(
     if kind == "text":
         return CausalLM(base, adapter, **{"prompt": {"chat": False}, **common})
     prompts = label_prompts(folder, words)
-    prompts.encode([row["text"] for row in toy_rows(4)], "toy", range(1, 5))
+    found = prompts.encode([row["text"] for row in toy_rows(4)], "toy", range(1, 5))
+    differ = all(len({ids[0] for ids in one.label_ids}) == len(one.label_ids) for one in found)
     record = {**prompts.prompt.settings(), "label_words": prompts.words, "chat": False, "chat_template": None}
     labels = {"problem_type": "single_label_classification", "label_names": LABELS}
-    return CausalLM(
-        base, adapter, **{**labels, "first_tokens_differ": prompts.first_tokens_differ, "prompt": record, **common}
-    )
+    return CausalLM(base, adapter, **{**labels, "first_tokens_differ": differ, "prompt": record, **common})
 
 
 def label_prompts(folder: Path, words: Sequence[str] = ONE_TOKEN) -> LabelPrompts:

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
-from peft import LoraConfig
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, BackboneError, ConfigError
@@ -43,6 +43,23 @@ def test_check_compares_lengths_with_positions(family, longest, model_folder):
     make_module(Case(family, "lora"), model_folder(family), max_length=longest).check()
     with pytest.raises(ConfigError, match=f"max_length: got {longest + 1}, but {family} has {longest} positions"):
         make_module(Case(family, "lora"), model_folder(family), max_length=longest + 1).check()
+
+
+@pytest.mark.parametrize("adapter", [PromptTuningConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_check_counts_virtual_tokens_among_positions(family, adapter, model_folder):
+    folder, rows = model_folder(family), [{"text": "good " * 70, "label": 1}]
+    for length in (60, 61):
+        module = make_module(Case(family, "lora"), folder, adapter=adapter(num_virtual_tokens=4), max_length=length)
+        if length == 60:
+            module.check()
+            module.configure_model()
+            batch = collate(folder, rows)
+            cut = {name: value[:, :length] if value.ndim == 2 else value for name, value in batch.items()}
+            assert module.evaluate_batch(cut).isfinite().all()
+        else:
+            with pytest.raises(ConfigError, match="64 positions, of which 4 go to virtual tokens; set max_length to 6"):
+                module.check()
 
 
 def test_check_knows_that_roberta_counts_positions_from_after_its_padding(model_folder):

@@ -5,7 +5,10 @@ import itertools
 import pytest
 
 from peftlit.errors import DataError
+from peftlit.run.classifier import Classifier
 from peftlit.run.load import load
+from tests.modules.cases import tokenizer
+from tests.modules.language_cases import label_prompts, lora, make_language_module, shake
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +29,14 @@ def test_memory_is_flat_because_few_texts_are_ever_held(classifier) -> None:
         assert pulled - given <= 64  # 32 batches of 2
 
 
+def test_a_row_is_named_as_it_was_given_whatever_the_order_of_answering(language_folder) -> None:
+    folder = language_folder("llama")
+    module = shake(make_language_module("labels", folder, lora("llama")))
+    asked = Classifier(module, tokenizer(folder), label_prompts(folder))
+    with pytest.raises(DataError, match="predict, row 3: has two texts"):
+        asked.predict(["good", "a film a film", ("the book", "x"), "a very very long film"], batch_size=2)
+
+
 def test_no_texts_give_no_answers(classifier) -> None:
     assert classifier.predict([]) == []
 
@@ -40,6 +51,7 @@ def test_labels_come_in_the_order_of_their_ids(classifier) -> None:
     [
         ("good", "got one text, needs a list of texts"),
         (["good", None], "row 2 is None, needs a text or a pair of texts"),
+        (["good", "good", "half a pair \ud800"], "row 3: text holds half of a surrogate pair"),
         (["good", ("a", "b", "c")], r"row 2 is \('a', 'b', 'c'\), needs a text or a pair"),
     ],
 )

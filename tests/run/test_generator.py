@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from torch.utils.data import DataLoader
 
 from peftlit.adapters import FullFineTuning
@@ -22,8 +23,11 @@ TEXTS = [row["text"] for row in toy_rows(6)]
 ASKED = [{"role": "user", "content": "is the film good ?"}]
 
 
-def generator(folder, family: str, *, chat: bool = False, **backbone) -> Generator:
-    module = shake(make_language_module("text", folder, lora(family), backbone=backbone))
+VIRTUAL = {"prompt": PromptTuningConfig, "p": PromptEncoderConfig, "prefix": PrefixTuningConfig}
+
+
+def generator(folder, family: str, *, chat: bool = False, adapter=None, **backbone) -> Generator:
+    module = shake(make_language_module("text", folder, adapter or lora(family), backbone=backbone))
     own = load_tokenizer(str(folder), max_length=64)
     own.chat_template = CHAT_TEMPLATE if chat else None
     found = Generator(module, own, chat=chat)
@@ -43,6 +47,19 @@ def test_a_batch_is_answered_as_each_prompt_by_itself(family, backbone, language
         assert together == answerer.predict(TEXTS, batch_size=1)
     assert [set(answer) for answer in together] == [{"text", "finished"}] * 6
     assert together == answerer.predict(TEXTS, batch_size=6)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("adapter", VIRTUAL)
+def test_p10_padding_does_not_part_virtual_tokens_from_their_prompt(adapter, family, language_folder):
+    virtual = VIRTUAL[adapter](num_virtual_tokens=3)
+    answerer = generator(language_folder(family), family, adapter=virtual)
+    answerer.max_new_tokens = 12
+    assert answerer.predict(TEXTS, batch_size=6) == answerer.predict(TEXTS, batch_size=1)
+    (answer,) = answerer.predict([" ".join(["film"] * 60)])
+    assert len(answer["text"].split()) <= 1, "virtual tokens take three of 64 positions"
+    with pytest.raises(DataError, match="row 1: the prompt has 61 tokens and leaves no room in the model's window of"):
+        answerer.predict([" ".join(["film"] * 61)])
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -101,6 +118,9 @@ def test_an_answer_stops_at_the_end_token(language_folder):
         {"text": "was very good .", "finished": True},
         {"text": "good .", "finished": True},
     ]
+    for others in (None, 40, [40, 41]):  # what the base calls an end, and what closed the texts that were learned
+        module.model.generation_config.eos_token_id = others
+        assert answerer.predict(["the film"]) == [{"text": "was very good .", "finished": True}]
     answerer.max_new_tokens = 2
     assert answerer.predict(["the film"]) == [{"text": "was very", "finished": False}]
 

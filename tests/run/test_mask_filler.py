@@ -31,6 +31,22 @@ def test_every_gap_is_told_with_its_likeliest_tokens(filler):
     assert answers[1]["text"] == f"{first[0]['token']} story , {second[0]['token']} plot !"
 
 
+def test_a_gap_whose_likeliest_token_is_a_gap_stays_one(filler, monkeypatch):
+    order = [filler.tokenizer.mask_token_id, filler.tokenizer.convert_tokens_to_ids("good")]
+    logits = torch.nn.functional.one_hot(torch.tensor(order), len(filler.tokenizer)).float()
+    monkeypatch.setattr(filler, "_gap_logits", lambda batch: logits)
+    (answer,) = filler.predict(["the [MASK] was [MASK] ."])
+    assert answer["text"] == "the [MASK] was good ."
+
+
+def test_logits_are_those_of_gaps_alone(filler, monkeypatch):
+    head, seen = filler.module.language_head, []
+    true_logits = head.logits
+    monkeypatch.setattr(head, "logits", lambda rows: seen.append(len(rows)) or true_logits(rows))
+    filler.predict(TEXTS)
+    assert seen == [4]
+
+
 def test_probabilities_are_those_of_plain_transformers(filler):
     inputs = filler.tokenizer(TEXTS[0], return_tensors="pt")
     with torch.no_grad():

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType, get_peft_model
+from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, TaskType, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
@@ -19,6 +19,9 @@ from peftlit.errors import AdapterError
 from peftlit.quantization import answer_in_autocast_dtype
 
 Adapter = PeftConfig | FullFineTuning | None
+
+_PAST: tuple[object, ...] = (PeftType.PREFIX_TUNING, PeftType.CARTRIDGE)
+"""Adapters of peft whose virtual tokens are keys and values."""
 
 
 def attach(
@@ -86,6 +89,26 @@ def check_task(adapter: PeftConfig, task_type: TaskType | None) -> None:
         raise AdapterError(
             f"adapter: peft has no {type(adapter).__name__} for masked language models; choose one that adapts layers"
         )
+
+
+def virtual_tokens(adapter: Adapter) -> int:
+    """Return how many positions an adapter takes before every text.
+
+    Args:
+        adapter: The adapter.
+    """
+    return int(adapter.num_virtual_tokens) if isinstance(adapter, PromptLearningConfig) else 0
+
+
+def stand_in_rows(adapter: Adapter) -> bool:
+    """Tell whether virtual tokens stand in the row itself, where padding on the left would part them from the text.
+
+    Those of prefix tuning are keys and values, as if the model had read them before.
+
+    Args:
+        adapter: The adapter.
+    """
+    return isinstance(adapter, PromptLearningConfig) and adapter.peft_type not in _PAST
 
 
 def _attach_peft(

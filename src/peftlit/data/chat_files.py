@@ -18,7 +18,7 @@ from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.encode import map_once
 from peftlit.data.files import read_hub
 from peftlit.data.messages import Message, check_messages
-from peftlit.data.table import make_rows
+from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ class ChatFiles(TokenDataModule):
             columns = [self.prompt_column, self.completion_column]
             check_columns(rows.column_names, columns, source)
         numbers = list(range(1, len(rows) + 1))
-        values = zip(*(rows[column][:] for column in columns), strict=True)
+        values = zip(*(column_values(rows, column, source) for column in columns), strict=True)
         samples = [self._sample(list(value), source, row) for row, value in zip(numbers, values, strict=True)]
         for row, sample in zip(numbers, samples, strict=True):
             self._check_kind(sample, source, row)

@@ -113,6 +113,8 @@ class DocumentDataModule(TokenDataModule):
         blocks = encoder.encode(self.read()[split], self.num_proc, split)
         if not len(blocks):
             raise DataError(f"{self.sources[split]}: its documents hold no tokens")
+        if not self.is_masked and max(blocks["length"][:]) < 2:
+            raise DataError(f"{self.sources[split]}: its documents hold one token each, and nothing follows to learn")
         self._note_lengths(split, [tokens for tokens in blocks["tokens"][:] if tokens])
         if not self.packing:
             return blocks

@@ -56,10 +56,11 @@ def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """
     path = Path(path)
     kind = _kind(path)
+    if kind == "parquet":
+        yield from _iterate_parquet(path)
+        return
     try:
-        if kind == "parquet":
-            yield from _iterate_parquet(path)
-        elif kind == "json":
+        if kind == "json":
             yield from _iterate_json(path)
         else:
             records = _iterate_csv(path)
@@ -242,12 +243,17 @@ def _iterate_json(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _iterate_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    row = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1000):
-                yield from batch.to_pylist()
+                for values in zip(*batch.columns, strict=True):
+                    yield {name: value.as_py() for name, value in zip(batch.schema.names, values, strict=True)}
+                    row += 1
     except pyarrow.ArrowInvalid as error:
         raise DataError(f"{path}: {str(error).splitlines()[0]}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}, row {row + 1}: a text holds bytes that are not UTF-8") from error
 
 
 def _read_arrow(path: Path) -> datasets.Dataset:

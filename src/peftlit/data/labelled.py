@@ -16,12 +16,9 @@ from peftlit.data.collate import Collator, PadCollator
 from peftlit.data.encode import encode
 from peftlit.data.labels import Labels, make_labels
 from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import PromptCollator, encode_prompted
+from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
 from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
-
-_PROBED = 64
-"""Training texts behind which it is looked up whether labels begin alike."""
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -108,13 +105,10 @@ class TextDataModule(TokenDataModule):
 
     @property
     def first_tokens_differ(self) -> bool | None:
-        """Whether labels are told apart by their first tokens, behind the first texts; None with other models."""
+        """Whether labels are told apart by their first tokens, in every row of every split; None with other models."""
         if self.objective is None:
             return None
-        train = self.read()["train"][:_PROBED]
-        texts = train["text"] if self.text_pair_column is None else zip(train["text"], train["text_pair"], strict=True)
-        self.label_prompts.encode(list(texts), self.sources["train"], train["row"])
-        return self.label_prompts.first_tokens_differ
+        return all(first_tokens_differ(self._encode(split)) for split in self.read())
 
     def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         """Settle what the labels are; clean and check the rows."""
@@ -122,7 +116,12 @@ class TextDataModule(TokenDataModule):
         for split, rows in raw.items():
             check_columns(rows.column_names, [*columns.values(), self.label_column], self.sources[split])
         self._labels = make_labels(
-            self.problem_type, self.label_column, self.label_names, self.label_separator, raw.get("train")
+            self.problem_type,
+            self.label_column,
+            self.label_names,
+            self.label_separator,
+            raw.get("train"),
+            self.sources.get("train", ""),
         )
         self.label_names = self._labels.names
         return {

@@ -13,6 +13,7 @@ import torch
 
 from peftlit.batch import ProblemType
 from peftlit.data.spelling import ClassIds, distinct_names, spelled
+from peftlit.data.table import column_values
 from peftlit.errors import DataError
 
 _BINS = 10
@@ -253,7 +254,12 @@ class Values(Labels):
 
 
 def make_labels(
-    problem_type: ProblemType, column: str, names: Sequence[str] | None, separator: str, train: datasets.Dataset | None
+    problem_type: ProblemType,
+    column: str,
+    names: Sequence[str] | None,
+    separator: str,
+    train: datasets.Dataset | None,
+    source: str,
 ) -> Labels:
     """Choose the kind of labels, and name them: as told, as the set declares, or by what the training rows hold.
 
@@ -263,15 +269,16 @@ def make_labels(
         names: The labels' names; None = find them.
         separator: What stands between the names of a text.
         train: The training rows; not needed where names are given.
+        source: Where they are from.
     """
     if problem_type == "regression":
         return Values(column)
-    values: list[object] = []
+    values: Iterable[object] = []
     if names is None and train is not None:
         feature = train.features[column]
         feature = getattr(feature, "feature", feature)  # of a list, its items'
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
-        values = train[column][:] if names is None else []
+        values = column_values(train, column, source) if names is None else []
     if problem_type == "single_label_classification":
         return ClassLabels(names or distinct_names(values), column)
     items = (item for value in values for item in _items(value, separator) or [])

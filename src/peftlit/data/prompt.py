@@ -150,7 +150,6 @@ class LabelPrompts:
 
     Attributes:
         words: What the model would say for each label.
-        first_tokens_differ: The first tokens of the answers tell the labels apart, in all rows so far.
 
     Raises:
         ConfigError: The words do not go with the labels, or a chat template is missing or not valid.
@@ -163,7 +162,6 @@ class LabelPrompts:
         self.label_names = list(label_names)
         self.words = prompt.words(label_names)
         self.max_length = max_length
-        self.first_tokens_differ = True
         self._is_chat = prompt.is_chat(tokenizer)
         self._renderer = Renderer(tokenizer, chat_template=prompt.chat_template)
         self._front = [] if self._is_chat else self._renderer.front
@@ -244,7 +242,6 @@ class LabelPrompts:
                         f"data.prompt.label_words: the tokens of {self._named(i)} begin those of {self._named(j)}, so "
                         "the two cannot be told apart; give one another word"
                     )
-        self.first_tokens_differ &= len({ids[0] for ids in label_ids}) == len(label_ids)
         self._checked.add(key)
 
     def _named(self, label: int) -> str:

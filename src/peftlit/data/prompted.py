@@ -5,6 +5,7 @@ Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels, ``L`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.batch import IGNORE_INDEX, Batch
 from peftlit.data.encode import map_once
 from peftlit.data.prompt import Candidates, LabelPrompts, Text
+from peftlit.data.table import column_values
 
 
 def encode_prompted(
@@ -49,6 +51,16 @@ def encode_prompted(
 
     key = [state, prompts.prompt.settings(), prompts.words, prompts.max_length]
     return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+
+
+def first_tokens_differ(encoded: datasets.Dataset) -> bool:
+    """Tell whether in every row the first tokens tell the labels apart.
+
+    Args:
+        encoded: What :func:`encode_prompted` returned.
+    """
+    rows = column_values(encoded, "label_ids", "")
+    return all(len({ids[0] for ids in labels}) == len(labels) for labels in rows)
 
 
 class PromptCollator:
@@ -98,19 +110,18 @@ def collate_prompts(
     return batch
 
 
-def ask(prompts: LabelPrompts, tokenizer: PreTrainedTokenizerBase, texts: list[Text], first_row: int) -> Batch:
+def ask(prompts: LabelPrompts, tokenizer: PreTrainedTokenizerBase, texts: list[Text], rows: Sequence[int]) -> Batch:
     """Make a batch of texts to be answered.
 
     Args:
         prompts: Puts a text to the model.
         tokenizer: The tokenizer.
         texts: The texts.
-        first_row: The first one's number.
+        rows: Their numbers.
 
     Returns:
         As :func:`collate_prompts`, with ``row`` (B,).
     """
-    rows = list(range(first_row, first_row + len(texts)))
     found: list[Candidates] = prompts.encode(texts, "predict", rows)
     batch = collate_prompts(tokenizer, [one.input_ids for one in found], [one.label_ids for one in found])
     batch["row"] = torch.tensor(rows)

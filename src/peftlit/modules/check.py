@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from peftlit.adapters import FullFineTuning
 from peftlit.adapters.allocation import check_allocation
-from peftlit.adapters.attach import check_task
+from peftlit.adapters.attach import check_task, stand_in_rows, virtual_tokens
 from peftlit.adapters.penalty import check_penalty
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
@@ -65,16 +65,23 @@ def check_fit(module: PeftModule) -> None:
         _check_that_something_trains(module, skeleton)
     if module.head is not None:
         _check_head(module, config, skeleton)
+    is_text = module.objective == "causal" and module.problem is None  # prompts with labels are put to the left
+    if module.padding_side == "left" and is_text and stand_in_rows(module.adapter):
+        raise ConfigError(
+            f"data.padding_side: left padding would stand between the virtual tokens of "
+            f"{type(module.adapter).__name__} and the text; set it to right"
+        )
     if module.padding_side == "left" and not is_causal(skeleton):
         raise ConfigError(
             f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
             "leave padding_side out, or set it to right"
         )
-    positions = learned_positions(skeleton)
-    if module.max_length is not None and positions and module.max_length > positions:
+    positions, virtual = learned_positions(skeleton), virtual_tokens(module.adapter)
+    if module.max_length is not None and positions and module.max_length > positions - virtual:
+        taken = f", of which {virtual} go to virtual tokens" * bool(virtual)
         raise ConfigError(
-            f"data.max_length: got {module.max_length}, but {config.model_type} has {positions} positions; "
-            f"set max_length to {positions} or less"
+            f"data.max_length: got {module.max_length}, but {config.model_type} has {positions} positions{taken}; "
+            f"set max_length to {positions - virtual} or less"
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
+from peftlit.data.checks import check_text
 from peftlit.data.collate import tokenize
 from peftlit.data.prompt import LabelPrompts, Text
 from peftlit.data.prompted import ask
@@ -58,7 +59,8 @@ class Classifier(Answerer):
         order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
         parts = []
         for start in range(0, len(order), batch_size):
-            batch = self.batch([texts[i] for i in order[start : start + batch_size]], first_row)
+            part = order[start : start + batch_size]
+            batch = self._put([texts[i] for i in part], [first_row + i for i in part])
             parts.append(self.problem.answers(self.logits(batch)))
         return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
 
@@ -69,10 +71,13 @@ class Classifier(Answerer):
             questions: Texts, or pairs of texts.
             first_row: The first one's number.
         """
-        texts = [_text(question, row) for row, question in enumerate(questions, first_row)]
+        rows = range(first_row, first_row + len(questions))
+        return self._put([_text(question, row) for row, question in zip(rows, questions, strict=True)], rows)
+
+    def _put(self, texts: list[Text], rows: Sequence[int]) -> Batch:
         if self.prompts is None:
             return tokenize(self.tokenizer, texts)
-        return ask(self.prompts, self.tokenizer, texts, first_row)
+        return ask(self.prompts, self.tokenizer, texts, rows)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, outputs) of a batch, in float32, on the CPU.
@@ -87,4 +92,6 @@ def _text(question: object, row: int) -> Text:
     parts = question if isinstance(question, tuple) and len(question) == 2 else (question,)
     if not all(isinstance(part, str) for part in parts):
         raise DataError(f"predict: row {row} is {question!r}, needs a text or a pair of texts")
+    for part in parts:
+        check_text(part, "text", "predict", row)
     return question  # type: ignore[return-value]  # found to be one

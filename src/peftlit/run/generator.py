@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from peftlit.adapters.attach import stand_in_rows, virtual_tokens
 from peftlit.batch import Batch
 from peftlit.data.chat import Renderer
 from peftlit.data.messages import Message
@@ -51,11 +52,13 @@ class Generator(Answerer):
             DataError: A prompt is none, or leaves no room in the model's window.
         """
         prompts = self._prompts(questions, first_row)
-        rooms = [self._room(prompt) for prompt in prompts]
+        # a long prompt leaves little room, and must not take others' away; nor may padding stand behind virtual tokens
+        apart = stand_in_rows(self.module.adapter)
+        kinds = [(self._room(prompt), len(prompt) if apart else 0) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}
-        for room in dict.fromkeys(rooms):  # a long prompt leaves little room, and must not take others' away
-            rows = [i for i, own in enumerate(rooms) if own == room]
-            answers |= zip(rows, self._continue([prompts[i] for i in rows], room), strict=True)
+        for kind in dict.fromkeys(kinds):
+            rows = [i for i, own in enumerate(kinds) if own == kind]
+            answers |= zip(rows, self._continue([prompts[i] for i in rows], kind[0]), strict=True)
         return [answers[i] for i in range(len(prompts))]
 
     def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
@@ -97,8 +100,10 @@ class Generator(Answerer):
         return window
 
     def _room(self, prompt: list[int]) -> int:
-        """Return how many tokens an answer may have; padding takes no positions."""
-        return self.max_new_tokens if self._window is None else min(self.max_new_tokens, self._window - len(prompt))
+        """Return how many tokens an answer may have; padding takes no positions, virtual tokens do."""
+        if self._window is None:
+            return self.max_new_tokens
+        return min(self.max_new_tokens, self._window - virtual_tokens(self.module.adapter) - len(prompt))
 
     def _put(self, question: Question, row: int) -> str | list[Message]:
         if isinstance(question, str):
@@ -113,15 +118,15 @@ class Generator(Answerer):
         batch = self._padded(prompts)
         length = batch["input_ids"].shape[1]
         chance = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        device = next(model.parameters()).device
+        device, ends = next(model.parameters()).device, self._ends()
         generated = model.generate(
             input_ids=batch["input_ids"].to(device),
             attention_mask=batch["attention_mask"].to(device),
             max_new_tokens=room,
             pad_token_id=self.tokenizer.pad_token_id,
+            eos_token_id=ends.tolist() or None,
             **chance,
         )[:, length:]
-        ends = self._ends()
         return [
             {
                 "text": self.tokenizer.decode(answer, skip_special_tokens=True),

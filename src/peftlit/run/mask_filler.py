@@ -10,6 +10,7 @@ from torch import Tensor
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
 from peftlit.errors import DataError
+from peftlit.modules.inference import in_evaluation
 from peftlit.run.answerer import Answerer, Question
 
 _SHOWN = 5
@@ -40,15 +41,15 @@ class MaskFiller(Answerer):
         """
         texts = [self._text(question, row) for row, question in enumerate(questions, first_row)]
         batch = self.batch(questions, first_row)
-        gaps = batch["input_ids"] == self.tokenizer.mask_token_id
+        gaps = self._gaps(batch)
         for row, (text, found) in enumerate(zip(texts, gaps, strict=True), first_row):
             if int(found.sum()) < text.count(self.tokenizer.mask_token):
                 raise DataError(
                     f"predict: row {row}: a gap stands behind its first {self.tokenizer.model_max_length} tokens, "
                     "where texts are cut; shorten it"
                 )
-        probabilities = self.module.evaluate_batch(batch).softmax(-1)
-        return [self._filled(*one) for one in zip(texts, gaps, probabilities, strict=True)]
+        probabilities = in_evaluation(self.module, self._gap_logits, batch).softmax(-1).split(gaps.sum(1).tolist())
+        return [self._filled(*one) for one in zip(texts, probabilities, strict=True)]
 
     def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
         """Tokenize texts.
@@ -64,11 +65,22 @@ class MaskFiller(Answerer):
             raise DataError(f"predict: row {row} is {question!r}, needs a text with {self.tokenizer.mask_token} in it")
         return question
 
-    def _filled(self, text: str, gaps: Tensor, probabilities: Tensor) -> dict[str, Any]:
-        values, tokens = probabilities[gaps].topk(min(_SHOWN, probabilities.shape[-1]))
+    def _gap_logits(self, batch: Batch) -> Tensor:
+        """Return the logits (N, V) of the gaps alone: those of whole texts would take gigabytes."""
+        head = self.module.language_head
+        hidden = head.hidden_states(self.module.model_inputs(batch))
+        return head.logits(hidden[self._gaps(batch)])
+
+    def _gaps(self, batch: Batch) -> Tensor:
+        gaps: Tensor = batch["input_ids"] == self.tokenizer.mask_token_id
+        return gaps
+
+    def _filled(self, text: str, probabilities: Tensor) -> dict[str, Any]:
+        values, tokens = probabilities.topk(min(_SHOWN, probabilities.shape[-1]))
+        before, *parts = text.split(self.tokenizer.mask_token)
         masks = []
-        for gap_values, gap_tokens in zip(values.tolist(), tokens.tolist(), strict=True):
+        for gap_values, gap_tokens, part in zip(values.tolist(), tokens.tolist(), parts, strict=True):
             words = [str(self.tokenizer.decode([token])).strip() for token in gap_tokens]
             masks.append([{"token": word, "probability": value} for word, value in zip(words, gap_values, strict=True)])
-            text = text.replace(self.tokenizer.mask_token, words[0], 1)
-        return {"text": text, "masks": masks}
+            before += words[0] + part
+        return {"text": before, "masks": masks}
