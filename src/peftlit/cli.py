@@ -118,23 +118,26 @@ class PeftlitCLI(LightningCLI):
             self.folder.require_adapter()
             return
         self.folder.require_writable()
-        if settings.get("ckpt_path") is None and self._is_requeued():
-            log.info("job was requeued: going on from the last checkpoint of %s", self.folder.path)
-            settings["ckpt_path"] = "last"
+        if settings.get("ckpt_path") is None and self._is_requeued:
+            going_on = bool(self.folder.whole_checkpoints())
+            settings["ckpt_path"] = "last" if going_on else None
+            how = "going on from the last checkpoint of" if going_on else "no checkpoint yet, starting again in"
+            log.info("job was requeued: %s %s", how, self.folder.path)
         if settings.get("ckpt_path") == "last":
             settings["ckpt_path"] = str(self.folder.last_checkpoint())
         if not self.folder.is_used or not ranks.is_first():
             return
         self.folder.lock()
-        if not settings.get("ckpt_path"):
+        if not settings.get("ckpt_path") and not self._is_requeued:
             raise RunFolderError(
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"
             )
 
+    @property
     def _is_requeued(self) -> bool:
-        """Tell whether SLURM has started this very command again, after a run of it wrote checkpoints."""
-        return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and self.folder.checkpoints.is_dir()
+        """Whether SLURM has started this very command again, after a run of it took the folder."""
+        return int(os.environ.get("SLURM_RESTART_COUNT", 0)) > 0 and self.folder.is_used
 
     def instantiate_classes(self) -> None:
         """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
@@ -162,7 +165,8 @@ class PeftlitCLI(LightningCLI):
 
     def _check_resumption(self) -> None:
         manifest = self.datamodule.manifest() if isinstance(self.datamodule, TokenDataModule) else None
-        self.resumption.record = describe(self._config_text, manifest)
+        tokens = self.datamodule.tokenizer_sha256 if isinstance(self.datamodule, TokenDataModule) else None
+        self.resumption.record = describe(self._config_text, manifest, tokens, str(self.trainer.precision))
         checkpoint = self._settings.get("ckpt_path")
         if checkpoint and isinstance(self.trainer.strategy.checkpoint_io, AdapterCheckpointIO):
             check_same_run(Path(checkpoint), self.resumption.record)
@@ -189,7 +193,7 @@ class PeftlitCLI(LightningCLI):
         callbacks = defaults.as_list(config.get("callbacks"))
         self.history = History()
         if self.subcommand == "fit":
-            resumes = bool(self._settings.get("ckpt_path"))
+            resumes = bool(self._settings.get("ckpt_path")) or self._is_requeued
             data = self.datamodule if isinstance(self.datamodule, TokenDataModule) else None
             begin = BeginRun(self.folder, self._config_text, data=data, resumes=resumes, log=log)
             finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]

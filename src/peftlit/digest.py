@@ -12,6 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 from torch import Tensor
+from transformers.utils import CONFIG_NAME
 
 _CHUNK = 1 << 20
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -56,16 +57,36 @@ def weights_sha256(location: str | None, commit: str | None) -> str | None:
     Returns:
         The digest; None for random weights, and where the hub's files are not kept in its cache.
     """
-    if location is None:
+    folder = _folder(location, commit)
+    if folder is None:
         return None
-    folder = Path(location)
-    if not folder.is_dir():
-        try:
-            folder = Path(snapshot_download(location, revision=commit, local_files_only=True))
-        except LocalEntryNotFoundError:
-            return None
     files = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
     return hashlib.sha256("".join(f"{file.name} {_file_sha256(file)}\n" for file in files).encode()).hexdigest()
+
+
+@lru_cache
+def config_sha256(location: str | None, commit: str | None) -> str | None:
+    """Return the digest of the file that says how a model's weights are computed with.
+
+    Args:
+        location: A folder, or a hub id; None for random weights.
+        commit: Commit of a hub id.
+
+    Returns:
+        The digest; None for random weights, and where the hub's files are not kept in its cache.
+    """
+    folder = _folder(location, commit)
+    return None if folder is None else sha256_of_file(folder / CONFIG_NAME)
+
+
+def _folder(location: str | None, commit: str | None) -> Path | None:
+    """Return where a model's files are; None for random weights, and where the hub's files are not kept."""
+    if location is None or Path(location).is_dir():
+        return None if location is None else Path(location)
+    try:
+        return Path(snapshot_download(location, revision=commit, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
 
 
 def _file_sha256(file: Path) -> str:

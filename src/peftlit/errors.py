@@ -46,7 +46,7 @@ class NotFiniteError(PeftlitError):
 
 
 class Stopped(PeftlitError):
-    """A signal has ended training after a whole step, with a checkpoint.
+    """A signal has ended training after a whole step, with a checkpoint, or an evaluation.
 
     Args:
         message: What happened, and how to go on.

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
 from peftlit.config_errors import raised_by_lightning
-from peftlit.errors import CheckpointError, ConfigError, OutOfMemoryError, PeftlitError, ProcessError, RunFolderError
+from peftlit.errors import (
+    CheckpointError,
+    ConfigError,
+    OutOfMemoryError,
+    PeftlitError,
+    ProcessError,
+    RunFolderError,
+    Stopped,
+)
 from peftlit.plugins import Resumption
 from peftlit.run.disk import disk_problem
 from peftlit.run.folder import RunFolder
@@ -36,6 +46,12 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
         yield
     except PeftlitError:
         raise
+    except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
+        raise Stopped(
+            "stopped by SIGTERM before the scores were written; score again with: "
+            f"peftlit {trainer.state.fn and trainer.state.fn.value} --run_dir {folder.path}",
+            signal.SIGTERM,
+        ) from error
     except SystemExit as error:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from error

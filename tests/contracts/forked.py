@@ -107,7 +107,7 @@ def _be_the_child(folder: Path, said: Path, arguments: tuple[str, ...], prepare:
             prepare()
         code = main(arguments)
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -49,7 +49,7 @@ def _be(environment: dict[str, str], begin: Callable[[], int]) -> None:
         rank_zero_only.rank = int(environment["LOCAL_RANK"])
         code = begin()
     except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else 1
+        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         traceback.print_exc()
     finally:

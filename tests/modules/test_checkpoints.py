@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from hashlib import sha256
 
 import pytest
 import torch
 
-from peftlit.digest import weights_sha256
+from peftlit.digest import config_sha256, weights_sha256
 from peftlit.errors import CheckpointError
 from peftlit.modules.checkpoints import BACKBONE, check_trainables, keep_trainables
 from tests.modules.cases import Case, make_module
@@ -31,7 +33,12 @@ def test_only_what_trains_is_kept_and_the_base_is_named(module, tmp_path) -> Non
     checkpoint = saved(module)
     assert set(checkpoint["state_dict"]) == {n for n, p in module.named_parameters() if p.requires_grad}
     digest = weights_sha256(str(tmp_path / "bert"), None)
-    assert checkpoint[BACKBONE] == {"name_or_path": str(tmp_path / "bert"), "commit": None, "weights_sha256": digest}
+    assert checkpoint[BACKBONE] == {
+        "name_or_path": str(tmp_path / "bert"),
+        "commit": None,
+        "weights_sha256": digest,
+        "config_sha256": sha256((tmp_path / "bert/config.json").read_bytes()).hexdigest(),
+    }
     check_trainables(module, checkpoint)
 
 
@@ -49,6 +56,15 @@ def test_other_tensors_are_refused(change, module) -> None:
     else:
         checkpoint["state_dict"].popitem()
     with pytest.raises(CheckpointError, match="does not hold what this config trains"):
+        check_trainables(module, checkpoint)
+
+
+def test_another_config_of_the_base_is_refused(module, tmp_path) -> None:
+    checkpoint = saved(module)
+    file = tmp_path / "bert/config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_act": "relu"}))
+    config_sha256.cache_clear()
+    with pytest.raises(CheckpointError, match=r"config\.json of .* is not the one that the checkpoint was"):
         check_trainables(module, checkpoint)
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from peft import AdaLoraConfig, KasaConfig, LoraConfig
 
 from peftlit.errors import NotFiniteError
 from peftlit.plugins import FiniteGuard
@@ -27,8 +28,8 @@ class Poison(Callback):
             next(p for p in pl_module.parameters() if p.grad is not None).grad[0] = float("inf")
 
 
-def poisoned_module(folder: Any) -> Any:
-    module = make_module(Case("bert", "lora"), folder)
+def poisoned_module(folder: Any, **changes: Any) -> Any:
+    module = make_module(Case("bert", "lora"), folder, **changes)
     whole = module.loss
 
     def loss(batch: Any) -> Any:
@@ -61,6 +62,20 @@ def test_a_step_is_skipped_and_counted_where_asked(what, model_folder):
     again = FiniteGuard("skip")
     again.load_state_dict(guard.state_dict())
     assert again.skipped_steps == 1
+
+
+PENALISED = {
+    "KaSA": LoraConfig(target_modules=["query", "value"], kasa_config=KasaConfig(beta=0.1, gamma=0.1)),
+    "AdaLoRA": AdaLoraConfig(target_modules=["query", "value"], tinit=1, total_step=10, init_r=6, target_r=2),
+}
+
+
+@pytest.mark.parametrize("adapter", PENALISED)
+def test_a_step_that_is_skipped_is_not_made_for_a_penalty_either(adapter, model_folder):
+    module, poison = poisoned_module(model_folder("bert"), adapter=PENALISED[adapter]), Poison("loss")
+    fit(module, model_folder("bert"), 4, FiniteGuard("skip"), poison)
+    assert all(torch.equal(poison.before[1][name], poison.before[2][name]) for name in poison.before[1])
+    assert not all(torch.equal(poison.before[2][name], poison.before[3][name]) for name in poison.before[2])
 
 
 def test_without_the_guard_the_weights_are_lost(model_folder):

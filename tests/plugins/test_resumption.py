@@ -12,8 +12,9 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from peftlit.errors import CheckpointError
-from peftlit.plugins import Resumption, random_states
+from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, Resumption, random_states
 from peftlit.plugins.resumption import RECORD, _move_paths
+from tests.modules.cases import Case, loader, make_module, make_trainer
 
 
 def draw() -> list[Any]:
@@ -73,6 +74,19 @@ def test_paths_that_lead_elsewhere_are_dropped(path, tmp_path) -> None:
 def test_the_best_weights_so_far_have_to_be_there(tmp_path) -> None:
     callback = ModelCheckpoint(tmp_path, monitor="val/loss")
     trainer = SimpleNamespace(checkpoint_callbacks=[callback])
-    checkpoint = {RECORD: {"saved_at": {}}, "callbacks": {callback.state_key: paths("/gone/checkpoints")}}
+    checkpoint = {RECORD: {"saved_at": {}, "waits": []}, "callbacks": {callback.state_key: paths("/gone/checkpoints")}}
     with pytest.raises(CheckpointError, match=r"/gone/checkpoints/best.ckpt: the best weights so far are not in"):
         Resumption().on_load_checkpoint(trainer, None, checkpoint)
+
+
+def test_a_step_whose_metric_was_not_good_enough_is_not_asked_for_again_inside_the_next_window(model_folder, tmp_path):
+    best = ModelCheckpoint(tmp_path / "best", monitor="train/loss", every_n_train_steps=1, save_top_k=1)
+    plugins = [AdapterCheckpointIO(), AdapterPrecision("32-true", "cpu")]
+    trainer = make_trainer(
+        -1, best, Resumption(), plugins=plugins, max_epochs=3, accumulate_grad_batches=2, enable_checkpointing=True
+    )
+    folder = model_folder("bert")
+    trainer.fit(make_module(Case("bert", "lora"), folder), loader(folder, 8), loader(folder, 1))
+    assert trainer.global_step == 12
+    (kept,) = (tmp_path / "best").iterdir()
+    assert AdapterCheckpointIO().load_checkpoint(kept)["global_step"] <= 12

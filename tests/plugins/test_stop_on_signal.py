@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from lightning import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
 from peftlit.errors import Stopped
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, StopOnSignal, stop_on_signal
@@ -44,6 +46,27 @@ def test_the_window_ends_and_a_checkpoint_is_written(number, model_folder, tmp_p
     assert str(stopped.value) == said
     assert AdapterCheckpointIO().load_checkpoint(tmp_path / stop_on_signal.CHECKPOINT_NAME)["global_step"] == 1
     assert signal.getsignal(number) is before
+
+
+class TimeIsUp(Timer):
+    """``trainer.max_time`` that is over in one batch."""
+
+    def __init__(self, batch: int) -> None:
+        super().__init__(timedelta(hours=1))
+        self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self._offset = 7200 if batch_idx >= self.batch else 0
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+@pytest.mark.parametrize(("batch", "steps"), [(0, 1), (1, 1), (3, 1), (4, 2), (7, 2)])
+def test_a_window_ends_before_a_run_that_has_no_time_left(batch, steps, model_folder, tmp_path) -> None:
+    best = ModelCheckpoint(tmp_path / "best", monitor="val/loss")
+    trainer = train(model_folder("bert"), tmp_path, TimeIsUp(batch), best, accumulate_grad_batches=4)
+    assert trainer.global_step == steps
+    assert trainer.fit_loop.epoch_loop.total_batch_idx == 4 * steps - 1
+    assert AdapterCheckpointIO().load_checkpoint(best.best_model_path)["global_step"] == steps
 
 
 def test_a_second_ctrl_c_ends_at_once(model_folder, tmp_path) -> None:

@@ -23,6 +23,7 @@ def trainer(**changes: object) -> SimpleNamespace:
             "callbacks": [],
             "checkpoint_callbacks": [],
             "val_check_batch": float("inf"),
+            "check_val_every_n_epoch": 1,
             "accumulate_grad_batches": 1,
             "num_training_batches": 10,
             **changes,
@@ -76,6 +77,31 @@ def test_validation_inside_an_accumulation_window_is_refused(every, window, good
         with pytest.raises(ConfigError, match="every 3 batches falls inside a window of 2 .*; use a multiple of 2"):
             begin(tmp_path / "run").on_train_start(asked, None)
         assert not (tmp_path / "run").exists()
+
+
+ON = {"check_val_every_n_epoch": None}
+"""Count batches on over the ends of epochs."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {**ON, "num_training_batches": 7, "val_check_batch": 6},
+            "windows of 2 batches .* do not fill one of 7",
+        ),
+        ({**ON, "num_training_batches": 8, "val_check_batch": 9}, "every 9 batches falls"),
+        ({**ON, "num_training_batches": 8, "val_check_batch": 12}, None),
+        ({"_val_check_time_interval": 60.0, "val_check_batch": None}, "a time would fall inside windows of 2 batches"),
+    ],
+)
+def test_validation_that_counts_on_or_goes_by_the_clock_may_fall_inside_a_window(changes, said, tmp_path: Path) -> None:
+    asked = trainer(accumulate_grad_batches=2, **changes)
+    if said is None:
+        begin(tmp_path / "run").on_train_start(asked, None)
+        return
+    with pytest.raises(ConfigError, match=said):
+        begin(tmp_path / "run").on_train_start(asked, None)
 
 
 def test_every_window_of_a_growing_schedule_counts(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def save(tmp_path: Path):
 
     def write(settings: dict[str, Any], **changes: Any) -> Path:
         content = {name: [] for name in ("state_dict", "loops", "callbacks", "optimizer_states", "lr_schedulers")}
-        content[RECORD] = describe(yaml.safe_dump(settings), MANIFEST)
+        content[RECORD] = describe(yaml.safe_dump(settings), MANIFEST, "t", "32-true")
         AdapterCheckpointIO().save_checkpoint({**content, **changes}, tmp_path / "last.ckpt")
         return tmp_path / "last.ckpt"
 
@@ -60,7 +60,7 @@ def changed(path: str, value: Any) -> str:
     ],
 )
 def test_what_changes_no_weight_may_differ(save, path, value):
-    check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST))
+    check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST, "t", "32-true"))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_what_changes_no_weight_may_differ(save, path, value):
 )
 def test_what_changes_the_result_is_refused_with_the_difference(save, path, value, said):
     with pytest.raises(RunFolderError, match=f"continue it as another run: {said}; set"):
-        check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST))
+        check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST, "t", "32-true"))
 
 
 def test_more_epochs_are_fine_where_the_schedule_knows_no_end(save):
@@ -82,13 +82,25 @@ def test_more_epochs_are_fine_where_the_schedule_knows_no_end(save):
         settings = yaml.safe_load(changed("model.init_args.scheduler", scheduler))
         path = save(settings)
         settings["trainer"]["max_epochs"] = 5
-        check_same_run(path, describe(yaml.safe_dump(settings), MANIFEST))
+        check_same_run(path, describe(yaml.safe_dump(settings), MANIFEST, "t", "32-true"))
 
 
 def test_other_rows_are_refused_whatever_their_path(save):
     other = {"sha256": "b", "splits": {**MANIFEST["splits"], "test": {"sha256": "3"}}}
     with pytest.raises(RunFolderError, match=r"the data has changed since the run began \(test differs\)"):
-        check_same_run(save(SETTINGS), describe(yaml.safe_dump(SETTINGS), other))
+        check_same_run(save(SETTINGS), describe(yaml.safe_dump(SETTINGS), other, "t", "32-true"))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "precision", "said"),
+    [
+        ("other", "32-true", "the tokenizer has changed since the run began"),
+        ("t", "bf16-mixed", "the run computed in 32-true, and would go on in bf16-mixed"),
+    ],
+)
+def test_what_the_configuration_does_not_say_is_compared_too(tokenizer, precision, said, save):
+    with pytest.raises(RunFolderError, match=said):
+        check_same_run(save(SETTINGS), describe(yaml.safe_dump(SETTINGS), MANIFEST, tokenizer, precision))
 
 
 def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(save):
@@ -97,7 +109,7 @@ def test_a_checkpoint_of_weights_alone_is_no_place_to_go_on_from(save):
     del content["optimizer_states"]
     AdapterCheckpointIO().save_checkpoint(content, path)
     with pytest.raises(CheckpointError, match="holds no optimizer_states, so no run can go on from it"):
-        check_same_run(path, describe(yaml.safe_dump(SETTINGS), MANIFEST))
+        check_same_run(path, describe(yaml.safe_dump(SETTINGS), MANIFEST, "t", "32-true"))
 
 
 def test_the_docs_list_what_may_differ():

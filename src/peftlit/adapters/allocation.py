@@ -70,7 +70,7 @@ def freeze_rank_numbers(model: nn.Module) -> None:
 def allocate(model: nn.Module, step: int) -> None:
     """After an optimizer step, while its gradients are there: score the ranks, and zero the least when it is time.
 
-    A step whose gradients were not finite, which a loss scaler skips, scores nothing.
+    A step that was skipped scores nothing, as one whose gradients are not finite, which a loss scaler skips.
 
     Args:
         model: The model; nothing is done unless its adapter is AdaLoRA.
@@ -80,7 +80,7 @@ def allocate(model: nn.Module, step: int) -> None:
     if tuner is None:
         return
     gradients = [weight.grad for weight in tuner.parameters() if weight.grad is not None]
-    if all(bool(gradient.isfinite().all()) for gradient in gradients):
+    if gradients and all(bool(gradient.isfinite().all()) for gradient in gradients):
         tuner.update_and_allocate(step)
 
 

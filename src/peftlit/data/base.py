@@ -8,6 +8,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any, Literal
 
 import datasets
@@ -97,6 +98,12 @@ class TokenDataModule(Rows, LightningDataModule):
             # taken before first use: a tokenizer stores the truncation of its last call in itself
             self._tokenizer_state = tokenizer_state(self._tokenizer)
         return self._tokenizer
+
+    @property
+    def tokenizer_sha256(self) -> str:
+        """A name of what makes tokens of the rows: two that differ may give other tokens."""
+        self.get_tokenizer()
+        return sha256(self._tokenizer_state.encode()).hexdigest()
 
     @property
     def pad_token_id(self) -> int:

@@ -250,6 +250,8 @@ class PeftModule(ScoredModule):
         """
         assert self.model is not None
         self.window.close(self.parameters(), self.trainer)
+        if all(parameter.grad is None for parameter in self.parameters()):
+            return  # the step is skipped
         penalty = add_penalty(self.model)
         if penalty is not None:
             self.log("train/penalty", penalty)

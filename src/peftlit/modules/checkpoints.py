@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peftlit.adapters.allocation import allocation_state, restore_allocation
-from peftlit.digest import weights_sha256
+from peftlit.digest import config_sha256, weights_sha256
 from peftlit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
             f"({before['name_or_path']!r}, sha256 {str(before['weights_sha256'])[:12]}...); restore them, or start a "
             "new run"
         )
+    if before["config_sha256"] != now["config_sha256"]:
+        raise CheckpointError(
+            f"backbone: config.json of {now['name_or_path']!r} is not the one that the checkpoint was trained with; "
+            "restore it, or start a new run"
+        )
     module.window.anchor = checkpoint.get(ANCHOR)
     if module.model is not None:
         restore_allocation(module.model, checkpoint.get(ALLOCATION))
@@ -75,4 +80,9 @@ def _identity(module: PeftModule) -> dict[str, Any]:
     assert module.model is not None
     commit = getattr(module.model.config, "_commit_hash", None) or module.backbone.revision
     location = module.backbone.location
-    return {"name_or_path": location, "commit": commit, "weights_sha256": weights_sha256(location, commit)}
+    return {
+        "name_or_path": location,
+        "commit": commit,
+        "weights_sha256": weights_sha256(location, commit),
+        "config_sha256": config_sha256(location, commit),
+    }

@@ -53,7 +53,8 @@ class AdapterCheckpointIO(CheckpointIO):
         tree, tensors = split_tensors(checkpoint)
         try:
             shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed while it wrote
-            aside.mkdir(parents=True)
+            _make_folder(final.parent)
+            aside.mkdir()
             save_file(tensors, aside / "tensors")
             digest = sha256_of_file(aside / "tensors")
             header = {
@@ -132,6 +133,14 @@ def is_checkpoint(folder: Path) -> bool:
         folder: The folder.
     """
     return (folder / TREE_FILE).is_file()
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, so that each is known to the one that it is in."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in missing:
+        _sync(path.parent)
 
 
 def _replace(final: Path, aside: Path, tensors_name: str) -> None:

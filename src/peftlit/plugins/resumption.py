@@ -24,7 +24,10 @@ class Resumption(Callback):
       from them too.
     - A checkpoint written after an epoch's last batch, or before a validation that is due, resumes *with* that
       validation; Lightning would leave it out, and with it the best weights and early stopping.
-    - That training is to stop (early stopping) and the metrics seen last (a schedule on a plateau) are kept.
+    - That training is to stop (early stopping) and the metrics seen last (a schedule on a plateau) are kept, and which
+      callbacks wait for the validation to save.
+    - A step is saved when it has been made, or after the validation that follows it, and not once the next window has
+      begun: a callback that was not content with a step's metric would ask again.
     - Paths of other checkpoints are taken inside the folder that the run is in now, and dropped where they are not.
 
     Args:
@@ -71,6 +74,7 @@ class Resumption(Callback):
         checkpoint[RECORD] = {
             **self.record,
             "saved_at": {c.state_key: _saved_at(c, trainer.global_step, due) for c in _model_checkpoints(trainer)},
+            "waits": [c.state_key for c in _model_checkpoints(trainer) if _waits(c, trainer.global_step, due)],
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "stops": trainer.should_stop or self._stops,
             "metrics": {name: value.detach().clone() for name, value in trainer.callback_metrics.items()},
@@ -95,6 +99,7 @@ class Resumption(Callback):
             if state is None:
                 continue
             callback._last_global_step_saved = self._loaded["saved_at"].get(callback.state_key, 0)
+            callback._defer_save_until_validation = callback.state_key in self._loaded["waits"]
             best = state["best_model_path"]
             _move_paths(state, Path(str(callback.dirpath)))
             if callback.monitor is not None and best and not is_checkpoint(Path(state["best_model_path"])):
@@ -130,7 +135,7 @@ class Resumption(Callback):
             self._stop(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the random states back, once.
+        """Put the random states back, once; from here on the step before is one that has been saved or not.
 
         Args:
             trainer: The trainer.
@@ -142,6 +147,8 @@ class Resumption(Callback):
             random_states.restore(self._loaded["ranks"][trainer.global_rank])
             self._loaded = None
         self.restored = True
+        for callback in _model_checkpoints(trainer):
+            callback._last_global_step_saved = trainer.global_step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End an epoch that was resumed as any other ends.
@@ -183,8 +190,22 @@ def _saved_at(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> 
 
     Lightning forgets it, and a callback that saves by steps would then save again, inside the next window.
     """
-    every, waits = callback._every_n_train_steps, callback.monitor is not None and validation_is_due
-    return step if every > 0 and step % every == 0 and not waits else callback._last_global_step_saved
+    asked = _asks(callback, step) and not (callback.monitor is not None and validation_is_due)
+    return step if asked else callback._last_global_step_saved
+
+
+def _waits(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> bool:
+    """Tell whether a callback saves this step after the validation, for the metric that it watches is not known yet.
+
+    It has noted that, unless its turn comes only after that of the one that is saving now.
+    """
+    unsaved = _asks(callback, step) and callback._last_global_step_saved != step
+    return callback._defer_save_until_validation or (callback.monitor is not None and validation_is_due and unsaved)
+
+
+def _asks(callback: ModelCheckpoint, step: int) -> bool:
+    every = callback._every_n_train_steps
+    return every > 0 and step % every == 0
 
 
 def _begin_with_validation(loops: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ CHECKPOINT_NAME = "stopped.ckpt"
 class StopOnSignal(Checkpoint):
     """End training at the next optimizer step after SIGTERM, Ctrl-C, or the signal by which SLURM tells to requeue.
 
+    Whatever else asks for an end inside an accumulation window, as ``trainer.max_time`` may, is held back until there.
     It is a checkpoint callback so that it runs after all others, whose own checkpoints are then written. A second
     Ctrl-C ends at once. During validation it is the validation that is given up; it is done anew when the run goes on.
 
@@ -39,6 +40,7 @@ class StopOnSignal(Checkpoint):
         self._asked = 0
         self._requeue = 0
         self._step = 0
+        self._held = False
         self._before: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -108,8 +110,11 @@ class StopOnSignal(Checkpoint):
         Raises:
             Stopped: A signal has asked for it.
         """
-        if trainer.global_step != self._step:
-            self._stop_if_asked(trainer)
+        if trainer.global_step == self._step:
+            self._held, trainer.should_stop = self._held or trainer.should_stop, False
+            return
+        self._held, trainer.should_stop = False, self._held or trainer.should_stop
+        self._stop_if_asked(trainer)
 
     def on_validation_batch_end(
         self,

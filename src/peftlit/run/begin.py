@@ -84,8 +84,20 @@ def _check_windows(trainer: Trainer) -> None:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler):
             windows |= set(callback.scheduling.values())
-    every, longest = trainer.val_check_batch, max(windows)
-    inside = every is not None and every < trainer.num_training_batches and any(every % window for window in windows)
+    longest = max(windows)
+    if longest > 1 and getattr(trainer, "_val_check_time_interval", None) is not None:
+        raise ConfigError(
+            f"trainer.val_check_interval: a time would fall inside windows of {longest} batches "
+            "(trainer.accumulate_grad_batches); give a number of batches"
+        )
+    every, batches = trainer.val_check_batch, trainer.num_training_batches
+    across = trainer.check_val_every_n_epoch is None and every not in (None, math.inf)
+    if across and batches != math.inf and any(batches % window for window in windows):
+        raise ConfigError(
+            f"trainer.check_val_every_n_epoch: null counts on over the ends of epochs, and windows of {longest} "
+            f"batches (trainer.accumulate_grad_batches) do not fill one of {batches}; leave it out"
+        )
+    inside = every is not None and (across or every < batches) and any(every % window for window in windows)
     if inside:
         multiple = math.lcm(*windows)
         raise ConfigError(

@@ -88,11 +88,15 @@ class RunFolder:
         Raises:
             RunFolderError: There is none.
         """
-        found = [path for path in self.checkpoints.glob("[!.]*.ckpt") if is_checkpoint(path)]
-        found.sort(key=lambda path: (path / TREE_FILE).stat().st_mtime_ns)
+        found = self.whole_checkpoints()
         if not found:
             raise RunFolderError(f"--ckpt_path last: {self.checkpoints} holds no checkpoint to continue from")
         return found[-1]
+
+    def whole_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that were written to their end, the last one last."""
+        found = [path for path in self.checkpoints.glob("[!.]*.ckpt") if is_checkpoint(path)]
+        return sorted(found, key=lambda path: (path / TREE_FILE).stat().st_mtime_ns)
 
     def require_adapter(self) -> None:
         """Make sure that a finished run is here.

@@ -34,12 +34,16 @@ _LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 _SHOWN = 3
 
 
-def describe(config: str, manifest: dict[str, Any] | None) -> dict[str, Any]:
+def describe(
+    config: str, manifest: dict[str, Any] | None, tokenizer_sha256: str | None, precision: str
+) -> dict[str, Any]:
     """Return what a checkpoint keeps of its run, to be compared when it goes on.
 
     Args:
         config: The resolved configuration, as YAML.
         manifest: The data's split manifest, None for data that has none.
+        tokenizer_sha256: Names what makes tokens of the rows, None for data that has none.
+        precision: What the run computes in: chosen by the hardware, where the configuration leaves it open.
     """
     settings = _flat(yaml.safe_load(config))
     text = json.dumps(settings, sort_keys=True, default=str)
@@ -49,6 +53,8 @@ def describe(config: str, manifest: dict[str, Any] | None) -> dict[str, Any]:
         "settings": json.loads(text),
         "data_sha256": manifest["sha256"] if manifest else None,
         "splits": splits,
+        "tokenizer_sha256": tokenizer_sha256,
+        "precision": precision,
     }
 
 
@@ -78,6 +84,10 @@ def check_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
         raise RunFolderError(
             f"{checkpoint}: the data has changed since the run began ({what} differs); restore it, or start a new run"
         )
+    if before.get("tokenizer_sha256") != now["tokenizer_sha256"]:
+        raise RunFolderError(
+            f"{checkpoint}: the tokenizer has changed since the run began; restore it, or start a new run"
+        )
     old, new = before["settings"], now["settings"]
     free = {*FREE, *(f"data.{name}" for name in PLACES if now["data_sha256"] is not None)}
     if _knows_no_end(new):
@@ -89,6 +99,11 @@ def check_same_run(checkpoint: Path, now: dict[str, Any]) -> None:
         raise RunFolderError(
             f"{checkpoint}: these settings would continue it as another run: {told}{more}; set them back, or "
             "start a new run"
+        )
+    if before.get("precision") != now["precision"]:
+        raise RunFolderError(
+            f"{checkpoint}: the run computed in {before.get('precision')}, and would go on in {now['precision']}; set "
+            f"trainer.precision to the former, on hardware that has it, or start a new run"
         )
 
 

@@ -1,0 +1,118 @@
+"""P17 where a run saves or ends otherwise: best weights by steps, in an evaluation, before the first checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from peftlit.modules import SequenceClassification
+from peftlit.modules.window import AccumulationWindow
+from peftlit.plugins import resumption
+from tests.contracts import interruptions, killed
+from tests.contracts.forked import peftlit_in
+from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_base, write_run
+
+pytestmark = pytest.mark.slow
+
+BEST_OF_STEPS = {
+    "class_path": "ModelCheckpoint",
+    "init_args": {"monitor": "val/loss", "mode": "min", "every_n_train_steps": 6},
+}
+CALLBACKS = [BEST_OF_STEPS, EVERY_STEP, *({"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace"))]
+TRAINER = {
+    "precision": "32-true", "max_epochs": 1, "accumulate_grad_batches": 1, "val_check_interval": 0.5,
+    "callbacks": CALLBACKS,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "base"
+    write_base(folder)
+    return folder
+
+
+def contract_best_weights_by_steps(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+    runs = [folder / "whole", folder / "cut"]
+    for run in runs:
+        write_run(run, base, {"trainer": TRAINER})
+        shutil.copy(interruptions.__file__, run)
+    whole, cut = runs
+    assert killed.run(whole) == 0, (whole / "said.txt").read_text()
+    assert killed.run(cut, kill_at="validation 0/0") == -signal.SIGKILL
+    assert killed.run(cut, "--ckpt_path=last", prepare=prepare) == 0, (cut / "said.txt").read_text()
+    assert differences(result(whole), result(cut)) == []
+
+
+def test_p17_a_save_that_waits_for_a_validation_is_made_after_it(base, tmp_path) -> None:
+    contract_best_weights_by_steps(base, tmp_path)
+
+
+def test_p17_goes_red_without_those_who_wait(base, tmp_path) -> None:
+    def forget() -> None:
+        true_load = resumption.Resumption.on_load_checkpoint
+
+        def load(self: Any, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+            checkpoint[resumption.RECORD]["waits"] = []
+            true_load(self, trainer, pl_module, checkpoint)
+
+        resumption.Resumption.on_load_checkpoint = load  # in the child alone
+
+    with pytest.raises(AssertionError):
+        contract_best_weights_by_steps(base, tmp_path, forget)
+
+
+def in_the_test(number: int) -> Callable[[], None]:
+    def prepare() -> None:
+        true_step = SequenceClassification.test_step
+
+        def step(self: Any, *arguments: Any) -> Any:
+            SequenceClassification.test_step = true_step
+            os.kill(os.getpid(), number)
+            return true_step(self, *arguments)
+
+        SequenceClassification.test_step = step
+
+    return prepare
+
+
+def test_sigterm_in_an_evaluation_is_no_success(base, tmp_path) -> None:
+    write_run(tmp_path / "run", base, {"trainer": {"precision": "32-true", "max_epochs": 1, "callbacks": [BEST]}})
+    line = "peftlit: stopped by SIGTERM before the scores were written; score again with: peftlit test --run_dir run"
+    for command in (FIT, ("test", "--run_dir=run", "--config=config.yaml")):
+        ended = peftlit_in(tmp_path / "run", *command, prepare=in_the_test(signal.SIGTERM))
+        assert (ended.code, ended.last_line) == (128 + signal.SIGTERM, line), ended.said
+        assert json.loads((tmp_path / "run/run/metrics.json").read_text())["test"] is None
+    again = peftlit_in(tmp_path / "run", "test", "--run_dir=run")
+    assert again.code == 0, again.said
+    assert json.loads((tmp_path / "run/run/metrics.json").read_text())["test"]["rows"] == 30
+
+
+def test_a_job_that_is_requeued_before_its_first_checkpoint_starts_again(base, tmp_path) -> None:
+    def job(restarts: int, dies: bool) -> Callable[[], None]:
+        def prepare() -> None:
+            os.environ |= {"SLURM_NTASKS": "1", "SLURM_JOB_ID": "17", "SLURM_JOB_NAME": "toy", "SLURM_NODELIST": "node"}
+            os.environ |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
+            os.environ["SLURM_RESTART_COUNT"] = str(restarts)
+            if dies:
+                AccumulationWindow.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+        return prepare
+
+    kind = {"trainer": {"precision": "32-true", "max_epochs": 1, "callbacks": [BEST]}}
+    for name in ("whole", "cut"):
+        write_run(tmp_path / name, base, kind)
+    assert peftlit_in(tmp_path / "whole", *FIT).code == 0
+    assert peftlit_in(tmp_path / "cut", *FIT, prepare=job(0, dies=True)).code == -signal.SIGKILL
+    again = peftlit_in(tmp_path / "cut", *FIT, prepare=job(1, dies=False))
+    assert again.code == 0, again.said
+    assert "job was requeued: no checkpoint yet, starting again in run" in again.said
+    one, other = (json.loads((tmp_path / name / "run/metrics.json").read_text()) for name in ("whole", "cut"))
+    assert one["trainable_sha256"] == other["trainable_sha256"]
