@@ -123,6 +123,8 @@ def test_a_language_model_continues_lines_and_conversations(peftlit, language_fo
     assert answers(out) == found  # a line is a user's message
     code, out, _ = peftlit(*arguments, "--text=is it good ?")
     assert answers(out) == found[:1]
+    code, out, _ = peftlit(*arguments, "--file=in.txt", "--temperature=100")
+    assert [answer["text"] for answer in answers(out)] != [answer["text"] for answer in found], "nothing left to chance"
 
 
 def test_a_classifier_by_likelihood_answers_with_probabilities(peftlit, language_folder, tmp_path) -> None:

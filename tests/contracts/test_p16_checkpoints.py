@@ -10,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning import Callback, LightningModule, Trainer
+from peft import LoraConfig
 
 from peftlit.errors import CheckpointError
-from peftlit.plugins import AdapterCheckpointIO, checkpoint_io
+from peftlit.plugins import AdapterCheckpointIO, PagedAdamW8bit, checkpoint_io
 from peftlit.run.folder import RunFolder
 from tests.contracts.file_operations import in_child, was_killed, watch
+from tests.modules.cases import Case, fit, make_module
 
 OLD, NEW = ({"weights": torch.full((100,), value), "step": int(value)} for value in (1.0, 2.0))
 IO = AdapterCheckpointIO()
@@ -200,3 +203,33 @@ def last_bit(content: bytes) -> bytes:
 
 def step(content: bytes) -> bytes:
     return content.replace(b'"step": 1', b'"step": 7')
+
+
+class Save(Callback):
+    """Save in this format when training ends, and count the bytes of what trains and of the optimizer's states."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.needed = 0
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.strategy.checkpoint_io = IO
+        trainer.save_checkpoint(self.path)
+        states = [value for state in trainer.optimizers[0].state.values() for value in state.values()]
+        trained = [parameter for parameter in pl_module.parameters() if parameter.requires_grad]
+        self.needed = sum(t.numel() * t.element_size() for t in [*trained, *states] if isinstance(t, torch.Tensor))
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, PagedAdamW8bit])
+@pytest.mark.parametrize("quantization", [None, "nf4-double"])
+def test_p16_a_checkpoint_is_what_trains_with_its_states_and_hardly_more(
+    quantization, optimizer, model_folder, tmp_path
+) -> None:
+    folder, save = model_folder("bert"), Save(tmp_path / "saved.ckpt")
+    module = make_module(
+        Case("bert", "lora", quantization), folder, adapter=LoraConfig(r=128, target_modules="all-linear"),
+        optimizer=lambda groups: optimizer(groups, lr=1e-3),
+    )  # fmt: skip
+    fit(module, folder, 2, save)
+    size = sum(file.stat().st_size for file in save.path.iterdir())
+    assert save.needed < size <= 1.05 * save.needed

@@ -6,9 +6,11 @@ import os
 import pickle
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from peftlit.errors import CheckpointError
@@ -79,6 +81,38 @@ def test_training_goes_on_from_one(model_folder, tmp_path):
     assert trainer.global_step == 6
     moved = dict(module.named_parameters())
     assert any(not torch.equal(p, moved[n]) for n, p in again.named_parameters())
+
+
+class Told(Callback):
+    """The validation loss of each epoch."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if not trainer.sanity_checking:
+            self.losses.append(trainer.callback_metrics["val/loss"].item())
+
+
+@pytest.mark.parametrize(("count", "mode"), [(1, "min"), (2, "min"), (2, "max"), (3, "max")])
+def test_the_best_by_a_metric_stay_and_the_last(count, mode, model_folder, tmp_path):
+    told, folder = Told(), model_folder("bert")
+    best = ModelCheckpoint(
+        tmp_path, monitor="val/loss", mode=mode, save_top_k=count, save_last=True, filename="{epoch}"
+    )
+    plugins = [AdapterCheckpointIO(), AdapterPrecision("32-true", "cpu")]
+    trainer = make_trainer(-1, told, best, plugins=plugins, max_epochs=5, enable_checkpointing=True)
+    trainer.fit(make_module(Case("bert", "lora"), folder), loader(folder, 2), loader(folder, 1))
+    assert len(set(told.losses)) == 5
+    sign, kept, last = 1 if mode == "min" else -1, [0], 0
+    for epoch in range(1, 5):
+        better = sorted([*kept, epoch], key=lambda e: sign * told.losses[e])[:count]
+        last = epoch if epoch in better else last  # Lightning's last one is the last that was worth keeping
+        kept = better
+    assert {path.name for path in tmp_path.iterdir()} == {"last.ckpt", *(f"epoch={epoch}.ckpt" for epoch in kept)}
+    for epoch in kept:
+        assert AdapterCheckpointIO().load_checkpoint(tmp_path / f"epoch={epoch}.ckpt")["epoch"] == epoch
+    assert AdapterCheckpointIO().load_checkpoint(tmp_path / "last.ckpt")["epoch"] == last
 
 
 def test_nothing_in_it_is_pickled(model_folder, tmp_path, monkeypatch):
