@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from peft import AutoPeftModelForSequenceClassification
+from peft import AutoPeftModelForSequenceClassification, PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
 from transformers import AutoConfig, AutoTokenizer
 
 from peftlit.backbone import Backbone
 from peftlit.data import TextFiles
-from peftlit.errors import ConfigError
+from peftlit.errors import AdapterError, ConfigError
 from peftlit.modules import SequenceClassification, build
 from peftlit.modules.base import PeftModule
 from peftlit.run.export import export
@@ -88,6 +88,24 @@ def contract_padding(case: Case, folder: Path) -> None:
 def test_p10_logits_depend_neither_on_batch_mates_nor_on_the_side(case, model_folder, kept_or_refused):
     with kept_or_refused(case.refused):
         contract_padding(case, model_folder(case.family))
+
+
+@pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
+@pytest.mark.parametrize("family", ["bert", "gpt2", "llama"])
+def test_p10_virtual_tokens_do_not_make_padding_count(family, adapter, model_folder):
+    """peft hides the tokens behind embeddings, and transformers then takes the last position for the last token."""
+    folder = model_folder(family)
+    module = make_module(Case(family, "lora"), folder, adapter=adapter(num_virtual_tokens=3))
+    if family in CAUSAL and adapter is not PrefixTuningConfig:
+        with pytest.raises(AdapterError, match=r"^adapter: .* puts virtual tokens into the row, and .* takes padding"):
+            module.check()
+        return
+    module.check()
+    module.configure_model()
+    contract_batch_mates(module, folder, "right")
+    if family in CAUSAL:
+        module.padding_side = "left"
+        contract_batch_mates(module, folder, "left")
 
 
 @pytest.mark.parametrize("family", CAUSAL)

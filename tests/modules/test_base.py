@@ -45,8 +45,9 @@ def test_check_compares_lengths_with_positions(family, longest, model_folder):
         make_module(Case(family, "lora"), model_folder(family), max_length=longest + 1).check()
 
 
-@pytest.mark.parametrize("adapter", [PromptTuningConfig, PrefixTuningConfig])
-@pytest.mark.parametrize("family", ["bert", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "adapter"), [("bert", PromptTuningConfig), ("bert", PrefixTuningConfig), ("gpt2", PrefixTuningConfig)]
+)
 def test_check_counts_virtual_tokens_among_positions(family, adapter, model_folder):
     folder, rows = model_folder(family), [{"text": "good " * 70, "label": 1}]
     for length in (60, 61):

@@ -16,7 +16,7 @@ from peftlit.adapters.attach import check_task, stand_in_rows, virtual_tokens
 from peftlit.adapters.penalty import check_penalty
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
-from peftlit.errors import BackboneError, ConfigError
+from peftlit.errors import AdapterError, BackboneError, ConfigError
 from peftlit.foreign import WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
@@ -65,6 +65,11 @@ def check_fit(module: PeftModule) -> None:
         _check_that_something_trains(module, skeleton)
     if module.head is not None:
         _check_head(module, config, skeleton)
+    if stand_in_rows(module.adapter) and module.objective is None and is_causal(skeleton):
+        raise AdapterError(
+            f"adapter: {type(module.adapter).__name__} puts virtual tokens into the row, and {type(skeleton).__name__} "
+            "then takes padding for the last token; use peft.PrefixTuningConfig, or CausalLM with data.prompt"
+        )
     is_text = module.objective == "causal" and module.problem is None  # prompts with labels are put to the left
     if module.padding_side == "left" and is_text and stand_in_rows(module.adapter):
         raise ConfigError(
