@@ -72,8 +72,16 @@ def lose_the_validation() -> None:
     resumption._validation_is_due = lambda trainer: False
 
 
-def lose_the_steps_saved_at() -> None:
-    resumption._saved_at = lambda callback, step, due: 0
+def save_a_step_again_inside_the_next_window() -> None:
+    whole = Resumption.on_train_batch_start
+
+    def start(self: Any, trainer: Any, *arguments: Any) -> None:
+        before = [callback._last_global_step_saved for callback in trainer.checkpoint_callbacks[:2]]
+        whole(self, trainer, *arguments)
+        for callback, step in zip(trainer.checkpoint_callbacks, before, strict=False):
+            callback._last_global_step_saved = step
+
+    Resumption.on_train_batch_start = start  # type: ignore[method-assign]
 
 
 def take_the_states_of_a_validation() -> None:
@@ -96,7 +104,7 @@ def take_the_states_of_a_validation() -> None:
         lose_the_place,
         lose_the_random_states,
         lose_the_validation,
-        lose_the_steps_saved_at,
+        save_a_step_again_inside_the_next_window,
         take_the_states_of_a_validation,
     ],
 )

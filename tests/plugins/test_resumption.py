@@ -74,7 +74,7 @@ def test_paths_that_lead_elsewhere_are_dropped(path, tmp_path) -> None:
 def test_the_best_weights_so_far_have_to_be_there(tmp_path) -> None:
     callback = ModelCheckpoint(tmp_path, monitor="val/loss")
     trainer = SimpleNamespace(checkpoint_callbacks=[callback])
-    checkpoint = {RECORD: {"saved_at": {}, "waits": []}, "callbacks": {callback.state_key: paths("/gone/checkpoints")}}
+    checkpoint = {RECORD: {"waits": []}, "callbacks": {callback.state_key: paths("/gone/checkpoints")}}
     with pytest.raises(CheckpointError, match=r"/gone/checkpoints/best.ckpt: the best weights so far are not in"):
         Resumption().on_load_checkpoint(trainer, None, checkpoint)
 

@@ -73,7 +73,6 @@ class Resumption(Callback):
         due = _validation_is_due(trainer)
         checkpoint[RECORD] = {
             **self.record,
-            "saved_at": {c.state_key: _saved_at(c, trainer.global_step, due) for c in _model_checkpoints(trainer)},
             "waits": [c.state_key for c in _model_checkpoints(trainer) if _waits(c, trainer.global_step, due)],
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "stops": trainer.should_stop or self._stops,
@@ -98,7 +97,6 @@ class Resumption(Callback):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state is None:
                 continue
-            callback._last_global_step_saved = self._loaded["saved_at"].get(callback.state_key, 0)
             callback._defer_save_until_validation = callback.state_key in self._loaded["waits"]
             best = state["best_model_path"]
             _move_paths(state, Path(str(callback.dirpath)))
@@ -185,27 +183,14 @@ def _model_checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:
     return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
 
 
-def _saved_at(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> int:
-    """Return the step at which a callback has saved last, counting a save that is under way.
-
-    Lightning forgets it, and a callback that saves by steps would then save again, inside the next window.
-    """
-    asked = _asks(callback, step) and not (callback.monitor is not None and validation_is_due)
-    return step if asked else callback._last_global_step_saved
-
-
 def _waits(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> bool:
     """Tell whether a callback saves this step after the validation, for the metric that it watches is not known yet.
 
     It has noted that, unless its turn comes only after that of the one that is saving now.
     """
-    unsaved = _asks(callback, step) and callback._last_global_step_saved != step
-    return callback._defer_save_until_validation or (callback.monitor is not None and validation_is_due and unsaved)
-
-
-def _asks(callback: ModelCheckpoint, step: int) -> bool:
     every = callback._every_n_train_steps
-    return every > 0 and step % every == 0
+    unsaved = every > 0 and step % every == 0 and callback._last_global_step_saved != step
+    return callback._defer_save_until_validation or (callback.monitor is not None and validation_is_due and unsaved)
 
 
 def _begin_with_validation(loops: dict[str, Any]) -> None:
