@@ -138,7 +138,8 @@ def is_checkpoint(folder: Path) -> bool:
 def _make_folder(folder: Path) -> None:
     """Make a folder, with those above it, so that each is known to the one that it is in."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
+    if missing:
+        folder.mkdir(parents=True, exist_ok=True)
     for path in missing:
         _sync(path.parent)
 
