@@ -128,7 +128,7 @@ class PeftlitCLI(LightningCLI):
         if not self.folder.is_used or not ranks.is_first():
             return
         self.folder.lock()
-        if not settings.get("ckpt_path") and not self._is_requeued:
+        if not settings.get("ckpt_path") and (self.folder.adapter.exists() or not self._is_requeued):
             raise RunFolderError(
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"

@@ -116,3 +116,6 @@ def test_a_job_that_is_requeued_before_its_first_checkpoint_starts_again(base, t
     assert "job was requeued: no checkpoint yet, starting again in run" in again.said
     one, other = (json.loads((tmp_path / name / "run/metrics.json").read_text()) for name in ("whole", "cut"))
     assert one["trainable_sha256"] == other["trainable_sha256"]
+    shutil.rmtree(tmp_path / "cut/run/checkpoints")
+    finished = peftlit_in(tmp_path / "cut", *FIT, prepare=job(2, dies=False))
+    assert (finished.code, "already holds a run" in finished.last_line) == (1, True), finished.said
