@@ -7,7 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from lightning import Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import CSVLogger
 
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.run.begin import BeginRun
@@ -62,10 +65,29 @@ def test_a_trial_run_and_another_rank_write_nothing(changes, log, tmp_path: Path
     assert not (tmp_path / "run").exists()
 
 
-def test_a_logger_of_the_users_is_left_alone(tmp_path: Path) -> None:
-    own = trainer(loggers=["mine"])
-    begin(tmp_path / "run", log=False).on_train_start(own, None)
-    assert own.loggers == ["mine"]
+def run(tmp_path: Path, *, log: bool, logger: object, steps: int) -> Trainer:
+    """Train Lightning's own toy, and let Lightning do to callbacks whatever it does."""
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    begins = begin(tmp_path / "run", log=log)
+    real = Trainer(max_steps=steps, limit_val_batches=0, accelerator="cpu", logger=logger, callbacks=[begins], **quiet)
+    real.fit(BoringModel())
+    return real
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_a_logger_of_the_users_is_left_alone_and_so_is_none_at_all(own: bool, tmp_path: Path) -> None:
+    logger = CSVLogger(tmp_path / "mine") if own else False
+    assert run(tmp_path, log=False, logger=logger, steps=2).loggers == ([logger] if own else [])
+    assert not list((tmp_path / "run").glob("**/metrics.csv"))
+
+
+def test_without_one_it_logs_into_the_folder(tmp_path: Path) -> None:
+    assert Path(run(tmp_path, log=True, logger=False, steps=2).loggers[0].log_dir) == tmp_path / "run"
+
+
+def test_a_run_without_a_step_has_its_config_all_the_same(tmp_path: Path) -> None:
+    run(tmp_path, log=True, logger=False, steps=0)
+    assert (tmp_path / "run/config.yaml").read_text() == "a: 1\n"
 
 
 @pytest.mark.parametrize(("every", "window", "good"), [(4, 2, True), (3, 2, False), (10, 4, True), (3, 3, True)])

@@ -32,7 +32,8 @@ class BeginRun(Callback):
         self.config = config
         self.data = data
         self.resumes = resumes
-        self.log = log
+        self.writes_log = log  # not `log`: Lightning hangs the module's method of that name on every callback
+        self._begun = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write config and manifest; log to ``metrics.csv`` where no other logger is configured.
@@ -48,7 +49,26 @@ class BeginRun(Callback):
             RunFolderError: Another run has taken the folder since this one started.
         """
         _check_windows(trainer)
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+        self._begin(trainer)
+        if self.writes_log and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
+            trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write config and manifest of a run without a step too, whose model is scored untrained.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+
+        Raises:
+            RunFolderError: Another run has taken the folder since this one started.
+        """
+        if not self._begun:
+            self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        self._begun = True
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if trainer.is_global_zero:
             if not self.resumes:
@@ -57,8 +77,6 @@ class BeginRun(Callback):
             write_text(self.folder.config, self.config)
             if self.data is not None:
                 write_json(self.folder.manifest, self.data.manifest())
-        if self.log:
-            trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
 
     def _take_folder(self) -> None:
         """Make the folder, or fail: of two runs that chose the same name, one gets it."""
