@@ -107,7 +107,7 @@ def language_run(folder: Path, kind: Any, family: str, base: Path, **more: Any) 
 
 
 def test_a_language_model_continues_lines_and_conversations(peftlit, language_folder, tmp_path) -> None:
-    run = language_run(tmp_path / "run", "text", "llama", language_folder("llama"), prompt={"chat": True})
+    run = language_run(tmp_path / "run", "text", "llama", language_folder("llama"), data={"prompt": {"chat": True}})
     chats = [[{"role": "user", "content": text}] for text in ("is it good ?", "a very long film , is it good ?")]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps({"messages": chat}) + "\n" for chat in chats))
     (tmp_path / "in.txt").write_text("".join(f"{chat[0]['content']}\n" for chat in chats))

@@ -10,7 +10,6 @@ from lightning import LightningDataModule
 
 from peftlit import location
 from peftlit.backbone import Backbone
-from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError
 
 
@@ -59,37 +58,26 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
 
     Args:
         settings: The parsed settings, completed in place.
-        data: The data module; one without such attributes gives nothing.
+        data: The data module; one without ``facts()`` gives nothing.
 
     Raises:
-        ConfigError: The model's settings say otherwise.
+        ConfigError: The model's settings say otherwise, or it learns labels and there are none.
     """
-    model = settings["model"].get("init_args", Namespace())
-    kind = settings["model"]["class_path"]
-    if "num_labels" in model and isinstance(data, TokenDataModule) and not hasattr(data, "label_names"):
+    model, kind = settings["model"].get("init_args", Namespace()), settings["model"]["class_path"]
+    if "data" not in model or data is None or not hasattr(data, "facts"):
+        return
+    facts, typed = data.facts(), model["data"] or Namespace()
+    if facts.label_names is None and not typed.get("label_names") and _objective(kind) is None:
         raise ConfigError(
             f"data: {type(data).__name__} has no labels, and {kind.rpartition('.')[2]} learns them; use TextFiles, or "
             "CausalLM or MaskedLM"
         )
-    names = getattr(data, "label_names", None)
-    train = getattr(data, "reports", {}).get("train")
-    known: dict[str, Any] = {
-        "problem_type": getattr(data, "problem_type", None),
-        "label_names": names,
-        "num_labels": len(names) if names else None,
-        "class_counts": getattr(data, "class_counts", None),
-        "num_rows": train.rows if train else None,
-        "pad_token_id": getattr(data, "pad_token_id", None),
-        "max_length": getattr(data, "max_length", None),
-        "padding_side": getattr(data, "side_padded", None),
-        "tokenizer_size": getattr(data, "tokenizer_size", None),
-        "prompt": getattr(data, "prompt_record", None),
-        "packing": getattr(data, "packing", None),
-        "first_tokens_differ": getattr(data, "first_tokens_differ", None),
-    }
-    for key, value in known.items():
-        if key not in model or value is None:
-            continue
-        if model[key] not in (None, value):
-            raise ConfigError(f"model.{key}: {model[key]!r} contradicts the data, which gives {value!r}; leave it out")
-        model[key] = value
+    known = Namespace(**vars(facts))
+    for key, value in typed.items():
+        if known[key] is None:
+            known[key] = value
+        elif value not in (None, known[key]):
+            raise ConfigError(
+                f"model.data.{key}: {value!r} contradicts the data, which gives {known[key]!r}; leave it out"
+            )
+    model["data"] = known

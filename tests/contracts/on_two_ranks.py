@@ -24,6 +24,7 @@ from peftlit.adapters import FullFineTuning
 from peftlit.backbone import Backbone
 from peftlit.data import SST2, sampler
 from peftlit.data.sampler import LengthGroupedSampler
+from peftlit.facts import DataFacts
 from peftlit.heads import PooledHead
 from peftlit.modules import SequenceClassification
 from peftlit.modules.window import AccumulationWindow
@@ -117,8 +118,7 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
         Backbone(str(folder), config_overrides=no_dropout, **case.backbone),
         case.adapter,
         head=case.head(),
-        label_names=["negative", "positive"],
-        pad_token_id=tokenizer(folder).pad_token_id,
+        data=DataFacts(label_names=["negative", "positive"], pad_token_id=tokenizer(folder).pad_token_id),
         optimizer=case.optimizer,
         scheduler=LinearWarmup(num_warmup_steps=1),
     )

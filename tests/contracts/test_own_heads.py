@@ -15,7 +15,7 @@ from tests import tiny
 from tests.contracts.test_p02_trainability import contract_trainability
 from tests.contracts.test_p03_dropout import contract_dropout
 from tests.contracts.test_p10_padding import contract_batch_mates, trained
-from tests.modules.cases import FAMILIES, NF4, STORAGES, Case, fit, make_module, tokenizer
+from tests.modules.cases import FAMILIES, NF4, STORAGES, Case, fit, make_module, pad_left, tokenizer
 
 POOLINGS = ["mean", "cls", "last"]
 DEALT = [
@@ -72,7 +72,7 @@ def test_p10_under_an_own_head_logits_do_not_depend_on_batch_mates(case, pooling
     module = trained(case, folder, head=PooledHead(pooling=pooling))
     right = contract_batch_mates(module, folder, "right")
     if case.family in tiny.DECODERS:
-        module.padding_side = "left"
+        pad_left(module)
         left = contract_batch_mates(module, folder, "left")
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
 

@@ -78,8 +78,7 @@ def gradients(
         backbone={"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
         optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0),
         loss=loss,
-        class_counts=[12, 12],
-        num_rows=24,
+        data={"class_counts": [12, 12], "num_rows": 24},
     )
     seen = Gradients()
     arguments = {"max_epochs": 1, "accumulate_grad_batches": accumulate, **arguments}

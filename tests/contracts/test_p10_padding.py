@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 from peftlit.backbone import Backbone
 from peftlit.data import TextFiles
 from peftlit.errors import AdapterError, ConfigError
+from peftlit.facts import DataFacts
 from peftlit.modules import SequenceClassification, build
 from peftlit.modules.base import PeftModule
 from peftlit.run.export import export
@@ -31,6 +32,7 @@ from tests.modules.cases import (
     fit,
     make_module,
     over_every_row,
+    pad_left,
     tokenizer,
 )  # fmt: skip
 
@@ -75,13 +77,13 @@ def contract_padding(case: Case, folder: Path) -> None:
     module = trained(case, folder)
     right = contract_batch_mates(module, folder, "right")
     if case.family in CAUSAL:
-        module.padding_side = "left"
+        pad_left(module)
         left = contract_batch_mates(module, folder, "left")
         tolerance = TOLERANCE[case.quantization]
         torch.testing.assert_close(left, right, rtol=tolerance, atol=tolerance)
     else:
         with pytest.raises(ConfigError, match=r"padding_side.*right"):
-            make_module(case, folder, padding_side="left").check()
+            make_module(case, folder, data={"padding_side": "left"}).check()
 
 
 @over_every_row
@@ -104,14 +106,14 @@ def test_p10_virtual_tokens_do_not_make_padding_count(family, adapter, model_fol
     module.configure_model()
     contract_batch_mates(module, folder, "right")
     if family in CAUSAL:
-        module.padding_side = "left"
+        pad_left(module)
         contract_batch_mates(module, folder, "left")
 
 
 @pytest.mark.parametrize("family", CAUSAL)
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_p10_causal_models_pass_the_check_with_either_side(family, side, model_folder):
-    make_module(Case(family, "lora"), model_folder(family), padding_side=side).check()
+    make_module(Case(family, "lora"), model_folder(family), data={"padding_side": side}).check()
 
 
 @pytest.mark.parametrize("family", CAUSAL)
@@ -119,14 +121,14 @@ def test_p10_left_padding_trains(family, model_folder, toy_data, tmp_path):
     cli = command_line(
         Case(family, "lora"), model_folder(family), toy_data, tmp_path / "run", "--data.padding_side=left"
     )
-    assert cli.model.padding_side == "left"
+    assert cli.model.data.padding_side == "left"
     batch = next(iter(cli.datamodule.train_dataloader()))
     assert batch["attention_mask"][:, -1].all()
 
 
 @pytest.mark.parametrize("family", NOT_CAUSAL)
 def test_p10_right_padding_passes_the_check_where_attention_looks_both_ways(family, model_folder):
-    make_module(Case(family, "lora"), model_folder(family), padding_side="right").check()
+    make_module(Case(family, "lora"), model_folder(family), data={"padding_side": "right"}).check()
 
 
 @pytest.mark.parametrize("source", ["config", "tokenizer"])
@@ -151,7 +153,7 @@ def test_p10_a_missing_pad_token_is_set_on_tokenizer_and_config(family, model_fo
     assert AutoConfig.from_pretrained(folder).pad_token_id is None
     data = TextFiles(train_file=str(toy_data / "train.jsonl"), tokenizer=str(folder), max_length=64)
     assert data.get_tokenizer().pad_token == "</s>"
-    module = make_module(Case(family, "lora"), folder, pad_token_id=data.pad_token_id)
+    module = make_module(Case(family, "lora"), folder, data={"pad_token_id": data.facts().pad_token_id})
     module.configure_model()
     assert module.model.config.pad_token_id == data.get_tokenizer().pad_token_id == 1
 
@@ -167,9 +169,8 @@ def test_p10_the_pad_token_is_saved_with_the_tokenizer(family, adapter, model_fo
 
 
 def test_p10_the_pad_token_is_saved_with_the_config_of_random_weights(model_folder, tmp_path):
-    module = SequenceClassification(
-        Backbone(config=str(model_folder("gpt2"))), Case("gpt2", "lora").peft(), label_names=LABELS, pad_token_id=1
-    )
+    facts = DataFacts(label_names=LABELS, pad_token_id=1)
+    module = SequenceClassification(Backbone(config=str(model_folder("gpt2"))), Case("gpt2", "lora").peft(), data=facts)
     module.configure_model()
     export(module, tokenizer(model_folder("gpt2")), tmp_path / "adapter", {})
     assert AutoConfig.from_pretrained(tmp_path / "adapter" / "random_base").pad_token_id == 1

@@ -43,8 +43,7 @@ def exported(data: ChatFiles | TextFiles, model: Path, folder: Path, **arguments
     module = CausalLM(
         Backbone(str(model)),
         LoraConfig(r=2, target_modules=tiny.TARGETS["llama"]),
-        prompt=data.prompt_record,
-        pad_token_id=data.pad_token_id,
+        data=data.facts(),
         **arguments,
     )
     module.configure_model(torch.device("cpu"))
@@ -156,8 +155,7 @@ def contract_classifier_feeds_what_was_trained(folder: Path, model: Path, prompt
     assert data.lengths["train"]["cut"] > 0
     encoded = sorted(data._encoded["train"], key=lambda row: row["row"])
     expected = [(row["input_ids"], row["label_ids"]) for row in encoded]
-    arguments = {"problem_type": "single_label_classification", "label_names": names}
-    classifier = load(exported(data, model, folder / "adapter", **arguments), device="cpu")
+    classifier = load(exported(data, model, folder / "adapter"), device="cpu")
     assert isinstance(classifier, Classifier)
     fed: dict[int, Any] = {}
 

@@ -57,8 +57,7 @@ def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, na
 def evaluate(model_folder, toy_data: Path, folder: Path, batch_size: int) -> tuple[dict[str, float], Path]:
     torch.manual_seed(0)
     data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=batch_size)
-    data.read()
-    module = SequenceClassification(Backbone(str(model_folder("bert"))), label_names=data.label_names)
+    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.facts())
     path = folder / f"{batch_size}.csv"
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -95,18 +95,12 @@ def labelled_data(folder: Path, tmp_path: Path, words: list[str], **settings: An
 
 def classifier(folder: Path, data: TextFiles, scoring: Any) -> CausalLM:
     """A causal language model with an adapter that matters, made for the data."""
-    data.read()
     targets = ["c_attn"] if "gpt2" in folder.name else ["q_proj", "v_proj"]
     module = CausalLM(
         Backbone(str(folder)),
         LoraConfig(r=4, target_modules=targets),
         scoring=scoring,
-        problem_type=data.problem_type,
-        label_names=data.label_names,
-        prompt=data.prompt_record,
-        first_tokens_differ=data.first_tokens_differ,
-        pad_token_id=data.pad_token_id,
-        padding_side=data.side_padded,
+        data=data.facts(),
     )
     return shake(module)
 

@@ -48,9 +48,8 @@ def held_out(folder: Path, tmp_path: Path, objective: Any, batch_size: int) -> T
 
 
 def trained(folder: Path, family: str, data: TextLines) -> CausalLM | MaskedLM:
-    known: dict[str, Any] = {"pad_token_id": data.pad_token_id, "padding_side": data.side_padded}
     kind = MaskedLM if data.is_masked else CausalLM
-    return shake(kind(Backbone(str(folder)), lora(family), **known))
+    return shake(kind(Backbone(str(folder)), lora(family), data=data.facts()))
 
 
 def scores_of(module: Any, data: TextLines) -> dict[str, float]:

@@ -59,7 +59,7 @@ def test_p18_a_fresh_process_answers_the_same(
 @pytest.mark.slow
 def test_p18_conversations_are_put_as_in_training(language_folder, tmp_path):
     folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
     contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
 
 
@@ -137,7 +137,7 @@ def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, 
 
     monkeypatch.setattr(export_room, "write_json", damaged)
     folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
     look_at_no_record(monkeypatch, module)
     with pytest.raises(ReloadError, match="puts the same texts to the model otherwise"):
         contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
@@ -146,7 +146,7 @@ def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, 
 @pytest.mark.slow
 def test_p18_goes_red_when_the_chat_template_is_lost(language_folder, tmp_path):
     folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", prompt={"chat": True})
+    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
     contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
     tokenizer = load_tokenizer(str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "chat_template.jinja").unlink()

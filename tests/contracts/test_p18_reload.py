@@ -25,6 +25,7 @@ from peftlit.run import export as export_room
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
 from tests import tiny
+from tests.modules.cases import pad_left
 
 ADAPTERS = {
     "lora": lambda targets: peft.LoraConfig(r=4, target_modules=targets),
@@ -42,9 +43,7 @@ def trained(
         Backbone(str(folder), quantization=quantization),
         ADAPTERS[adapter](tiny.TARGETS[family]),
         head=head,
-        label_names=data.label_names,
-        pad_token_id=data.pad_token_id,
-        max_length=32,
+        data=data.facts(),
     )
     module.configure_model()
     with torch.no_grad():
@@ -79,7 +78,7 @@ def test_p18_a_base_saved_in_bfloat16_with_overrides_answers_the_same(
 def test_p18_positions_under_left_padding_answer_the_same(model_folder, toy_data, tmp_path) -> None:
     module, _, _ = trained("gpt2", "lora", None, model_folder("gpt2"), toy_data)
     tokenizer = load_tokenizer(str(model_folder("gpt2")), padding_side="left", max_length=32)
-    module.padding_side = "left"
+    pad_left(module)
     texts = ["good", "a very good film again"]
     contract_fresh_process_answers_the_same(module, tokenizer, texts, tmp_path / "adapter")
 

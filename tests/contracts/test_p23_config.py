@@ -124,9 +124,9 @@ def test_p23_saved_config_reruns_to_the_same_weights(peftlit, settings, write_co
 @pytest.mark.parametrize(
     ("where", "key", "value", "message"),
     [
-        ("model", "num_labels", 5, "model.num_labels: 5 contradicts the data, which gives 2"),
-        ("model", "label_names", ["a", "b"], "model.label_names: ['a', 'b'] contradicts the data"),
-        ("model", "max_length", 7, "model.max_length: 7 contradicts the data, which gives 32"),
+        ("model", "data", {"num_rows": 5}, "model.data.num_rows: 5 contradicts the data, which gives 96"),
+        ("model", "data", {"label_names": ["a", "b"]}, "model.data.label_names: ['a', 'b'] contradicts the data"),
+        ("model", "data", {"max_length": 7}, "model.data.max_length: 7 contradicts the data, which gives 32"),
         ("data", "tokenizer", "elsewhere", "data.tokenizer: 'elsewhere' contradicts backbone.name_or_path"),
     ],
 )

@@ -307,7 +307,7 @@ def test_a_model_trains_on_a_stream(parts, model_folder):
     folder = model_folder("bert")
     data = _streamed(parts, tokenizer=str(folder), validation_file=parts.replace("*", "0"), max_length=32, seed=0)
     torch.manual_seed(0)
-    module = SequenceClassification(Backbone(str(folder)), label_names=NAMES, pad_token_id=data.pad_token_id)
+    module = SequenceClassification(Backbone(str(folder)), data=data.facts())
     losses = _Losses()
     trainer = _trainer(max_steps=4, val_check_interval=2, callbacks=[losses])
     trainer.fit(module, datamodule=data)

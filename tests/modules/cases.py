@@ -7,7 +7,7 @@ every adapter meets each storage: all of them with each other would be three tim
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from peftlit.batch import Batch
 from peftlit.cli import RUN_DIR_VARIABLE, PeftlitCLI
 from peftlit.data.collate import PadCollator
 from peftlit.data.tokenizer import load_tokenizer
-from peftlit.modules import SequenceClassification
+from peftlit.facts import DataFacts
+from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.plugins import AdapterPrecision
 from tests import device, tiny
 from tests.conftest import toy_rows
@@ -132,7 +133,13 @@ def loader(folder: Path, batches: int, rows: int = 4) -> DataLoader[Any]:
 
 
 def make_module(
-    case: Case, folder: Path, *, adapter: Any = "of the case", backbone: dict[str, Any] | None = None, **arguments: Any
+    case: Case,
+    folder: Path,
+    *,
+    adapter: Any = "of the case",
+    backbone: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    **arguments: Any,
 ) -> SequenceClassification:
     """A module of the case; nothing is loaded yet, and the head it will get is always the same."""
     torch.manual_seed(0)
@@ -143,13 +150,14 @@ def make_module(
             **{**tiny.LOADED_WITH.get(case.family, {}), **(backbone or {})},
         ),
         case.peft() if adapter == "of the case" else adapter,
-        **{
-            "label_names": LABELS,
-            "pad_token_id": tokenizer(folder).pad_token_id,
-            "optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
-            **arguments,
-        },
+        data=DataFacts(**{"label_names": LABELS, "pad_token_id": tokenizer(folder).pad_token_id, **(data or {})}),
+        **{"optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2), **arguments},
     )
+
+
+def pad_left(module: PeftModule) -> None:
+    """Tell a module that its batches are padded on the left."""
+    module.data = replace(module.data, padding_side="left")
 
 
 def make_trainer(

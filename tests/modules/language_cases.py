@@ -17,6 +17,7 @@ from peftlit.data.collate import LabelledCollator
 from peftlit.data.masking import Masking, MaskingCollator
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import collate_prompts
+from peftlit.facts import DataFacts
 from peftlit.modules import CausalLM, MaskedLM
 from tests import tiny
 from tests.conftest import toy_rows
@@ -54,26 +55,25 @@ def make_language_module(
     *,
     backbone: dict[str, Any] | None = None,
     words: Sequence[str] = ONE_TOKEN,
+    data: dict[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
     """A module; nothing is loaded yet, and what will be drawn is always the same."""
     torch.manual_seed(0)
-    common: dict[str, Any] = {
-        "pad_token_id": tokenizer(folder).pad_token_id,
-        "optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2),
-        **arguments,
-    }
+    arguments = {"optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2), **arguments}
+    facts: dict[str, Any] = {"pad_token_id": tokenizer(folder).pad_token_id, **(data or {})}
     base = Backbone(str(folder), **(backbone or {}))
     if kind == "masked":
-        return MaskedLM(base, adapter, **common)
+        return MaskedLM(base, adapter, data=DataFacts(**facts), **arguments)
     if kind == "text":
-        return CausalLM(base, adapter, **{"prompt": {"chat": False}, **common})
+        return CausalLM(base, adapter, data=DataFacts(**{"prompt": {"chat": False}, **facts}), **arguments)
     prompts = label_prompts(folder, words)
     found = prompts.encode([row["text"] for row in toy_rows(4)], "toy", range(1, 5))
     differ = all(len({ids[0] for ids in one.label_ids}) == len(one.label_ids) for one in found)
     record = {**prompts.prompt.settings(), "label_words": prompts.words, "chat": False, "chat_template": None}
     labels = {"problem_type": "single_label_classification", "label_names": LABELS}
-    return CausalLM(base, adapter, **{**labels, "first_tokens_differ": differ, "prompt": record, **common})
+    facts = {**labels, "first_tokens_differ": differ, "prompt": record, **facts}
+    return CausalLM(base, adapter, data=DataFacts(**facts), **arguments)
 
 
 def label_prompts(folder: Path, words: Sequence[str] = ONE_TOKEN) -> LabelPrompts:

@@ -7,6 +7,7 @@ from peft import PromptTuningConfig
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.errors import ConfigError, DataError
+from peftlit.facts import DataFacts
 from peftlit.modules import CausalLM
 from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.token_scores import TokenScores
@@ -73,7 +74,7 @@ def test_the_completion_loss_is_among_all_words_and_only_in_training(language_fo
 )
 def test_scoring_is_by_the_first_token_where_that_tells_labels_apart(differ, asked, used, language_folder):
     module = make_language_module(
-        "labels", language_folder("llama"), lora("llama"), scoring=asked, first_tokens_differ=differ
+        "labels", language_folder("llama"), lora("llama"), scoring=asked, data={"first_tokens_differ": differ}
     )
     assert module.scoring == used
     assert module.records()["problem.json"]["scoring"] == used
@@ -81,8 +82,9 @@ def test_scoring_is_by_the_first_token_where_that_tells_labels_apart(differ, ask
 
 def test_labels_that_begin_alike_are_refused_under_first_token(language_folder):
     folder = language_folder("llama")
+    alike = {"first_tokens_differ": False}
     with pytest.raises(ConfigError, match="model.scoring: two labels begin with the same token"):
-        make_language_module("labels", folder, lora("llama"), scoring="first_token", first_tokens_differ=False)
+        make_language_module("labels", folder, lora("llama"), scoring="first_token", data=alike)
     module = causal("labels", folder)
     batch = language_batch("labels", folder, toy_rows(3), first_row=11)
     batch["label_ids"][1, 1] = batch["label_ids"][1, 0]
@@ -110,7 +112,7 @@ def test_labels_make_a_classifier_of_it_and_texts_do_not(language_folder):
 def test_only_one_class_a_row_can_be_told_by_likelihood(problem_type, language_folder):
     module = make_language_module("text", language_folder("llama"), lora("llama"))
     with pytest.raises(ConfigError, match=f"data.problem_type: {problem_type} cannot be told by a label's likelihood"):
-        CausalLM(module.backbone, lora("llama"), label_names=LABELS, problem_type=problem_type)
+        CausalLM(module.backbone, lora("llama"), data=DataFacts(label_names=LABELS, problem_type=problem_type))
 
 
 def test_a_test_step_gives_rows_labels_and_probabilities_of_a_classifier_alone(language_folder):

@@ -81,18 +81,21 @@ def test_weights_of_another_adapter_are_refused(change, model_folder, tmp_path) 
         load_export(other, tmp_path / "adapter")
 
 
+CHAT = {"prompt": {"chat": True}}
+
+
 def language_export(kind: Any, family: str, folder, out, quantization: str | None, **more: Any) -> Any:
     module = make_language_module(kind, folder, lora(family), backbone={"quantization": quantization}, **more)
     shake(module)
     own = load_tokenizer(str(folder), max_length=48)
-    own.chat_template = CHAT_TEMPLATE if more.get("prompt") == {"chat": True} else None
+    own.chat_template = CHAT_TEMPLATE if more.get("data") == CHAT else None
     export(module, own, out, {})
     return make_answerer(module, own, module.records()["problem.json"])
 
 
 LANGUAGE: dict[str, tuple[Any, str, dict[str, Any], list[Any]]] = {
     "text": ("text", "gpt2", {}, ["a good film", "it was"]),
-    "chat": ("text", "llama", {"prompt": {"chat": True}}, [[{"role": "user", "content": "is it good ?"}], "why ?"]),
+    "chat": ("text", "llama", {"data": CHAT}, [[{"role": "user", "content": "is it good ?"}], "why ?"]),
     "labels": ("labels", "llama", {}, ["a good film", "it was awful"]),
     "labels of several tokens": ("labels", "gpt2", {"words": TWO_TOKENS}, ["a good film", "it was awful"]),
     "hidden tokens": ("masked", "bert", {}, ["a [MASK] film", "it was [MASK] and [MASK]"]),

@@ -21,6 +21,7 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 from peftlit.backbone import Backbone
+from peftlit.facts import DataFacts
 from peftlit.modules import SequenceClassification
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, Resumption
 
@@ -81,9 +82,8 @@ def save(trainer: Trainer, io: Any, path: Path) -> float:
 def bench(name: str) -> None:
     """Train for some steps, and save after the last."""
     backbone, adapter, rows, tokens = MODELS[name]
-    module = SequenceClassification(
-        backbone, adapter, label_names=["a", "b"], optimizer=torch.optim.AdamW, pad_token_id=2 if "Llama" in name else 0
-    )
+    facts = DataFacts(label_names=["a", "b"], pad_token_id=2 if "Llama" in name else 0)
+    module = SequenceClassification(backbone, adapter, optimizer=torch.optim.AdamW, data=facts)
     batch = {
         "input_ids": torch.randint(5, 1000, (rows, tokens)),
         "attention_mask": torch.ones(rows, tokens, dtype=torch.long),

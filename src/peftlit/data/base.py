@@ -25,6 +25,7 @@ from peftlit.data.rows import Rows
 from peftlit.data.sampler import LengthGroupedSampler
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError
+from peftlit.facts import DataFacts
 
 log = logging.getLogger(__name__)
 
@@ -105,20 +106,17 @@ class TokenDataModule(Rows, LightningDataModule):
         self.get_tokenizer()
         return sha256(self._tokenizer_state.encode()).hexdigest()
 
-    @property
-    def pad_token_id(self) -> int:
-        """Id of the padding token, which the model has to know too."""
-        return int(self.get_tokenizer().pad_token_id)
-
-    @property
-    def tokenizer_size(self) -> int:
-        """Number of tokens that the tokenizer knows."""
-        return len(self.get_tokenizer())
-
-    @property
-    def side_padded(self) -> Literal["left", "right"]:
-        """Side that the tokenizer pads on."""
-        return "left" if self.get_tokenizer().padding_side == "left" else "right"
+    def facts(self) -> DataFacts:
+        """Return what a task has to know of the rows, once they are read."""
+        self.read()
+        tokenizer, train = self.get_tokenizer(), self.reports.get("train")
+        return DataFacts(
+            tokenizer_size=len(tokenizer),
+            pad_token_id=int(tokenizer.pad_token_id),
+            padding_side="left" if tokenizer.padding_side == "left" else "right",
+            max_length=self.max_length,
+            num_rows=train.rows if train else None,
+        )
 
     def prepare_data(self) -> None:
         """Read, check and tokenize once per machine; other processes find the rows in the cache."""

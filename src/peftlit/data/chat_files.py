@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -16,29 +16,24 @@ from peftlit.data.chat import Renderer, Sample
 from peftlit.data.checks import check_columns, check_text
 from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.encode import map_once
-from peftlit.data.files import read_hub
+from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.messages import Message, check_messages
 from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
+from peftlit.facts import DataFacts
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ChatFiles(TokenDataModule):
+class ChatFiles(TokenDataModule, FilesOrHub):
     """Rows with ``messages``, or with ``prompt`` and ``completion``; trl's formats.
 
+    Files are ``.jsonl`` or ``.parquet``, and for prompts that are texts ``.csv`` or ``.tsv`` too.
     Only what the assistant says, or the completion, is learned. Rows of more than ``max_length`` tokens are cut behind
     and counted; one whose prompt alone is longer is an error.
 
     Args:
-        train_file: Training rows: ``.jsonl`` or ``.parquet``, for prompts that are texts ``.csv`` and ``.tsv`` too.
-            Give this or ``path``.
-        validation_file: Validation rows; unset = cut from the training rows by ``validation_share``.
-        test_file: Test rows; unset = cut from the training rows by ``test_share``.
-        path: Id of a hub set with the splits ``train`` and, if it has them, ``validation`` and ``test``.
-        name: Configuration of the hub set, where it has several.
-        revision: Branch, tag or commit of the hub set.
         messages_column: Column with a conversation: a list of ``role`` and ``content``. Where rows have it, it counts.
         prompt_column: Column with a prompt: a text, or a list of messages.
         completion_column: Column with what follows it, a text or a list of messages as the prompt is.
@@ -47,12 +42,6 @@ class ChatFiles(TokenDataModule):
         packing: Put short rows together into one, without attention across them.
     """
 
-    train_file: str | None = None
-    validation_file: str | None = None
-    test_file: str | None = None
-    path: str | None = None
-    name: str | None = None
-    revision: str | None = None
     messages_column: str = "messages"
     prompt_column: str = "prompt"
     completion_column: str = "completion"
@@ -61,29 +50,22 @@ class ChatFiles(TokenDataModule):
     packing: bool = False
 
     def __post_init__(self) -> None:
-        """Check that exactly one source is named, and what learns from it."""
+        """Check what learns from the rows."""
         super().__post_init__()
-        if (self.train_file is None) == (self.path is None):
-            raise ConfigError("data: ChatFiles needs train_file (local files) or path (a hub set), one of the two")
         if self.objective == "masked":
             raise ConfigError("data: MaskedLM does not learn to answer; use CausalLM, or other data")
         self._renderer: Renderer | None = None
         self._is_chat: bool | None = None
-
-    def load(self) -> dict[str, datasets.Dataset]:
-        """Return the files' rows, or the hub set's splits."""
-        if self.path is not None:
-            hub = read_hub(self.path, self.name, self.revision)
-            self.sources = {split: f"{self.path} {split}" for split in hub}
-            return {split: hub[split] for split in ("train", "validation", "test") if split in hub}
-        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
-        return self.load_files({split: file for split, file in files.items() if file})
 
     @property
     def prompt_record(self) -> dict[str, Any]:
         """How rows are put to the model, for whoever asks it later."""
         self.read()
         return {"chat": bool(self._is_chat)}
+
+    def facts(self) -> DataFacts:
+        """Return what a task has to know of the rows, how they are put to the model among it."""
+        return replace(super().facts(), prompt=self.prompt_record, packing=self.packing)
 
     def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         return {split: self._samples(rows, self.sources[split]) for split, rows in raw.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -19,6 +19,7 @@ from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
 from peftlit.data.table import make_rows
 from peftlit.errors import ConfigError, DataError
+from peftlit.facts import DataFacts
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,10 @@ class DocumentDataModule(TokenDataModule):
     def prompt_record(self) -> dict[str, Any] | None:
         """How texts are put to a causal language model, for whoever asks it later; None with other models."""
         return None if self.is_masked else {"chat": False}
+
+    def facts(self) -> DataFacts:
+        """Return what a task has to know of the documents, how texts are put to the model among it."""
+        return replace(super().facts(), prompt=self.prompt_record, packing=self.packing)
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.

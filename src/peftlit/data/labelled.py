@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import datasets
@@ -19,6 +19,7 @@ from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
 from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
+from peftlit.facts import DataFacts
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -109,6 +110,17 @@ class TextDataModule(TokenDataModule):
         if self.objective is None:
             return None
         return all(first_tokens_differ(self._encode(split)) for split in self.read())
+
+    def facts(self) -> DataFacts:
+        """Return what a task has to know of the rows, labels among it."""
+        return replace(
+            super().facts(),
+            problem_type=self.problem_type,
+            label_names=self.label_names,
+            class_counts=self.class_counts,
+            prompt=self.prompt_record,
+            first_tokens_differ=self.first_tokens_differ,
+        )
 
     def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
         """Settle what the labels are; clean and check the rows."""

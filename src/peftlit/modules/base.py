@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -20,6 +20,7 @@ from peftlit.adapters.allocation import allocate, warn_of_unsettled_ranks
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch, Objective
+from peftlit.facts import DataFacts
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.metrics import Average, Direction
@@ -48,9 +49,7 @@ class PeftModule(ScoredModule):
         head: Makes logits of hidden states; None = the head that belongs to the Auto class.
         optimizer: Builds the optimizer from parameter groups.
         scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
-        pad_token_id: Id of the tokenizer's padding token; linked from the data.
-        max_length: Tokens of the longest row; linked from the data.
-        padding_side: Side the tokenizer pads on; linked from the data.
+        data: What is known of the data; linked from it.
     """
 
     auto_class: Any
@@ -67,8 +66,6 @@ class PeftModule(ScoredModule):
     """Which average ``f1`` is, where rows are classified."""
     language_head: LanguageHead
     """The pretrained head apart from its body, once the model is built."""
-    tokenizer_size: int | None = None
-    """Number of tokens that the tokenizer knows, where that is known."""
 
     def __init__(
         self,
@@ -78,9 +75,7 @@ class PeftModule(ScoredModule):
         head: Head | None = None,
         optimizer: OptimizerCallable,
         scheduler: Schedule | LRSchedulerCallable | None,
-        pad_token_id: int | None,
-        max_length: int | None,
-        padding_side: Literal["left", "right"] | None,
+        data: DataFacts | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -90,9 +85,7 @@ class PeftModule(ScoredModule):
             self.auto_class, self.task_type = AutoModel, TaskType.FEATURE_EXTRACTION
         self.optimizer = optimizer
         self.scheduler = scheduler
-        self.pad_token_id = pad_token_id
-        self.max_length = max_length
-        self.padding_side = padding_side
+        self.data = data or DataFacts()
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.fresh: list[str] = []
@@ -153,8 +146,8 @@ class PeftModule(ScoredModule):
     def read_config(self) -> PretrainedConfig:
         """Read the model's config with the entries that the task and the tokenizer set."""
         updates = self.config_updates()
-        if self.pad_token_id is not None:
-            updates["pad_token_id"] = self.pad_token_id
+        if self.data.pad_token_id is not None:
+            updates["pad_token_id"] = self.data.pad_token_id
         return self.backbone.read_config(**updates)
 
     def check(self) -> None:
@@ -228,7 +221,7 @@ class PeftModule(ScoredModule):
         """
         assert self.model is not None
         self.batch_shape = tuple(batch["input_ids"].shape)
-        return model_inputs(self.model, batch, self.padding_side)
+        return model_inputs(self.model, batch, self.data.padding_side)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Log the mean loss of the batch; return what the gradients of its window come from.

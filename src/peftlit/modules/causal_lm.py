@@ -5,7 +5,6 @@ Letters: ``B`` rows in the batch, ``T`` tokens, ``V`` vocabulary, ``C`` classes,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,8 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import IGNORE_INDEX, Batch, ProblemType
+from peftlit.batch import IGNORE_INDEX, Batch
 from peftlit.errors import BackboneError, ConfigError, DataError
+from peftlit.facts import DataFacts
 from peftlit.losses import BinaryCrossEntropy, Loss
 from peftlit.metrics import Average, Direction
 from peftlit.modules.base import PeftModule
@@ -49,17 +49,7 @@ class CausalLM(PeftModule):
         average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro`` or ``weighted``.
         optimizer: Optimizer class and its arguments; parameters come from the model.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
-        problem_type: What the labels are, where there are any; linked from the data.
-        label_names: The classes' names in the order of their ids; linked from the data.
-        class_counts: Training rows of each class, for balanced weights; linked from the data.
-        num_rows: Training rows in all; linked from the data.
-        prompt: How a row is put to the model, as JSON; linked from the data.
-        first_tokens_differ: Whether their first tokens tell labels apart; linked from the data.
-        packing: Whether a row holds several sequences; linked from the data.
-        tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
-        pad_token_id: Id of the padding token; linked from the data.
-        max_length: Tokens of the longest row; linked from the data.
-        padding_side: Side the tokenizer pads on; linked from the data.
+        data: What is known of the data; linked from it. With labels' names in it, the model classifies.
     """
 
     auto_class = AutoModelForCausalLM
@@ -78,30 +68,12 @@ class CausalLM(PeftModule):
         average: Average = "macro",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        problem_type: ProblemType | None = None,
-        label_names: Sequence[str] | None = None,
-        class_counts: Sequence[int] | None = None,
-        num_rows: int | None = None,
-        prompt: dict[str, Any] | None = None,
-        first_tokens_differ: bool | None = None,
-        packing: bool | None = None,
-        tokenizer_size: int | None = None,
-        pad_token_id: int | None = None,
-        max_length: int | None = None,
-        padding_side: Literal["left", "right"] | None = None,
+        data: DataFacts | None = None,
     ) -> None:
-        super().__init__(
-            backbone,
-            adapter,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            pad_token_id=pad_token_id,
-            max_length=max_length,
-            padding_side=padding_side,
-        )
-        self.tokenizer_size, self.packing = tokenizer_size, packing
-        self.label_loss, self.average, self.prompt = label_loss, average, prompt
-        if label_names is None:
+        super().__init__(backbone, adapter, optimizer=optimizer, scheduler=scheduler, data=data)
+        self.label_loss, self.average = label_loss, average
+        problem_type, differ = self.data.problem_type, self.data.first_tokens_differ
+        if self.data.label_names is None:
             self.val_scores, self.test_scores = TokenScores(), TokenScores()
             self.curve = "perplexity"
             return
@@ -109,18 +81,18 @@ class CausalLM(PeftModule):
             raise ConfigError(
                 f"data.problem_type: {problem_type} cannot be told by a label's likelihood; use SequenceClassification"
             )
-        if scoring == "first_token" and first_tokens_differ is False:
+        if scoring == "first_token" and differ is False:
             raise ConfigError(
                 "model.scoring: two labels begin with the same token, so first_token cannot tell them apart; set "
                 "sequence, or other data.prompt.label_words"
             )
-        self.scoring: Scoring = scoring or ("first_token" if first_tokens_differ else "sequence")
-        self.problem, self.criterion = make_problem(problem_type, label_names, loss)
+        self.scoring: Scoring = scoring or ("first_token" if differ else "sequence")
+        self.problem, self.criterion = make_problem(problem_type, self.data.label_names, loss)
         if isinstance(self.criterion, BinaryCrossEntropy):
             raise ConfigError("model.loss: BinaryCrossEntropy has one logit, labels have a score each; leave it out")
         if loss is not None and label_loss == "completion":
             raise ConfigError("model.loss: label_loss completion learns tokens and takes no other loss; leave one out")
-        self.criterion.prepare(class_counts, num_rows)
+        self.criterion.prepare(self.data.class_counts, self.data.num_rows)
         self.val_scores, self.test_scores = (ClassScores(self.problem.metrics(average, tuned=False)) for _ in range(2))
 
     def check(self) -> None:
@@ -130,7 +102,7 @@ class CausalLM(PeftModule):
             PeftlitError: Saying what does not fit.
         """
         super().check()
-        if self.packing and isinstance(self.adapter, PeftConfig) and self.adapter.is_prompt_learning:
+        if self.data.packing and isinstance(self.adapter, PeftConfig) and self.adapter.is_prompt_learning:
             raise ConfigError(
                 f"data.packing: {type(self.adapter).__name__} puts its virtual tokens before the first sequence of a "
                 "row alone, and the others would see it; leave packing out"
@@ -146,7 +118,7 @@ class CausalLM(PeftModule):
             BackboneError: It does not.
         """
         super().configure_model(device)
-        if self.packing and not self.language_head.keeps_apart:
+        if self.data.packing and not self.language_head.keeps_apart:
             raise BackboneError(
                 f"data.packing: {type(self.model).__name__} would let the sequences of a row see one another; leave "
                 "packing out"
@@ -159,8 +131,8 @@ class CausalLM(PeftModule):
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was made for; for a classifier its labels, how they are scored and how rows are put."""
         if self.problem is None:
-            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", "prompt": self.prompt}}
-        return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, "prompt": self.prompt}}
+            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", "prompt": self.data.prompt}}
+        return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, "prompt": self.data.prompt}}
 
     def metric_directions(self) -> dict[str, Direction]:
         """Name the metrics of classes, or of tokens where rows have no labels."""
@@ -212,7 +184,7 @@ class CausalLM(PeftModule):
         if self.training and self.label_loss == "completion":
             rows = torch.arange(len(batch["labels"]), device=batch["labels"].device)
             right = batch["label_ids"][rows, batch["labels"]].unsqueeze(1)
-            return self._token_loss(join(self._prompts(batch), right, pad_token_id=self.pad_token_id or 0))
+            return self._token_loss(join(self._prompts(batch), right, pad_token_id=self.data.pad_token_id or 0))
         scores = self.label_scores(batch)
         return (*self.criterion(scores, batch["labels"]), scores)
 

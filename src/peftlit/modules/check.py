@@ -36,14 +36,15 @@ def check_fit(module: PeftModule) -> None:
     """
     config = module.read_config()
     vocabulary = getattr(config, "vocab_size", None)
-    if module.pad_token_id is not None and vocabulary and module.pad_token_id >= vocabulary:
+    data = module.data
+    if data.pad_token_id is not None and vocabulary and data.pad_token_id >= vocabulary:
         raise ConfigError(
-            f"data.tokenizer: its padding token has id {module.pad_token_id}, but the model knows {vocabulary} "
+            f"data.tokenizer: its padding token has id {data.pad_token_id}, but the model knows {vocabulary} "
             "tokens; tokenizer and backbone do not belong together"
         )
-    if module.tokenizer_size is not None and vocabulary and module.tokenizer_size > vocabulary:
+    if data.tokenizer_size is not None and vocabulary and data.tokenizer_size > vocabulary:
         raise ConfigError(
-            f"data.tokenizer: it knows {module.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and "
+            f"data.tokenizer: it knows {data.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and "
             "backbone do not belong together"
         )
     skeleton = module.backbone.skeleton(module.auto_class, config)
@@ -71,21 +72,21 @@ def check_fit(module: PeftModule) -> None:
             "then takes padding for the last token; use peft.PrefixTuningConfig, or CausalLM with data.prompt"
         )
     is_text = module.objective == "causal" and module.problem is None  # prompts with labels are put to the left
-    if module.padding_side == "left" and is_text and stand_in_rows(module.adapter):
+    if data.padding_side == "left" and is_text and stand_in_rows(module.adapter):
         raise ConfigError(
             f"data.padding_side: left padding would stand between the virtual tokens of "
             f"{type(module.adapter).__name__} and the text; set it to right"
         )
-    if module.padding_side == "left" and not is_causal(skeleton):
+    if data.padding_side == "left" and not is_causal(skeleton):
         raise ConfigError(
             f"data.padding_side: left padding would move the positions that {type(skeleton).__name__} has learned; "
             "leave padding_side out, or set it to right"
         )
     positions, virtual = learned_positions(skeleton), virtual_tokens(module.adapter)
-    if module.max_length is not None and positions and module.max_length > positions - virtual:
+    if data.max_length is not None and positions and data.max_length > positions - virtual:
         taken = f", of which {virtual} go to virtual tokens" * bool(virtual)
         raise ConfigError(
-            f"data.max_length: got {module.max_length}, but {config.model_type} has {positions} positions{taken}; "
+            f"data.max_length: got {data.max_length}, but {config.model_type} has {positions} positions{taken}; "
             f"set max_length to {positions - virtual} or less"
         )
 

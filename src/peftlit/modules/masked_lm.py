@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -12,6 +12,7 @@ from transformers import AutoModelForMaskedLM
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.facts import DataFacts
 from peftlit.metrics import Direction
 from peftlit.modules.base import PeftModule
 from peftlit.modules.scored import Stage
@@ -31,10 +32,7 @@ class MaskedLM(PeftModule):
         adapter: A ``peft`` config, or ``FullFineTuning``; null where only a new head is to train.
         optimizer: Optimizer class and its arguments; parameters come from the model.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
-        tokenizer_size: Number of tokens that the tokenizer knows; linked from the data.
-        pad_token_id: Id of the padding token; linked from the data.
-        max_length: Tokens of the longest block; linked from the data.
-        padding_side: Side the tokenizer pads on; linked from the data.
+        data: What is known of the data; linked from it.
     """
 
     auto_class = AutoModelForMaskedLM
@@ -52,21 +50,9 @@ class MaskedLM(PeftModule):
         *,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        tokenizer_size: int | None = None,
-        pad_token_id: int | None = None,
-        max_length: int | None = None,
-        padding_side: Literal["left", "right"] | None = None,
+        data: DataFacts | None = None,
     ) -> None:
-        super().__init__(
-            backbone,
-            adapter,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            pad_token_id=pad_token_id,
-            max_length=max_length,
-            padding_side=padding_side,
-        )
-        self.tokenizer_size = tokenizer_size
+        super().__init__(backbone, adapter, optimizer=optimizer, scheduler=scheduler, data=data)
         self.val_scores, self.test_scores = TokenScores(), TokenScores()
 
     def config_updates(self) -> dict[str, Any]:

@@ -5,8 +5,7 @@ Letters: ``B`` rows in the batch, ``C`` classes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -16,8 +15,9 @@ from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch, ProblemType
+from peftlit.batch import Batch
 from peftlit.errors import ConfigError
+from peftlit.facts import DataFacts
 from peftlit.heads import Head
 from peftlit.losses import Loss
 from peftlit.metrics import Average, Direction
@@ -41,14 +41,7 @@ class SequenceClassification(PeftModule):
             labels per row, ``micro``.
         optimizer: Optimizer class and its arguments; parameters come from the model.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
-        problem_type: What the labels are; linked from the data.
-        label_names: The classes' names in the order of their ids; linked from the data.
-        num_labels: Number of classes; linked from the data.
-        class_counts: Training rows of each class, for balanced weights; linked from the data.
-        num_rows: Training rows in all; linked from the data.
-        pad_token_id: Id of the padding token; linked from the data.
-        max_length: Tokens of the longest row; linked from the data.
-        padding_side: Side the tokenizer pads on; linked from the data.
+        data: What is known of the data, its labels' names among it; linked from it.
     """
 
     auto_class = AutoModelForSequenceClassification
@@ -66,35 +59,18 @@ class SequenceClassification(PeftModule):
         average: Average = "macro",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        problem_type: ProblemType | None = None,
-        label_names: Sequence[str] | None = None,
-        num_labels: int | None = None,
-        class_counts: Sequence[int] | None = None,
-        num_rows: int | None = None,
-        pad_token_id: int | None = None,
-        max_length: int | None = None,
-        padding_side: Literal["left", "right"] | None = None,
+        data: DataFacts | None = None,
     ) -> None:
-        super().__init__(
-            backbone,
-            adapter,
-            head=head,
-            optimizer=optimizer,
-            scheduler=scheduler,
-            pad_token_id=pad_token_id,
-            max_length=max_length,
-            padding_side=padding_side,
-        )
-        if label_names is None:
+        super().__init__(backbone, adapter, head=head, optimizer=optimizer, scheduler=scheduler, data=data)
+        if self.data.label_names is None:
             raise ConfigError(
-                "model.label_names: the data gives no label names; name them here, or learn texts without labels by "
-                "CausalLM or MaskedLM"
+                "model.data.label_names: the data gives no label names; name them here, or learn texts without labels "
+                "by CausalLM or MaskedLM"
             )
-        if num_labels not in (None, len(label_names)):
-            raise ConfigError(f"model.num_labels: got {num_labels}, but there are {len(label_names)} label names")
         self.problem: Problem
-        self.problem, self.criterion = make_problem(problem_type or "single_label_classification", label_names, loss)
-        self.criterion.prepare(class_counts, num_rows)
+        asked = self.data.problem_type or "single_label_classification"
+        self.problem, self.criterion = make_problem(asked, self.data.label_names, loss)
+        self.criterion.prepare(self.data.class_counts, self.data.num_rows)
         self.average = average
         self.val_scores = ClassScores(self.problem.metrics(average, tuned=False))
         self.test_scores = ClassScores(self.problem.metrics(average, tuned=True))

@@ -6,6 +6,7 @@ The folder may come from a stranger. Nothing in it is unpickled, and nothing is 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from peftlit.backbone import Backbone
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
+from peftlit.facts import DataFacts
 from peftlit.foreign import read_record
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
@@ -114,33 +116,18 @@ def _module(
     adapter = _adapter(folder)
     backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
     padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
-    kind, pad = record["problem_type"], tokenizer.pad_token_id
+    kind, prompt = record["problem_type"], record.get("prompt")
+    data = DataFacts(pad_token_id=tokenizer.pad_token_id, padding_side=padding_side, prompt=prompt)
     if kind == "masked_language_modeling":
-        return MaskedLM(backbone, adapter, pad_token_id=pad, padding_side=padding_side)
+        return MaskedLM(backbone, adapter, data=data)
     if kind == "causal_language_modeling":
-        return CausalLM(backbone, adapter, prompt=record["prompt"], pad_token_id=pad, padding_side=padding_side)
-    if "prompt" in record:
-        return CausalLM(
-            backbone,
-            adapter,
-            scoring=record["scoring"],
-            problem_type=kind,
-            label_names=record["label_names"],
-            prompt=record["prompt"],
-            pad_token_id=pad,
-            padding_side=padding_side,
-        )
+        return CausalLM(backbone, adapter, data=data)
+    data = replace(data, problem_type=kind, label_names=record["label_names"])
+    if prompt is not None:
+        return CausalLM(backbone, adapter, scoring=record["scoring"], data=data)
     one_logit = kind == "single_label_classification" and record["num_outputs"] == 1
-    return SequenceClassification(
-        backbone,
-        adapter,
-        head=_head(folder),
-        loss=BinaryCrossEntropy() if one_logit else None,
-        problem_type=kind,
-        label_names=record["label_names"],
-        pad_token_id=pad,
-        padding_side=padding_side,
-    )
+    loss = BinaryCrossEntropy() if one_logit else None
+    return SequenceClassification(backbone, adapter, head=_head(folder), loss=loss, data=data)
 
 
 def _exported(folder: Path) -> Path:

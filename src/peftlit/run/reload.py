@@ -83,7 +83,7 @@ def prove_reload(
         if read_record(folder / record, ReloadError) != json.loads(json.dumps(content)):
             raise ReloadError(f"{folder / record}: does not hold what the module was trained for")
     batch = tokenize(tokenizer, texts)
-    prompted = isinstance(module, CausalLM) and module.prompt is not None
+    prompted = isinstance(module, CausalLM) and module.data.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the other processes need room
