@@ -10,9 +10,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 import peftlit as package
+from peftlit.api import _plain
 from peftlit.errors import ConfigError, Stopped
 from tests.conftest import run_in_process
 
@@ -89,3 +92,9 @@ def test_the_documented_example_runs(tmp_path, monkeypatch) -> None:
     result = doctest.testfile(str(ROOT / "docs/python.md"), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert result.attempted >= 8
     assert result.failed == 0
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    assert yaml.safe_dump(_plain({"lr": np.float64(0.5), "r": [np.int64(4)], "to": Path("a")})) == (
+        "lr: 0.5\nr:\n- 4\nto: a\n"
+    )

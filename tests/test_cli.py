@@ -11,6 +11,8 @@ import pyarrow
 import pytest
 import torch
 import yaml
+from filelock import FileLock
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from peftlit.errors import BackboneError
 from peftlit.plugins import precision
@@ -123,6 +125,9 @@ def test_used_run_folder_is_refused_and_left_alone(peftlit, settings, write_conf
         result, tmp_path, 1, "already holds a run; name another folder, or continue it"
     )
     assert times() == before
+    lock = FileLock(folder / ".lock", timeout=0)
+    lock.acquire()  # a refused run does not hold it
+    lock.release()
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
@@ -198,7 +203,22 @@ def test_tensorboard_by_config(peftlit, settings, write_config, tmp_path) -> Non
     settings["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2, "limit_test_batches": 1, "logger": logger}
     code, _, err = peftlit("fit", "--config", write_config(settings))
     assert code == 0, err
-    assert list((tmp_path / "boards").rglob("events.out.tfevents*"))
+    board = EventAccumulator(str(next((tmp_path / "boards").rglob("events.out.tfevents*")).parent)).Reload()
+    assert {"val/loss", "test/loss"} <= set(board.Tags()["scalars"])
+    assert not list((tmp_path / "runs").rglob("metrics.csv"))
+
+
+@pytest.mark.slow
+def test_a_split_of_which_nothing_is_scored_leaves_no_scores(peftlit, settings, write_config, tmp_path) -> None:
+    settings["trainer"] |= {"max_epochs": 1, "limit_test_batches": 0, "log_every_n_steps": 0}
+    code, _, err = peftlit("fit", "--config", write_config(settings))
+    assert code == 0, err
+    before = json.loads((tmp_path / "runs/001/metrics.json").read_text())
+    assert (before["test"], before["validation"]["f1"] > 0) == (None, True)
+    code, _, err = peftlit("validate", "--run_dir", "runs/001", "--trainer.limit_val_batches=0")
+    assert code == 0, err
+    assert "validation: no batch was scored, and nothing is written" in err
+    assert json.loads((tmp_path / "runs/001/metrics.json").read_text()) == before
 
 
 @pytest.mark.slow

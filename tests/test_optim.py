@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from transformers import (
 )  # fmt: skip
 
 from peftlit.errors import ConfigError
-from peftlit.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule, parameter_groups
+from peftlit.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule, monitoring_scheduler, parameter_groups
 
 
 def model() -> nn.Module:
@@ -101,3 +103,13 @@ def test_a_schedule_must_say_how_it_decays():
 
     with pytest.raises(NotImplementedError, match="Own must say how"):
         Own().factor(1, 2)
+
+
+def test_a_schedule_for_several_groups_watches_nothing():
+    two = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=[0.1, 0.01], total_steps=9)
+    assert monitoring_scheduler(two) is None
+
+
+def test_a_schedule_that_does_not_say_what_it_watches_is_refused():
+    with pytest.raises(ConfigError, match=r"use lightning\.pytorch\.cli\.ReduceLROnPlateau, with a monitor"):
+        monitoring_scheduler(torch.optim.lr_scheduler.ReduceLROnPlateau)

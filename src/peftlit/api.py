@@ -80,9 +80,11 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
 
 
 def _plain(value: Any) -> Any:
-    """Return mappings as dicts, sequences as lists and paths as texts, which is what YAML knows."""
+    """Return mappings as dicts, sequences as lists, paths as texts, and NumPy's numbers as Python's, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        return value.item()
     return str(value) if isinstance(value, Path) else value

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers.logger import DummyLogger
 
 from peftlit import config_errors, defaults, failures, ranks
 from peftlit.data import TokenDataModule
@@ -21,7 +24,7 @@ from peftlit.links import link_to_data, link_to_model
 from peftlit.modules import PeftModule
 from peftlit.optim import monitoring_scheduler
 from peftlit.parser import Parser
-from peftlit.plugins import AdapterCheckpointIO, FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
+from peftlit.plugins import FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
@@ -29,6 +32,7 @@ from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.predictions import Predictions
 from peftlit.run.resume import check_same_run, describe
+from peftlit.trainer_checks import check_trainer
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +119,11 @@ class PeftlitCLI(LightningCLI):
         if self.subcommand != "fit":
             if chosen is None:
                 raise RunFolderError(NO_RUN_DIR.format(self.subcommand))
+            if settings.get("ckpt_path"):
+                raise ConfigError(
+                    f"--ckpt_path {settings['ckpt_path']}: {self.subcommand} scores RUN/adapter, not a checkpoint; "
+                    "leave it out"
+                )
             self.folder.require_adapter()
             return
         self.folder.require_writable()
@@ -129,6 +138,7 @@ class PeftlitCLI(LightningCLI):
             return
         self.folder.lock()
         if not settings.get("ckpt_path") and (self.folder.adapter.exists() or not self._is_requeued):
+            self.folder.unlock()
             raise RunFolderError(
                 f"--run_dir {self.folder.path}: already holds a run; name another folder, or continue it with "
                 "--ckpt_path last"
@@ -142,9 +152,11 @@ class PeftlitCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build data, check it, link it to the model, check the model, then build the Trainer. No weights yet."""
         parser, settings = self._parser(self.subcommand), self._settings
-        # before the links: what follows from other settings is not saved, so that it can follow again
-        self._config_text = parser.dump(_without(settings, *_NOT_SAVED), skip_unset=False)
         try:
+            # before the links: what follows from other settings is not saved, so that it can follow again
+            self._config_text = parser.dump(_without(settings, *_NOT_SAVED), skip_unset=False)
+            for lost in re.findall(r"\w+: Unable to serialize instance .*", self._config_text):
+                log.warning("config.yaml: it cannot hold a setting, and will not start this run again (%s)", lost)
             link_to_data(settings)
             self.datamodule = parser.instantiate(Namespace(data=settings["data"]))["data"]
             if isinstance(self.datamodule, TokenDataModule):
@@ -155,10 +167,14 @@ class PeftlitCLI(LightningCLI):
             raise config_errors.root_error(error) from error
         self.model = self._get(self.config_init, "model")
         self.trainer = self.instantiate_trainer()
+        for part, kind in ((self.model, PeftModule), (self.datamodule, TokenDataModule)):
+            if not isinstance(part, kind):
+                log.warning("%s is no %s: nothing is exported, proven or drawn", type(part).__name__, kind.__name__)
         if isinstance(self.model, PeftModule):
             watchers = [*self.trainer.callbacks, monitoring_scheduler(self.model.scheduler)]  # type: ignore[attr-defined]
-            validated = not isinstance(self.datamodule, TokenDataModule) or "validation" in self.datamodule.read()
-            check_monitors(watchers, self.model.monitors(), validated=validated)
+            split = not isinstance(self.datamodule, TokenDataModule) or "validation" in self.datamodule.read()
+            validated = split and self.trainer.limit_val_batches != 0
+            check_monitors(watchers, self.model.monitors(), validated=validated or self.subcommand != "fit")
             self.model.check()
         if self.subcommand == "fit":
             self._check_resumption()
@@ -168,7 +184,7 @@ class PeftlitCLI(LightningCLI):
         tokens = self.datamodule.tokenizer_sha256 if isinstance(self.datamodule, TokenDataModule) else None
         self.resumption.record = describe(self._config_text, manifest, tokens, str(self.trainer.precision))
         checkpoint = self._settings.get("ckpt_path")
-        if checkpoint and isinstance(self.trainer.strategy.checkpoint_io, AdapterCheckpointIO):
+        if checkpoint:
             check_same_run(Path(checkpoint), self.resumption.record)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -179,14 +195,16 @@ class PeftlitCLI(LightningCLI):
         """
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         ours = config.get("logger") in (None, True)
+        if self.subcommand == "fit":
+            check_trainer(config, self.model, self.datamodule, self.folder)
         config["callbacks"] = self._callbacks(config, log=ours)
         config["plugins"] = defaults.plugins(config)
         if ours:
-            config["logger"] = False  # BeginRun logs to the run folder once it exists
+            config["logger"] = DummyLogger()  # for who asks early; BeginRun logs to the run folder once it exists
         config["default_root_dir"] = config.get("default_root_dir") or str(self.folder.path)
         try:
             return self.trainer_class(**config)
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
             raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
 
     def _callbacks(self, config: dict[str, Any], *, log: bool) -> list[Any]:
@@ -196,9 +214,10 @@ class PeftlitCLI(LightningCLI):
             resumes = bool(self._settings.get("ckpt_path")) or self._is_requeued
             data = self.datamodule if isinstance(self.datamodule, TokenDataModule) else None
             begin = BeginRun(self.folder, self._config_text, data=data, resumes=resumes, log=log)
-            finite = [] if any(isinstance(callback, FiniteGuard) for callback in callbacks) else [FiniteGuard()]
+            own = {kind for kind in (FiniteGuard, TrainabilityGuard) if any(isinstance(c, kind) for c in callbacks)}
+            guards = [kind() for kind in (FiniteGuard, TrainabilityGuard) if kind not in own]
             self.resumption = Resumption()
-            callbacks = [begin, *callbacks, *finite, TrainabilityGuard(), self.resumption, self.history]
+            callbacks = [begin, *callbacks, *guards, self.resumption, self.history]
             if config.get("enable_checkpointing") is not False:
                 callbacks = [*defaults.checkpoints(callbacks, self.folder), self._stop_on_signal()]
         else:
@@ -208,7 +227,8 @@ class PeftlitCLI(LightningCLI):
         return defaults.progress(config, callbacks)
 
     def _stop_on_signal(self) -> StopOnSignal:
-        way_on = f"peftlit fit --config {self.folder.config} --run_dir {self.folder.path} --ckpt_path last"
+        config, run = (shlex.quote(str(path)) for path in (self.folder.config, self.folder.path))
+        way_on = f"peftlit fit --config {config} --run_dir {run} --ckpt_path last"
         return StopOnSignal(self.folder.checkpoints, way_on)
 
     def _run_subcommand(self, subcommand: str) -> None:

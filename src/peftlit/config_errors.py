@@ -25,6 +25,9 @@ _IMPORT_PATH = re.compile(r"Expected a dot import path string: (\S+)")
 _LITERAL = re.compile(r"Literal\[(.+?)\]")
 _EXPECTED = re.compile(r"Expected an? (.+?)(?:\. Got value: .*|, got .*)?$", re.MULTILINE)
 _WRAPPED = re.compile(r"^ *- (?!Does not|Expected|Import path|Not a valid|a )(.+)", re.MULTILINE)
+_PROBLEM = re.compile(
+    r"Problem with given class_path '(?:\w+\.)*(\w+)':\s*\n +(?!Parser key|Does not|Expected|Problem)(\S.*)"
+)
 _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']*', val='(.*)'\)|(.+))")
 
 
@@ -63,13 +66,19 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
     literals = [value for group in _LITERAL.findall(message) for value in re.findall(r"'([^']+)'", group)]
     if (match := _IMPORT_PATH.search(message)) and not literals:
         return f"{_where(match[1], arguments)}: {path}: no class {match[1]!r}{nearest(match[1], class_names)}"
+    if match := _PROBLEM.search(message):
+        return f"{_where(match[1], arguments)}: {path}: {match[1]}: {_spoken(match[2])}"
     if path and _GIVEN.search(message):
         return _wrong_type(message[message.rindex("Parser key") :], path, literals, arguments)
     flat = " ".join(line.strip() for line in message.splitlines() if line.strip())
     if "arguments are required" in flat:
         hint = "; name a file: --config FILE.yaml" if "config" in options else ""
-        return f"{flat.replace('the following arguments are required', 'not given')}{hint}"
+        return f"{_spoken(flat)}{hint}"
     return flat
+
+
+def _spoken(reason: str) -> str:
+    return reason.replace("the following arguments are required", "not given")
 
 
 def _unknown_option(key: str, arguments: Sequence[str], options: Sequence[str]) -> str:
@@ -99,6 +108,8 @@ def root_error(error: BaseException) -> PeftlitError:
         if isinstance(cause, PeftlitError):
             return cause
         cause = cause.__cause__ or cause.__context__
+    if match := _PROBLEM.search(str(error)):
+        return ConfigError(f"{match[1]}: {match[2]}")
     wrapped = _WRAPPED.findall(str(error))
     return ConfigError(wrapped[0] if wrapped else " ".join(str(error).split()))
 

@@ -79,6 +79,8 @@ def quiet_lightning() -> None:
     """Drop Lightning's INFO lines, which repeat what ours say. It sets its own level when it is imported."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ("profilers", "callbacks.early_stopping"):  # which speak only when they are asked to
+        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
 
 
 def _drop(logger_name: str, text: str) -> None:

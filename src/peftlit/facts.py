@@ -37,4 +37,4 @@ class DataFacts:
     class_counts: Sequence[int] | None = None
     prompt: dict[str, Any] | None = None
     first_tokens_differ: bool | None = None
-    packing: bool = False
+    packing: bool | None = None

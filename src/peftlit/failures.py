@@ -47,6 +47,8 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
     except PeftlitError:
         raise
     except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
+        if trainer.state.fn == "fit":  # nobody of ours listened
+            raise Stopped("stopped by SIGTERM; there are no checkpoints to go on from", signal.SIGTERM) from error
         raise Stopped(
             "stopped by SIGTERM before the scores were written; score again with: "
             f"peftlit {trainer.state.fn and trainer.state.fn.value} --run_dir {folder.path}",

@@ -25,7 +25,8 @@ def link_to_data(settings: Namespace) -> None:
     """
     data = settings["data"].get("init_args", Namespace())
     if "seed" in data and data["seed"] is None:
-        data["seed"] = settings["seed_everything"]
+        seed = settings["seed_everything"]
+        data["seed"] = None if isinstance(seed, bool) else seed
     objective = _objective(settings["model"]["class_path"])
     if "objective" in data and data["objective"] not in (None, objective):
         raise ConfigError(f"data.objective: {data['objective']!r} is not what the model learns; leave it out")
@@ -61,17 +62,12 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
         data: The data module; one without ``facts()`` gives nothing.
 
     Raises:
-        ConfigError: The model's settings say otherwise, or it learns labels and there are none.
+        ConfigError: The model's settings say otherwise.
     """
-    model, kind = settings["model"].get("init_args", Namespace()), settings["model"]["class_path"]
+    model = settings["model"].get("init_args", Namespace())
     if "data" not in model or data is None or not hasattr(data, "facts"):
         return
     facts, typed = data.facts(), model["data"] or Namespace()
-    if facts.label_names is None and not typed.get("label_names") and _objective(kind) is None:
-        raise ConfigError(
-            f"data: {type(data).__name__} has no labels, and {kind.rpartition('.')[2]} learns them; use TextFiles, or "
-            "CausalLM or MaskedLM"
-        )
     known = Namespace(**vars(facts))
     for key, value in typed.items():
         if known[key] is None:

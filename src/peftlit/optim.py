@@ -29,6 +29,16 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
+def learning_rate(optimizer: Optimizer) -> float | None:
+    """Return the learning rate of an optimizer's first group; None where it finds its own, as Adafactor does.
+
+    Args:
+        optimizer: The optimizer.
+    """
+    rate = optimizer.param_groups[0]["lr"]
+    return None if rate is None else float(rate)
+
+
 class Schedule:
     """A learning rate as a factor of the optimizer step, with linear warmup. Subclasses say how it decays.
 
@@ -133,8 +143,19 @@ def monitoring_scheduler(scheduler: Schedule | LRSchedulerCallable | None) -> Re
 
     Args:
         scheduler: What :func:`with_schedule` takes.
+
+    Raises:
+        ConfigError: It does not say which.
     """
     if scheduler is None or isinstance(scheduler, Schedule):
         return None
-    built: Any = scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    try:
+        built: Any = scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
+    except ValueError:  # it wants as many groups as the run's own optimizer has, and then it watches nothing
+        return None
+    if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau) and not isinstance(built, ReduceLROnPlateau):
+        raise ConfigError(
+            "scheduler: torch's own ReduceLROnPlateau does not say what it watches; use "
+            "lightning.pytorch.cli.ReduceLROnPlateau, with a monitor"
+        )
     return built if isinstance(built, ReduceLROnPlateau) else None

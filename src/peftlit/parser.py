@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import Enum
 from typing import ClassVar, NoReturn
 
+import yaml
 from lightning import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -13,6 +15,9 @@ from peftlit.errors import ConfigError
 from peftlit.heads import Head
 from peftlit.losses import Loss
 from peftlit.optim import Schedule
+
+# some callbacks have enumerations among their settings, which saved configs have to hold
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_str(str(value.value)))
 
 
 class Parser(LightningArgumentParser):

@@ -11,7 +11,7 @@ class KillAt(Callback):
     """Send this process, and all that it was started with, SIGKILL at the instant that ``KILL_AT`` names.
 
     ``train 0/4`` is the end of the fifth training batch of the first epoch, ``validation 1/0`` that of the first
-    validation batch of the second. Of several ranks the first one kills.
+    validation batch of the second, ``end`` that of all training. Of several ranks the first one kills.
     """
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -22,6 +22,9 @@ class KillAt(Callback):
     ) -> None:
         if not trainer.sanity_checking:
             self._kill_at(f"validation {trainer.current_epoch}/{batch_idx}", trainer)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self._kill_at("end", trainer)
 
     @staticmethod
     def _kill_at(instant: str, trainer: Any) -> None:

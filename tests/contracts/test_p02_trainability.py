@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
+from transformers import Adafactor
 
 from peftlit import weights
 from peftlit.errors import TrainabilityError
 from peftlit.modules import SequenceClassification
-from peftlit.optim import LinearWarmup
+from peftlit.optim import LinearWarmup, learning_rate
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
 from tests import tiny
 from tests.modules.cases import NF4, RED, Case, fit, make_module, over_every_row, weights_of
@@ -83,6 +84,14 @@ def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
         assert getattr(module.model, "is_gradient_checkpointing", None) == gradient_checkpointing
     for name, weight in results[0].items():
         torch.testing.assert_close(weight, results[1][name], rtol=1e-5, atol=1e-6)
+
+
+def test_p02_an_optimizer_that_finds_its_own_rate_is_judged_too(model_folder, caplog):
+    module = make_module(Case("bert", "lora"), model_folder("bert"), optimizer=Adafactor)
+    with caplog.at_level("INFO", "peftlit"):
+        trainer = fit(module, model_folder("bert"), 5, TrainabilityGuard())
+    assert learning_rate(trainer.optimizers[0]) is None
+    assert "every trainable tensor learns" in caplog.text
 
 
 def test_p02_warmup_steps_at_learning_rate_zero_are_not_judged(model_folder):

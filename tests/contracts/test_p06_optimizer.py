@@ -18,7 +18,7 @@ from peftlit.modules import SequenceClassification, base
 from peftlit.modules.base import PeftModule
 from peftlit.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule
 from peftlit.plugins import PagedAdamW8bit
-from tests.modules.cases import Case, fit, loader, make_module, make_trainer, over_the_table
+from tests.modules.cases import Case, command_line, fit, loader, make_module, make_trainer, over_the_table
 
 LR = 1e-2
 
@@ -50,6 +50,13 @@ def test_p06_whatever_the_optimizer(optimizer, model_folder):
         Case("bert", "full"), model_folder("bert"), optimizer=lambda groups: optimizer(groups, lr=LR, weight_decay=0.1)
     )
     contract_optimizer(module, model_folder("bert"))
+
+
+@pytest.mark.parametrize(("name", "decay"), [("torch.optim.SGD", 0.0), ("torch.optim.AdamW", 0.01), (None, 0.01)])
+def test_p06_an_optimizer_has_its_own_defaults_and_not_those_of_another(name, decay, model_folder, toy_data, tmp_path):
+    more = [] if name is None else [f"--model.optimizer={name}", "--model.optimizer.lr=0.1"]
+    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
+    assert [group["weight_decay"] for group in cli.trainer.optimizers[0].param_groups] == [decay, 0.0]
 
 
 class Rates(Callback):

@@ -69,6 +69,47 @@ def test_p17_goes_red_without_those_who_wait(base, tmp_path) -> None:
         contract_best_weights_by_steps(base, tmp_path, forget)
 
 
+EARLY = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 1.0}}
+"""Stops at the second validation, which is inside an epoch: nothing gets that much better."""
+
+
+def contract_an_end_inside_an_epoch(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+    """Training that was to end inside an epoch trains no further when it goes on, and ends as it would have."""
+    trainer = {**TRAINER, "val_check_interval": 2, "max_epochs": 3, "callbacks": [EARLY, BEST, *CALLBACKS[2:]]}
+    runs = [folder / "whole", folder / "cut"]
+    for run in runs:
+        write_run(run, base, {"trainer": trainer})
+        shutil.copy(interruptions.__file__, run)
+    whole, cut = runs
+    assert killed.run(whole) == 0, (whole / "said.txt").read_text()
+    assert killed.run(cut, kill_at="end") == -signal.SIGKILL
+    assert killed.run(cut, "--ckpt_path=last", prepare=prepare) == 0, (cut / "said.txt").read_text()
+    assert differences(result(whole), result(cut)) == []
+    ended = [json.loads((run / "run/adapter/trainer_state.json").read_text()) for run in runs]
+    assert ended[0]["epoch"] == ended[1]["epoch"] == 1.0
+    validated = [[e["epoch"] for e in state["log_history"] if "eval_loss" in e] for state in ended]
+    assert validated == [[round(batches / killed.BATCHES, 4) for batches in (2, 4)]] * 2
+    assert ended[0]["global_step"] == ended[1]["global_step"] < killed.BATCHES
+
+
+def test_p17_training_that_ended_inside_an_epoch_has_ended(base, tmp_path) -> None:
+    contract_an_end_inside_an_epoch(base, tmp_path)
+
+
+def test_p17_goes_red_when_the_epoch_is_finished_first(base, tmp_path) -> None:
+    def forget() -> None:
+        true_load = resumption.Resumption.on_load_checkpoint
+
+        def load(self: Any, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+            checkpoint[resumption.RECORD]["validation_is_due"] = True
+            true_load(self, trainer, pl_module, checkpoint)
+
+        resumption.Resumption.on_load_checkpoint = load  # in the child alone
+
+    with pytest.raises(AssertionError):
+        contract_an_end_inside_an_epoch(base, tmp_path, forget)
+
+
 def in_the_test(number: int) -> Callable[[], None]:
     def prepare() -> None:
         true_step = SequenceClassification.test_step

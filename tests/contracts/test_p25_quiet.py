@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
+
+from peftlit import console
 
 NOISE = ("warning", "warn(", "deprecated", "tip:", "failed to", "traceback", "it/s]", "examples/s]", "\x1b[", "\r")
 OURS = ("peftlit: ",)
@@ -35,3 +39,10 @@ def test_p25_breaker_a_library_warning_fails_the_contract(finished_run) -> None:
     noisy = done.stderr + "UserWarning: `loftq_config` specified but will be ignored\n"
     with pytest.raises(AssertionError):
         contract_every_line_is_meant_for_the_user(done.stdout, noisy)
+
+
+@pytest.mark.parametrize("name", ["profilers.simple", "callbacks.early_stopping"])
+def test_p25_what_is_asked_for_is_said(name) -> None:
+    console.quiet_lightning()
+    asked, rest = (logging.getLogger(f"lightning.pytorch.{part}") for part in (name, "utilities.rank_zero"))
+    assert (asked.isEnabledFor(logging.INFO), rest.isEnabledFor(logging.INFO)) == (True, False)

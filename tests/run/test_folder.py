@@ -40,6 +40,10 @@ def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
         os.utime(folder.checkpoints / name / TREE_FILE, (1000 - age, 1000 - age))
     (folder.checkpoints / "epoch=11-step=110.ckpt").mkdir()  # a kill while it was deleted
     assert folder.last_checkpoint().name == "epoch=9-step=90.ckpt"
+    nested = folder.checkpoints / "best-val/loss=0.693.ckpt"  # of a file name with {val/loss}
+    nested.mkdir(parents=True)
+    (nested / TREE_FILE).touch()
+    assert folder.last_checkpoint() == nested
 
 
 @pytest.mark.slow

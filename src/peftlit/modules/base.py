@@ -20,6 +20,7 @@ from peftlit.adapters.allocation import allocate, warn_of_unsettled_ranks
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch, Objective
+from peftlit.errors import ConfigError
 from peftlit.facts import DataFacts
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
@@ -47,7 +48,7 @@ class PeftModule(ScoredModule):
         backbone: The base model.
         adapter: A ``peft`` config, :class:`~peftlit.adapters.FullFineTuning`, or None for the head alone.
         head: Makes logits of hidden states; None = the head that belongs to the Auto class.
-        optimizer: Builds the optimizer from parameter groups.
+        optimizer: Builds the optimizer from parameter groups; None = ``torch.optim.AdamW`` with its defaults.
         scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
         data: What is known of the data; linked from it.
     """
@@ -73,7 +74,7 @@ class PeftModule(ScoredModule):
         adapter: Adapter,
         *,
         head: Head | None = None,
-        optimizer: OptimizerCallable,
+        optimizer: OptimizerCallable | None,
         scheduler: Schedule | LRSchedulerCallable | None,
         data: DataFacts | None,
     ) -> None:
@@ -83,7 +84,8 @@ class PeftModule(ScoredModule):
         self.head = head
         if head is not None:
             self.auto_class, self.task_type = AutoModel, TaskType.FEATURE_EXTRACTION
-        self.optimizer = optimizer
+        # not the default of the argument: the parser would hand AdamW's settings on to whatever class is named instead
+        self.optimizer = optimizer or torch.optim.AdamW
         self.scheduler = scheduler
         self.data = data or DataFacts()
         self.model: PreTrainedModel | PeftModel | None = None
@@ -206,7 +208,10 @@ class PeftModule(ScoredModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer over trainables only, and the schedule over optimizer steps."""
         assert self.model is not None
-        optimizer = self.optimizer(parameter_groups(self))
+        try:
+            optimizer = self.optimizer(parameter_groups(self))
+        except ValueError as error:
+            raise ConfigError(f"model.optimizer: {error}") from error
         if hasattr(optimizer, "keep_embeddings_in_32_bits"):
             optimizer.keep_embeddings_in_32_bits(self.model)
         steps = self.trainer.estimated_stepping_batches

@@ -47,7 +47,7 @@ class CausalLM(PeftModule):
         scoring: A label's score: ``first_token`` = the logit of its first token; ``sequence`` = the log-likelihood of
             all of its tokens; null = the first where it tells all labels apart, else the second.
         average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro`` or ``weighted``.
-        optimizer: Optimizer class and its arguments; parameters come from the model.
+        optimizer: Optimizer class and its arguments; parameters come from the model. Null = ``AdamW`` as torch has it.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
         data: What is known of the data; linked from it. With labels' names in it, the model classifies.
     """
@@ -66,7 +66,7 @@ class CausalLM(PeftModule):
         loss: Loss | None = None,
         scoring: Scoring | None = None,
         average: Average = "macro",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
         data: DataFacts | None = None,
     ) -> None:

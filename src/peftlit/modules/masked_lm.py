@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from transformers import AutoModelForMaskedLM
@@ -30,7 +29,7 @@ class MaskedLM(PeftModule):
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, or ``FullFineTuning``; null where only a new head is to train.
-        optimizer: Optimizer class and its arguments; parameters come from the model.
+        optimizer: Optimizer class and its arguments; parameters come from the model. Null = ``AdamW`` as torch has it.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
         data: What is known of the data; linked from it.
     """
@@ -48,7 +47,7 @@ class MaskedLM(PeftModule):
         backbone: Backbone,
         adapter: Adapter = None,
         *,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
         data: DataFacts | None = None,
     ) -> None:

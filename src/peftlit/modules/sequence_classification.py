@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from peft import TaskType
 from torch import Tensor
@@ -39,7 +38,7 @@ class SequenceClassification(PeftModule):
             of the problem type. ``BinaryCrossEntropy`` tells two classes apart with one logit.
         average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro``, ``weighted``, or, for several
             labels per row, ``micro``.
-        optimizer: Optimizer class and its arguments; parameters come from the model.
+        optimizer: Optimizer class and its arguments; parameters come from the model. Null = ``AdamW`` as torch has it.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
         data: What is known of the data, its labels' names among it; linked from it.
     """
@@ -57,15 +56,14 @@ class SequenceClassification(PeftModule):
         head: Head | None = None,
         loss: Loss | None = None,
         average: Average = "macro",
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
         data: DataFacts | None = None,
     ) -> None:
         super().__init__(backbone, adapter, head=head, optimizer=optimizer, scheduler=scheduler, data=data)
         if self.data.label_names is None:
             raise ConfigError(
-                "model.data.label_names: the data gives no label names; name them here, or learn texts without labels "
-                "by CausalLM or MaskedLM"
+                f"data: it has no labels, and {type(self).__name__} learns them; use TextFiles, or CausalLM or MaskedLM"
             )
         self.problem: Problem
         asked = self.data.problem_type or "single_label_classification"

@@ -12,6 +12,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from peftlit.errors import NotFiniteError
+from peftlit.optim import learning_rate
 
 log = logging.getLogger(__name__)
 
@@ -78,10 +79,11 @@ class FiniteGuard(Callback):
         if not what:
             return
         numbers = _of_all_ranks([str(int(row)) for part in rows for row in part], trainer)
+        rate = learning_rate(optimizer)
         named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
         said = (
             f"step {trainer.global_step + 1}: the {what} is not finite (training rows {named or 'unknown'}; learning "
-            f"rate {optimizer.param_groups[0]['lr']:.3g})"
+            f"rate {'its own' if rate is None else f'{rate:.3g}'})"
         )
         if self.policy == "stop":
             raise NotFiniteError(

@@ -15,7 +15,7 @@ def check_monitors(watchers: Iterable[Any], monitors: Mapping[str, str], *, vali
     Args:
         watchers: The Trainer's callbacks, and a scheduler that watches; those without ``monitor`` pass.
         monitors: Every value that is logged, with ``min`` or ``max`` for better.
-        validated: Whether there is a validation split.
+        validated: Whether there is a validation.
 
     Raises:
         ConfigError: With the nearest values, or the right mode.
@@ -32,6 +32,9 @@ def check_monitors(watchers: Iterable[Any], monitors: Mapping[str, str], *, vali
                 f"{name}.monitor: {monitor!r} is not logged; did you mean {' or '.join(dict.fromkeys(near))}?"
             )
         if monitor.startswith("val/") and not validated:
-            raise ConfigError(f"{name}.monitor: {monitor!r} needs a validation split, and the data has none")
+            raise ConfigError(
+                f"{name}.monitor: {monitor!r} needs a validation, and there is none: the data has no validation split, "
+                "or trainer.limit_val_batches is 0"
+            )
         if mode in ("min", "max") and mode != monitors[monitor]:
             raise ConfigError(f"{name}.mode: {mode!r} would keep the worst {monitor}; set mode: {monitors[monitor]}")

@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from peftlit.metrics import HEADLINES
+from peftlit.optim import learning_rate
 from peftlit.plugins.throughput import Throughput
 
 _LINES_PER_EPOCH = 10
@@ -18,8 +19,9 @@ def _training_numbers(trainer: Trainer, throughput: Throughput) -> dict[str, str
     numbers = {}
     if "train/loss" in trainer.callback_metrics:
         numbers["loss"] = f"{float(trainer.callback_metrics['train/loss']):.4f}"
-    if trainer.optimizers:
-        numbers["lr"] = f"{trainer.optimizers[0].param_groups[0]['lr']:.2e}"
+    rate = learning_rate(trainer.optimizers[0]) if trainer.optimizers else None
+    if rate is not None:
+        numbers["lr"] = f"{rate:.2e}"
     if throughput.rows:
         numbers["samples/s"] = f"{throughput.rate():.0f}"
     return numbers

@@ -76,6 +76,7 @@ class Resumption(Callback):
             "waits": [c.state_key for c in _model_checkpoints(trainer) if _waits(c, trainer.global_step, due)],
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "stops": trainer.should_stop or self._stops,
+            "validation_is_due": due,
             "metrics": {name: value.detach().clone() for name, value in trainer.callback_metrics.items()},
         }
         if due:
@@ -131,6 +132,10 @@ class Resumption(Callback):
         epochs = trainer.fit_loop.epoch_progress.current
         if epochs.processed == epochs.started:  # type: ignore[attr-defined]
             self._stop(trainer)
+        elif self._stops and not self._loaded["validation_is_due"]:
+            if trainer.fit_loop._can_stop_early:
+                trainer.fit_loop.on_advance_end()  # the epoch that was left ends here, as it would have
+            self._stop(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Put the random states back, once; from here on the step before is one that has been saved or not.
@@ -147,6 +152,16 @@ class Resumption(Callback):
         self.restored = True
         for callback in _model_checkpoints(trainer):
             callback._last_global_step_saved = trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop after the validation that was due, where training was to stop before it.
+
+        Args:
+            trainer: The trainer.
+            pl_module: The module.
+        """
+        if self._loaded is not None and not trainer.sanity_checking:
+            self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End an epoch that was resumed as any other ends.

@@ -26,7 +26,7 @@ class Throughput:
             world_size: Number of processes that had one like it.
         """
         self.seconds += time.perf_counter() - self._started
-        self.rows += len(batch["input_ids"]) * world_size if "input_ids" in batch else 0
+        self.rows += len(batch["input_ids"]) * world_size if isinstance(batch, dict) and "input_ids" in batch else 0
 
     def rate(self) -> float:
         """Return rows per second, 0 before the first batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import zlib
 from typing import Any
 
@@ -55,14 +56,16 @@ class TrainabilityGuard(Callback):
             pl_module: The module.
             optimizer: The optimizer about to step.
         """
-        if not self._before or all(float(group["lr"]) == 0 for group in optimizer.param_groups):
+        # an optimizer that finds its own rate, as Adafactor does, has None
+        rates = [math.inf if group["lr"] is None else float(group["lr"]) for group in optimizer.param_groups]
+        if not self._before or not any(rates):
             return
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
         finite = {name for name, gradient in gradients.items() if bool(torch.isfinite(gradient).all())}
         if getattr(trainer.precision_plugin, "scaler", None) is not None and len(finite) < len(gradients):
             return  # the scaler skips this step, and lowers its scale until one fits
         self._steps += 1
-        self._way += max(float(group["lr"]) for group in optimizer.param_groups)
+        self._way += max(rates)
         self._learned |= {name for name in finite if bool(gradients[name].any())}
 
     def on_train_batch_end(

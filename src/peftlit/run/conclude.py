@@ -73,7 +73,7 @@ def conclude_fit(
             },
         )
     trainer.strategy.barrier()
-    if "test" in data.read():
+    if "test" in data.read() and trainer.limit_test_batches != 0:
         trainer.test(module, datamodule=data, verbose=False)
         conclude_evaluation(trainer, module, data, folder, "test")
     if trainer.is_global_zero:
@@ -97,6 +97,9 @@ def conclude_evaluation(
         return
     prefix = "val/" if split == "validation" else "test/"
     scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+    if not scalars:
+        log.warning("%s: no batch was scored, and nothing is written", split)
+        return
     numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars, **module.told}
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
     write_json(folder.path / METRICS_FILE, {**recorded, split: numbers})

@@ -94,8 +94,11 @@ class RunFolder:
         return found[-1]
 
     def whole_checkpoints(self) -> list[Path]:
-        """Return the checkpoints that were written to their end, the last one last."""
-        found = [path for path in self.checkpoints.glob("[!.]*.ckpt") if is_checkpoint(path)]
+        """Return the checkpoints that were written to their end, the last one last.
+
+        A metric's name in a checkpoint's file name, as ``{val/loss}``, makes a folder.
+        """
+        found = [path for path in self.checkpoints.rglob("[!.]*.ckpt") if is_checkpoint(path)]
         return sorted(found, key=lambda path: (path / TREE_FILE).stat().st_mtime_ns)
 
     def require_adapter(self) -> None:

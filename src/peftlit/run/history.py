@@ -7,6 +7,7 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from peftlit.optim import learning_rate
 from peftlit.plugins.throughput import Throughput
 
 
@@ -47,14 +48,14 @@ class History(Callback):
         if "train/loss" in trainer.callback_metrics:
             self._losses.append(float(trainer.callback_metrics["train/loss"]))
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if step == self._logged_step or step % every or not self._losses:
+        if step == self._logged_step or not every or step % every or not self._losses:
             return
         self._logged_step = step
         loss, self._losses = sum(self._losses) / len(self._losses), []
         self.log_history.append(
             {
                 "epoch": round(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches, 4),
-                "learning_rate": float(trainer.optimizers[0].param_groups[0]["lr"]),
+                "learning_rate": learning_rate(trainer.optimizers[0]),
                 "loss": loss,
                 "step": step,
             }
@@ -72,7 +73,9 @@ class History(Callback):
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if values:
             entry = {f"eval_{k.removeprefix('val/')}": v for k, v in values.items()}
-            self.log_history.append({"epoch": float(trainer.current_epoch + 1), **entry, "step": trainer.global_step})
+            batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            epoch = round(trainer.current_epoch + batches / trainer.num_training_batches, 4)
+            self.log_history.append({"epoch": epoch, **entry, "step": trainer.global_step})
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
         """Return the metrics of the validation at an optimizer step, None if there was none.
