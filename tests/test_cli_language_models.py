@@ -96,7 +96,7 @@ BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
         "MaskedLM", "bert", "chats", {}, 2, "MaskedLM does not learn to answer; use CausalLM, or other data"
     ),
     "conversations under SequenceClassification": (
-        "SequenceClassification", "bert", "chats", {}, 2, f"data: ChatFiles {UNLABELLED}"
+        "SequenceClassification", "bert", "chats", {}, 2, f"data: {UNLABELLED}"
     ),
     "no adapter beside a pretrained head": (
         "CausalLM", "llama", "documents", {f"{MODEL}.adapter": None}, 2,
@@ -107,7 +107,7 @@ BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
     ),
     "documents under SequenceClassification": (
         "SequenceClassification", "bert", "documents", {}, 2,
-        f"data: TextLines {UNLABELLED}"
+        f"data: {UNLABELLED}"
     ),
     "labels under MaskedLM": (
         "MaskedLM", "bert", "labelled", {}, 2, "TextFiles has labels, and MaskedLM learns running text; use TextLines"

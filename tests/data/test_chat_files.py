@@ -202,7 +202,7 @@ def test_a_masked_language_model_does_not_learn_to_answer():
 
 def test_a_hub_set_is_read_by_its_splits(monkeypatch):
     hub = {"train": datasets.Dataset.from_list(CHAT), "test": datasets.Dataset.from_list(CHAT[:1])}
-    monkeypatch.setattr("peftlit.data.chat_files.read_hub", lambda *given: hub)
+    monkeypatch.setattr("peftlit.data.files_or_hub.read_hub", lambda *given: hub)
     data = ChatFiles(path="owner/chats", validation_share=0.5)
     assert {split: len(rows) for split, rows in data.read().items()} == {"train": 1, "validation": 1, "test": 1}
     assert data.sources["test"] == "owner/chats test"

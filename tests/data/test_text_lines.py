@@ -111,7 +111,7 @@ def test_a_hub_set_is_read_by_its_splits(monkeypatch):
 
     asked = []
     hub = {"train": rows("train"), "validation": rows("validation"), "extra": rows("extra")}
-    monkeypatch.setattr("peftlit.data.text_lines.read_hub", lambda *given: asked.append(given) or hub)
+    monkeypatch.setattr("peftlit.data.files_or_hub.read_hub", lambda *given: asked.append(given) or hub)
     data = TextLines(path="owner/set", name="small", revision="abc", test_share=0.1)
     splits = data.read()
     assert asked == [("owner/set", "small", "abc")]

@@ -169,7 +169,7 @@ def test_a_schedule_over_a_run_without_an_end_is_refused_by_one_of_our_errors(mo
 
 def test_label_names_are_needed():
     backbone = Backbone(config={"model_type": "bert", **tiny.CONFIGS["bert"]})
-    with pytest.raises(ConfigError, match="label_names: the data gives no label names"):
+    with pytest.raises(ConfigError, match="data: has no labels, and SequenceClassification learns them"):
         SequenceClassification(backbone)
 
 

@@ -63,7 +63,7 @@ class SequenceClassification(PeftModule):
         super().__init__(backbone, adapter, head=head, optimizer=optimizer, scheduler=scheduler, data=data)
         if self.data.label_names is None:
             raise ConfigError(
-                f"data: it has no labels, and {type(self).__name__} learns them; use TextFiles, or CausalLM or MaskedLM"
+                f"data: has no labels, and {type(self).__name__} learns them; use TextFiles, or CausalLM or MaskedLM"
             )
         self.problem: Problem
         asked = self.data.problem_type or "single_label_classification"
