@@ -33,7 +33,7 @@ from tests.contracts.strangers import (
     STRANGERS,
     Stranger,
 )
-from tests.modules.cases import LABELS, NF4, RED, Case, make_module, tokenizer
+from tests.modules.cases import NF4, RED, Case, make_module, tokenizer
 from tests.tiny import TARGETS
 
 MOST_MIB = 100
@@ -65,7 +65,6 @@ def write_config(base: Path, data: Path, folder: Path) -> Path:
             "init_args": {
                 "backbone": {"name_or_path": str(base), "quantization": NF4},
                 "adapter": {"class_path": "peft.LoraConfig", "init_args": adapter},
-                "label_names": LABELS,
             },
         },
         "data": {"class_path": "SST2", "init_args": {"data_dir": str(data), "batch_size": 8, "max_length": 32}},
