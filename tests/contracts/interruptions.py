@@ -32,6 +32,14 @@ class KillAt(Callback):
             os.killpg(os.getpgrp(), signal.SIGKILL)
 
 
+class StopAfterFour(Callback):
+    """Ask for the end of training after four batches, as a limit of time may."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 3:
+            trainer.should_stop = True
+
+
 class Trace(Callback):
     """Append epoch, batch, its rows and its loss, to the last bit, to ``trace_RANK.txt``."""
 

@@ -39,16 +39,23 @@ def base(tmp_path_factory) -> Path:
     return folder
 
 
-def contract_best_weights_by_steps(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
-    runs = [folder / "whole", folder / "cut"]
+def whole_and_cut(
+    base: Path, folder: Path, trainer: dict[str, Any], kill_at: str, prepare: Callable[[], None] | None
+) -> list[dict[str, Any]]:
+    """Run to the end, and killed and resumed: the same. Return how each says that it ended."""
+    whole, cut = runs = [folder / "whole", folder / "cut"]
     for run in runs:
-        write_run(run, base, {"trainer": TRAINER})
+        write_run(run, base, {"trainer": {**TRAINER, **trainer}})
         shutil.copy(interruptions.__file__, run)
-    whole, cut = runs
     assert killed.run(whole) == 0, (whole / "said.txt").read_text()
-    assert killed.run(cut, kill_at="validation 0/0") == -signal.SIGKILL
+    assert killed.run(cut, kill_at=kill_at) == -signal.SIGKILL
     assert killed.run(cut, "--ckpt_path=last", prepare=prepare) == 0, (cut / "said.txt").read_text()
     assert differences(result(whole), result(cut)) == []
+    return [json.loads((run / "run/adapter/trainer_state.json").read_text()) for run in runs]
+
+
+def contract_best_weights_by_steps(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+    whole_and_cut(base, folder, {}, "validation 0/0", prepare)
 
 
 def test_p17_a_save_that_waits_for_a_validation_is_made_after_it(base, tmp_path) -> None:
@@ -75,17 +82,8 @@ EARLY = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "pa
 
 def contract_an_end_inside_an_epoch(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
     """Training that was to end inside an epoch trains no further when it goes on, and ends as it would have."""
-    trainer = {**TRAINER, "val_check_interval": 2, "max_epochs": 3, "callbacks": [EARLY, BEST, *CALLBACKS[2:]]}
-    runs = [folder / "whole", folder / "cut"]
-    for run in runs:
-        write_run(run, base, {"trainer": trainer})
-        shutil.copy(interruptions.__file__, run)
-    whole, cut = runs
-    assert killed.run(whole) == 0, (whole / "said.txt").read_text()
-    assert killed.run(cut, kill_at="end") == -signal.SIGKILL
-    assert killed.run(cut, "--ckpt_path=last", prepare=prepare) == 0, (cut / "said.txt").read_text()
-    assert differences(result(whole), result(cut)) == []
-    ended = [json.loads((run / "run/adapter/trainer_state.json").read_text()) for run in runs]
+    trainer = {"val_check_interval": 2, "max_epochs": 3, "callbacks": [EARLY, BEST, *CALLBACKS[2:]]}
+    ended = whole_and_cut(base, folder, trainer, "end", prepare)
     assert ended[0]["epoch"] == ended[1]["epoch"] == 1.0
     validated = [[e["epoch"] for e in state["log_history"] if "eval_loss" in e] for state in ended]
     assert validated == [[round(batches / killed.BATCHES, 4) for batches in (2, 4)]] * 2
@@ -108,6 +106,26 @@ def test_p17_goes_red_when_the_epoch_is_finished_first(base, tmp_path) -> None:
 
     with pytest.raises(AssertionError):
         contract_an_end_inside_an_epoch(base, tmp_path, forget)
+
+
+def contract_an_end_before_a_validation(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+    """Training that was to end when a validation was due makes that validation, and no step more."""
+    stopping = {"class_path": "interruptions.StopAfterFour"}
+    trainer = {"val_check_interval": 4, "callbacks": [stopping, EVERY_STEP, *CALLBACKS[2:]]}
+    ended = whole_and_cut(base, folder, trainer, "validation 0/0", prepare)
+    assert [state["global_step"] for state in ended] == [4, 4]
+
+
+def test_p17_training_that_was_to_end_before_a_validation_ends_after_it(base, tmp_path) -> None:
+    contract_an_end_before_a_validation(base, tmp_path)
+
+
+def test_p17_goes_red_when_it_is_not_ended_after_the_validation(base, tmp_path) -> None:
+    def forget() -> None:
+        del resumption.Resumption.on_validation_end  # in the child alone
+
+    with pytest.raises(AssertionError):
+        contract_an_end_before_a_validation(base, tmp_path, forget)
 
 
 def in_the_test(number: int) -> Callable[[], None]:
