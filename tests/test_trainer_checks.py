@@ -58,6 +58,12 @@ def test_a_checkpoint_is_not_what_is_scored(command, peftlit, finished_run) -> N
     assert f"{command} scores RUN/adapter, not a checkpoint; leave it out" in errors_of(err)[0]
 
 
+def test_rows_are_not_shared_out_again_in_an_evaluation_either(peftlit, finished_run) -> None:
+    code, _, err = peftlit("test", "--run_dir", finished_run[0], "--trainer.use_distributed_sampler=true")
+    assert code == 2, err
+    assert "trainer.use_distributed_sampler: true would share" in errors_of(err)[0]
+
+
 def test_what_no_validation_gives_cannot_be_monitored(peftlit, settings, write_config) -> None:
     settings["trainer"] |= {"limit_val_batches": 0, "callbacks": [{**OUTSIDE, "init_args": {"monitor": "val/loss"}}]}
     code, _, err = peftlit("fit", "--config", write_config(settings))

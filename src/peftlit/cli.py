@@ -32,7 +32,7 @@ from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.predictions import Predictions
 from peftlit.run.resume import check_same_run, describe
-from peftlit.trainer_checks import check_trainer
+from peftlit.trainer_checks import check_callbacks, check_trainer
 
 log = logging.getLogger(__name__)
 
@@ -195,8 +195,9 @@ class PeftlitCLI(LightningCLI):
         """
         config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
         ours = config.get("logger") in (None, True)
-        if self.subcommand == "fit":
-            check_trainer(config, self.model, self.datamodule, self.folder)
+        check_trainer(config, self.datamodule)
+        if self.subcommand == "fit" and isinstance(self.model, PeftModule):
+            check_callbacks(defaults.as_list(config.get("callbacks")), self.folder)
         config["callbacks"] = self._callbacks(config, log=ours)
         config["plugins"] = defaults.plugins(config)
         if ours:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from lightning import LightningDataModule, LightningModule
+from lightning import LightningDataModule
 from lightning.pytorch.callbacks import (
     BackboneFinetuning,
     BatchSizeFinder,
@@ -21,7 +22,6 @@ from lightning.pytorch.strategies import Strategy
 from peftlit.data import TokenDataModule
 from peftlit.defaults import as_list
 from peftlit.errors import ConfigError
-from peftlit.modules import PeftModule
 from peftlit.plugins import AdapterCheckpointIO
 from peftlit.run.folder import RunFolder
 
@@ -37,19 +37,12 @@ _CALLBACKS: dict[type[Callback], str] = {
 _COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
-def check_trainer(
-    config: dict[str, Any],
-    module: LightningModule,
-    data: LightningDataModule | None,
-    folder: RunFolder,
-) -> None:
-    """Refuse what would silently break a promise.
+def check_trainer(config: dict[str, Any], data: LightningDataModule | None) -> None:
+    """Refuse what would silently break a promise, whatever the command.
 
     Args:
         config: The Trainer's arguments.
-        module: The module; callbacks are left to one that is not ours.
         data: The data module; samplers are left to one that is not ours.
-        folder: The run folder.
 
     Raises:
         ConfigError: Naming the setting, and what to do.
@@ -63,9 +56,20 @@ def check_trainer(
             )
     if isinstance(data, TokenDataModule):
         _check_sampling(config)
-    if isinstance(module, PeftModule):
-        for callback in as_list(config.get("callbacks")):
-            _check_callback(callback, folder)
+
+
+def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
+    """Refuse callbacks under which a training would silently break a promise.
+
+    Args:
+        callbacks: The Trainer's callbacks.
+        folder: The run folder.
+
+    Raises:
+        ConfigError: Naming the callback, and what to do.
+    """
+    for callback in callbacks:
+        _check_callback(callback, folder)
 
 
 def _check_strategy(strategy: str | Strategy | None) -> None:
