@@ -22,6 +22,8 @@ class DataFacts:
         problem_type: What the labels are.
         label_names: The classes' names in the order of their ids; for regression, the name of the number.
         class_counts: Training rows of each class, or that carry each label.
+        cleaning_steps: What is done to a text before anything else, in order.
+        text_columns: Where the text stands in the rows and, for pairs, the second one.
         prompt: How a row is put to a causal language model, as JSON.
         first_tokens_differ: Whether their first tokens tell labels apart behind every prompt.
         packing: Whether a row holds several sequences.
@@ -35,6 +37,13 @@ class DataFacts:
     problem_type: ProblemType | None = None
     label_names: Sequence[str] | None = None
     class_counts: Sequence[int] | None = None
+    cleaning_steps: Sequence[str] | None = None
+    text_columns: Sequence[str] | None = None
     prompt: dict[str, Any] | None = None
     first_tokens_differ: bool | None = None
     packing: bool | None = None
+
+    def text_record(self) -> dict[str, list[str]]:
+        """Return how a text gets to the tokenizer, as the export keeps it."""
+        known = {"cleaning_steps": self.cleaning_steps, "text_columns": self.text_columns}
+        return {name: list(value) for name, value in known.items() if value is not None}

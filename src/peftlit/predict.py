@@ -23,7 +23,7 @@ from peftlit.parser import Parser
 from peftlit.run.answerer import Question
 from peftlit.run.files import open_aside
 from peftlit.run.generator import Generator
-from peftlit.run.load import load
+from peftlit.run.load import load, text_columns
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def predict(
     run_dir: str,
     text: str | None = None,
     file: str | None = None,
-    text_column: str = "text",
+    text_column: str | None = None,
     text_pair_column: str | None = None,
     output: str | None = None,
     batch_size: int = 32,
@@ -52,8 +52,9 @@ def predict(
         run_dir: The run, or a copy of its ``adapter/`` folder.
         text: One text.
         file: A file with a text per line (.txt) or row (.csv, .tsv, .jsonl, .parquet); ``-`` = standard input.
-        text_column: Column with the text, or with a list of messages for a model that learned conversations.
-        text_pair_column: Column with the second text of a pair.
+        text_column: Column with the text, or with a list of messages for a model that learned conversations; unset =
+            the column that it was trained on, or else ``text``.
+        text_pair_column: Column with the second text of a pair; unset = that of the training rows, if they had one.
         output: Write here instead of to standard output; the file appears when it is whole.
         batch_size: Texts per batch.
         max_new_tokens: Tokens of an answer at most, where a language model continues texts.
@@ -74,7 +75,8 @@ def predict(
         raise ConfigError(f"--temperature: got {temperature}, needs 0 or more")
     texts: Iterator[Question] = iter([text] if text is not None else [])
     if file is not None:
-        texts = stream_texts(file, text_column, text_pair_column)
+        column, *pair_column = text_columns(run_dir)
+        texts = stream_texts(file, text_column or column, text_pair_column or next(iter(pair_column), None))
     first = list(islice(texts, 1))  # what is wrong with the file shows before weights load
     answerer = load(run_dir, device=device, trust_remote_code=trust_remote_code)
     if isinstance(answerer, Generator):

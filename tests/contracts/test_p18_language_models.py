@@ -108,6 +108,7 @@ RECORDS: dict[str, Any] = {
     "prompt lost": lambda record: {key: value for key, value in record.items() if key != "prompt"},
     "other template": lambda record: {**record, "prompt": {**record["prompt"], "template": "{text} was"}},
     "other words": lambda record: {**record, "prompt": {**record["prompt"], "label_words": [" good", " bad"]}},
+    "cleaning lost": lambda record: {**record, "cleaning_steps": []},
     "other scoring": lambda record: {**record, "scoring": "first_token"},
 }
 
@@ -122,7 +123,7 @@ def test_p18_goes_red_when_the_prompt_is_lost_or_another(damage, language_folder
 
     monkeypatch.setattr(export_room, "write_json", damaged)
     folder = language_folder("llama")
-    module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS)
+    module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS, data={"cleaning_steps": ["tags", "html"]})
     look_at_no_record(monkeypatch, module)
     with pytest.raises(ReloadError):
         contract_reload(module, folder, tmp_path / "adapter")

@@ -118,6 +118,15 @@ def test_columns_go_by_the_names_that_are_told(tmp_path, decoder, ending):
     assert spelt(chat, encoded(chat)[0])[1] == ["very good </s>"]
 
 
+SPACED = [
+    (" the film", " was  good "),
+    ("the film ", "was good"),
+    ("the film<br>", "was good"),
+    ("film", "s"),
+    ("a <", "b>"),
+]
+
+
 def test_all_that_is_said_is_cleaned_and_counted(tmp_path):
     steps = {"cleaning_steps": ["html", "tags"]}
     chat = chat_files(tmp_path, [{"messages": turns("a &amp; b", "<b>good")}], **steps)
@@ -129,6 +138,14 @@ def test_all_that_is_said_is_cleaned_and_counted(tmp_path):
     split = chat_files(tmp_path, [{**SPLIT[0], "prompt": turns("a &amp; b")}], **steps)
     assert json.loads(split.read()["train"]["text"][0])[0] == turns("a & b")
     assert texts.manifest()["cleaning"] == {"html": 1, "tags": 1}
+
+
+def test_cleaning_keeps_the_space_between_prompt_and_completion(tmp_path):
+    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in SPACED]
+    data = chat_files(tmp_path, rows, cleaning_steps=["html", "tags", "whitespace"])
+    assert list(map(json.loads, data.read()["train"]["text"][:])) == [
+        ["the film", " was good"], ["the film", " was good"], ["the film", " was good"], ["film", "s"], ["a <", "b>"],
+    ]  # fmt: skip
 
 
 def test_rows_that_repeat_are_found_whatever_their_form(tmp_path):

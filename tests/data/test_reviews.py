@@ -16,7 +16,7 @@ def test_the_manifest_says_how_many_texts_each_step_changed(tmp_path):
     data = _reviews(tmp_path, ["a &amp; b", "c<br>d", "e  f", "g", "&lt;i&gt; h"])
     data.read()
     data.read()
-    assert data.manifest()["cleaning"] == {"html": 2, "tags": 2, "whitespace": 2}
+    assert data.manifest()["cleaning"] == {"html": 2, "tags": 1, "whitespace": 1}
     assert data.manifest() == data.manifest()
 
 

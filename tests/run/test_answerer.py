@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from peftlit.errors import DataError
+from peftlit.facts import DataFacts
 from peftlit.run.answerer import Answerer
 
 
@@ -27,7 +28,12 @@ class Echo(Answerer):
 
 @pytest.fixture
 def echo() -> Echo:
-    module: Any = SimpleNamespace(evaluate_batch=lambda batch: batch["input_ids"] + 1.0)
+    return make_echo()
+
+
+def make_echo(*cleaning_steps: str) -> Echo:
+    data = DataFacts(cleaning_steps=cleaning_steps)
+    module: Any = SimpleNamespace(evaluate_batch=lambda batch: batch["input_ids"] + 1.0, data=data)
     tokenizer: Any = None
     return Echo(module, tokenizer)
 
@@ -53,6 +59,14 @@ def test_a_probe_shows_what_is_fed_and_what_comes_of_it(echo):
         "input_ids": [[1], [3]],
         "logits": [[2.0], [4.0]],
     }
+
+
+def test_whatever_is_asked_is_cleaned_as_in_training():
+    echo = make_echo("tags", "whitespace")
+    asked = ["a<br>b", ("a <i>b</i>", " c"), [{"role": "user", "content": "d<br>"}], 3]
+    said = ["a b", ("a b", "c"), [{"role": "user", "content": "d"}], 3]
+    assert [answer["said"] for answer in echo.predict(asked)] == said
+    assert echo.probe(["<p>a b</p>"])["input_ids"].tolist() == [[3]]
 
 
 def test_one_text_and_batches_of_nothing_are_refused(echo):

@@ -116,6 +116,7 @@ class TokenDataModule(Rows, LightningDataModule):
             padding_side="left" if tokenizer.padding_side == "left" else "right",
             max_length=self.max_length,
             num_rows=train.rows if train else None,
+            cleaning_steps=self._cleaner.steps,
         )
 
     def prepare_data(self) -> None:

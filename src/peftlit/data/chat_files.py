@@ -14,6 +14,7 @@ from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import pack
 from peftlit.data.chat import Renderer, Sample
 from peftlit.data.checks import check_columns, check_text
+from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.encode import map_once
 from peftlit.data.files_or_hub import FilesOrHub
@@ -96,7 +97,9 @@ class ChatFiles(TokenDataModule, FilesOrHub):
             check_messages(values[0], source, row)
         for name, value in zip(names, values, strict=True):
             check_text(value, name, source, row)
-        return Sample(self._cleaner(values[0]), self._cleaner(values[1]))
+        prompt, completion = map(self._cleaner, values)
+        both = Cleaner(self.cleaning_steps)("".join(values))  # keeps the space between the two
+        return Sample(prompt, both[len(prompt) :] if both.startswith(prompt) else completion)
 
     def _check_kind(self, sample: Sample, source: str, row: int) -> None:
         is_chat = not isinstance(sample.prompt, str)

@@ -69,7 +69,9 @@ class DocumentDataModule(TokenDataModule):
 
     def facts(self) -> DataFacts:
         """Return what a task has to know of the documents, how texts are put to the model among it."""
-        return replace(super().facts(), prompt=self.prompt_record, packing=self.packing)
+        return replace(
+            super().facts(), text_columns=[self.text_column], prompt=self.prompt_record, packing=self.packing
+        )
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.

@@ -25,7 +25,8 @@ class IMDB(TextDataModule):
             ``.tsv`` or ``.parquet``, columns ``text`` and ``label``; unset = the hub.
         revision: Branch, tag or commit of the hub set.
         label_names: The classes' names in the order of their ids.
-        cleaning_steps: Steps applied to every text, in this order; reviews hold ``<br />`` for every line break.
+        cleaning_steps: Steps applied to every text, in training and by ``predict``; reviews hold ``<br />`` for every
+            line break.
         validation_share: Fraction of the training rows to cut for validation.
     """
 

@@ -118,6 +118,7 @@ class TextDataModule(TokenDataModule):
             problem_type=self.problem_type,
             label_names=self.label_names,
             class_counts=self.class_counts,
+            text_columns=list(self._text_columns.values()),
             prompt=self.prompt_record,
             first_tokens_differ=self.first_tokens_differ,
         )

@@ -42,6 +42,7 @@ def build_manifest(
     cut_from_train: Mapping[str, Any] | None,
     max_train_samples: int | None,
     cleaning: Mapping[str, int],
+    removed_characters: Mapping[str, int],
     reports: Mapping[str, Mapping[str, Any]],
     row_hashes: Mapping[str, Sequence[str]],
     sources: Mapping[str, str],
@@ -55,13 +56,15 @@ def build_manifest(
         cut_from_train: Shares and seed of a stratified cut, None where the set brought its splits.
         max_train_samples: How many training rows were kept, None where all were.
         cleaning: How many texts each cleaning step changed.
+        removed_characters: By how many characters it shortened them.
         reports: What was counted in each split.
         row_hashes: The hash of each row of each split, in order.
         sources: Where each split is from; the same rows in another folder are the same data.
         lengths: Token statistics of each split that is tokenized; they depend on the tokenizer, the splits do not.
 
     Returns:
-        The manifest; ``sha256`` names all of it but the sources and the lengths.
+        The manifest; ``sha256`` names all of it but the sources, the characters removed and
+        the lengths.
     """
     content = {
         "problem_type": problem_type,
@@ -79,4 +82,5 @@ def build_manifest(
         },
     }
     digest = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-    return {"sha256": digest, "sources": dict(sources), "lengths": dict(lengths), **content}
+    described = {"sources": dict(sources), "removed_characters": dict(removed_characters), "lengths": dict(lengths)}
+    return {"sha256": digest, **described, **content}

@@ -16,7 +16,7 @@ class Reviews(TextDataModule):
 
     Args:
         file: The file with all rows.
-        cleaning_steps: Steps applied to every text, in this order.
+        cleaning_steps: Steps applied to every text, in training and by ``predict``.
         validation_share: Fraction of the rows for validation.
         test_share: Fraction of the rows for test.
     """

@@ -29,9 +29,9 @@ class Rows:
     """Rows with a text each, by split. Subclasses say what else a row has.
 
     Args:
-        cleaning_steps: Steps applied to every text, in this order: ``html`` (``&amp;`` to ``&``), ``tags``
-            (drop ``<br />`` and the like), ``whitespace`` (runs become one space). How many texts each step
-            changed is written to the split manifest.
+        cleaning_steps: Steps applied to every text, in training and by ``predict``: ``tags`` (drop ``<br />`` and
+            other HTML), then ``html`` (``&amp;`` to ``&``), then ``whitespace`` (runs become one space), in whatever
+            order they are named. What each step removed is in the split manifest.
         validation_share: Fraction of all rows to cut for validation where the set brings no such split.
         test_share: Fraction of all rows to cut for test where the set brings no such split.
         split_seed: Seed of the cut. It is apart from the training seed: other seeds, same split.
@@ -74,7 +74,8 @@ class Rows:
         """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
 
         A split that is absent is cut from train by its share. Fill ``self.sources`` with each split's
-        file for better messages. Cleaning of your own belongs here, other than ``cleaning_steps``.
+        file for better messages. What is done to a text here is not in the export, as ``cleaning_steps`` are:
+        do it to the texts that you ask about, too.
         """
         raise NotImplementedError(f"{type(self).__name__} must say where its rows are")
 
@@ -144,6 +145,8 @@ class Rows:
 
     def _describe(self, splits: dict[str, datasets.Dataset]) -> None:
         self.reports = report_splits(splits, self._labels)
+        if self._cleaner.steps:
+            log.info("cleaning: %s", self._cleaner.summary())
         if self.strict:
             refuse_if_strict(self.reports, self.sources)
 
@@ -157,6 +160,7 @@ class Rows:
             cut_from_train={"shares": shares, "seed": self.split_seed} if self._cut else None,
             max_train_samples=self._limit,
             cleaning=self._cleaner.changed,
+            removed_characters=self._cleaner.removed,
             reports={split: report.as_dict() for split, report in self.reports.items()},
             row_hashes={split: row_hashes(rows, self._labels) for split, rows in splits.items()},
             sources=self.sources,

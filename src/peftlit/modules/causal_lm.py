@@ -130,9 +130,10 @@ class CausalLM(PeftModule):
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was made for; for a classifier its labels, how they are scored and how rows are put."""
+        record = {"prompt": self.data.prompt, **self.data.text_record()}
         if self.problem is None:
-            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", "prompt": self.data.prompt}}
-        return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, "prompt": self.data.prompt}}
+            return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", **record}}
+        return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, **record}}
 
     def metric_directions(self) -> dict[str, Direction]:
         """Name the metrics of classes, or of tokens where rows have no labels."""

@@ -60,7 +60,7 @@ class MaskedLM(PeftModule):
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was made for."""
-        return {PROBLEM_FILE: {"problem_type": "masked_language_modeling"}}
+        return {PROBLEM_FILE: {"problem_type": "masked_language_modeling", **self.data.text_record()}}
 
     def metric_directions(self) -> dict[str, Direction]:
         """Name the metrics of tokens."""

@@ -84,7 +84,8 @@ class SequenceClassification(PeftModule):
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return the label map, which transformers takes as it is, and what else the problem has to know."""
-        return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: self.problem.record()}
+        record = {**self.problem.record(), **self.data.text_record()}
+        return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: record}
 
     def restore(self, records: dict[str, dict[str, Any]]) -> None:
         """Take the thresholds back.

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
+from peftlit.data.cleaning import Cleaner
 from peftlit.data.messages import Message
 from peftlit.errors import DataError
 from peftlit.modules import PeftModule
@@ -21,6 +22,8 @@ Question = str | tuple[str, str] | list[Message]
 
 class Answerer(ABC):
     """Answers questions; what an answer is, the task says. :func:`peftlit.load` makes one.
+
+    Questions are given as they were written: they are cleaned here, as the training rows were.
 
     Args:
         module: The trained module, in evaluation mode, on its device.
@@ -33,6 +36,7 @@ class Answerer(ABC):
     def __init__(self, module: PeftModule, tokenizer: PreTrainedTokenizerBase) -> None:
         self.module = module
         self.tokenizer = tokenizer
+        self.cleaner = Cleaner(module.data.cleaning_steps or [])
 
     def predict(self, questions: Iterable[Question], batch_size: int = 32) -> list[dict[str, Any]]:
         """Answer questions.
@@ -62,7 +66,7 @@ class Answerer(ABC):
             raise DataError(f"predict: batch_size is {batch_size}, needs 1 or more")
         rest, row = iter(questions), 1
         while chunk := list(islice(rest, self.chunk_batches * batch_size)):
-            yield from self.answers(chunk, batch_size, row)
+            yield from self.answers(self.cleaner.clean_all(chunk), batch_size, row)
             row += len(chunk)
 
     def probe(self, questions: Sequence[Question]) -> dict[str, Tensor]:
@@ -71,7 +75,7 @@ class Answerer(ABC):
         Args:
             questions: Texts, or pairs of texts.
         """
-        batch = self.batch(questions, 1)
+        batch = self.batch(self.cleaner.clean_all(list(questions)), 1)
         tensors: dict[str, Any] = dict(batch)
         return {**tensors, "logits": self.module.evaluate_batch(batch)}
 
@@ -80,7 +84,7 @@ class Answerer(ABC):
         """Put questions to the model.
 
         Args:
-            questions: The questions.
+            questions: The questions, cleaned.
             first_row: The first one's number.
         """
 
@@ -89,7 +93,7 @@ class Answerer(ABC):
         """Answer some questions.
 
         Args:
-            questions: The questions, ``chunk_batches`` batches of them at most.
+            questions: The questions, cleaned, ``chunk_batches`` batches of them at most.
             batch_size: Questions per batch.
             first_row: The first one's number.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -25,6 +26,8 @@ from peftlit.foreign import check_folder, read_record
 from peftlit.modules.base import PeftModule
 from peftlit.run.files import write_json, write_text
 from peftlit.run.memory import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 QUANTIZATION_FILE = "quantization_config.json"
 BACKBONE_FILE = "backbone.json"
@@ -75,6 +78,12 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     write_json(aside / "trainer_state.json", trainer_state)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
+    if module.data.cleaning_steps:
+        log.info(
+            "texts are cleaned before the tokenizer (%s): predict and peftlit.load do it; with plain transformers, "
+            "clean them first (peftlit.data.cleaning.Cleaner)",
+            ", ".join(module.data.cleaning_steps),
+        )
 
 
 def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

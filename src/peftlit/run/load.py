@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from peft import PeftConfig
@@ -16,6 +16,7 @@ from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
 from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
+from peftlit.data.cleaning import CleaningStep
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
@@ -90,6 +91,34 @@ def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Answerer
     return make_answerer(module, tokenizer, record)
 
 
+def text_columns(folder: str | Path) -> list[str]:
+    """Return the columns that a model's texts stood in: one, or two for pairs. No weights are loaded for it.
+
+    Args:
+        folder: As :func:`load` takes it.
+
+    Raises:
+        RunFolderError: The folder is not an export, or not a whole one.
+    """
+    folder = _exported(Path(folder))
+    with reading(folder):
+        path = folder / PROBLEM_FILE
+        columns = read_record(path, RunFolderError).get("text_columns", ["text"])  # earlier exports do not say
+    if not isinstance(columns, list) or len(columns) not in (1, 2) or not all(isinstance(c, str) for c in columns):
+        raise RunFolderError(f"{path}: text_columns is {columns!r}, needs one or two names; copy the folder again")
+    return columns
+
+
+def _cleaning_steps(folder: Path, record: dict[str, Any]) -> list[str]:
+    steps, known = record.get("cleaning_steps", []), get_args(CleaningStep)  # earlier exports did not clean
+    if not isinstance(steps, list) or any(step not in known for step in steps):
+        raise RunFolderError(
+            f"{folder / PROBLEM_FILE}: cleaning_steps is {steps!r}, needs a list of {', '.join(known)}; use the "
+            "version of peftlit that wrote it"
+        )
+    return steps
+
+
 def make_answerer(module: PeftModule, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Answerer:
     """Return what answers with a module.
 
@@ -117,7 +146,12 @@ def _module(
     backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
     padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
     kind, prompt = record["problem_type"], record.get("prompt")
-    data = DataFacts(pad_token_id=tokenizer.pad_token_id, padding_side=padding_side, prompt=prompt)
+    data = DataFacts(
+        pad_token_id=tokenizer.pad_token_id,
+        padding_side=padding_side,
+        cleaning_steps=_cleaning_steps(folder, record),
+        prompt=prompt,
+    )
     if kind == "masked_language_modeling":
         return MaskedLM(backbone, adapter, data=data)
     if kind == "causal_language_modeling":

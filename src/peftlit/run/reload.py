@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
+from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import tokenize
 from peftlit.errors import ReloadError
 from peftlit.foreign import read_record
@@ -43,6 +44,9 @@ whose bfloat16 arithmetic differs in the third digit.
 _OWN_HEAD_TOLERANCE = 1e-4
 """The same for :func:`peftlit.load`, which sets everything up as training did."""
 
+_MARKUP = " Fish &amp; <b>chips</b><br />for  two &lt;br&gt; "
+"""What every cleaning step changes."""
+
 _LOAD = """
 import importlib, json, sys
 from pathlib import Path
@@ -51,7 +55,7 @@ folder, scratch, trust_remote_code, device, head = sys.argv[1:]
 importlib.import_module(head)
 from peftlit.run.load import load
 answerer = load(folder, device=device, trust_remote_code=trust_remote_code == "True")
-texts = json.loads(Path(scratch, "texts.json").read_text())
+texts = json.loads(Path(scratch, "raw_texts.json").read_text())
 texts = [tuple(text) if isinstance(text, list) else text for text in texts]
 save_file(answerer.probe(texts), Path(scratch, "loaded.safetensors"))
 """
@@ -69,7 +73,7 @@ def prove_reload(
     Args:
         module: The trained module with the exported weights in it.
         tokenizer: The tokenizer it was trained with.
-        texts: Texts, or pairs of texts.
+        texts: Texts, or pairs of texts; where the module's texts are cleaned, one is added on which it matters.
         folder: The exported folder.
 
     Returns:
@@ -82,14 +86,18 @@ def prove_reload(
     for record, content in module.records().items():
         if read_record(folder / record, ReloadError) != json.loads(json.dumps(content)):
             raise ReloadError(f"{folder / record}: does not hold what the module was trained for")
-    batch = tokenize(tokenizer, texts)
+    if module.data.cleaning_steps:
+        texts = [*texts, _MARKUP if isinstance(texts[0], str) else (_MARKUP, _MARKUP)]
+    cleaned = Cleaner(module.data.cleaning_steps or []).clean_all(list(texts))
+    batch = tokenize(tokenizer, cleaned)
     prompted = isinstance(module, CausalLM) and module.data.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()  # the other processes need room
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
-        (scratch / "texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
+        (scratch / "texts.json").write_text(json.dumps(cleaned), encoding="utf-8")
+        (scratch / "raw_texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
         more = {k: v for k, v in module.model_inputs(batch).items() if k not in batch}
         if more:
             save_file(more, scratch / "more_inputs.safetensors")
