@@ -1,8 +1,8 @@
 """Load an exported folder with plain transformers + peft and answer some texts. Imports nothing of peftlit.
 
-Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; SCRATCH holds the texts and
-gets the answers: logits, or the last hidden states where the head is none of transformers'. This is also what a user
-without peftlit would write.
+Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; SCRATCH holds the texts,
+cleaned as in training, and gets the answers: logits, or the last hidden states where the head is none of transformers'.
+This is also what a user without peftlit would write.
 """
 
 import json
