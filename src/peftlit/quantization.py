@@ -16,10 +16,10 @@ from peftlit.hardware import low_precision_dtype
 
 # everything but quantization works without bitsandbytes, and nothing is an instance of an empty tuple
 _bnb: Any = importlib.import_module("bitsandbytes.nn") if importlib.util.find_spec("bitsandbytes") else None
-LINEAR_4BIT: tuple[type, ...] = (_bnb.Linear4bit,) if _bnb else ()
-LINEAR_QUANTIZED: tuple[type, ...] = (*LINEAR_4BIT, _bnb.Linear8bitLt) if _bnb else ()
-WEIGHT_4BIT: tuple[type, ...] = (_bnb.Params4bit,) if _bnb else ()
-WEIGHT_INT8: tuple[type, ...] = (_bnb.Int8Params,) if _bnb else ()
+LINEAR_4BIT: tuple[Any, ...] = (_bnb.Linear4bit,) if _bnb else ()
+LINEAR_QUANTIZED: tuple[Any, ...] = (*LINEAR_4BIT, _bnb.Linear8bitLt) if _bnb else ()
+WEIGHT_4BIT: tuple[Any, ...] = (_bnb.Params4bit,) if _bnb else ()
+WEIGHT_INT8: tuple[Any, ...] = (_bnb.Int8Params,) if _bnb else ()
 
 QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
