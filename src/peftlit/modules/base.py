@@ -184,25 +184,11 @@ class PeftModule(ScoredModule):
         report_parameters(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the parameters that train.
-
-        Args:
-            checkpoint: What Lightning is about to save.
-
-        Raises:
-            CheckpointError: It is asked for inside an accumulation window.
-        """
+        """Keep only the parameters that train."""
         keep_trainables(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits.
-
-        Args:
-            checkpoint: What Lightning is about to load.
-
-        Raises:
-            CheckpointError: Naming the first tensor that is too many or missing, or the other base.
-        """
+        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits."""
         check_trainables(self, checkpoint)
 
     def configure_optimizers(self) -> Any:
