@@ -5,7 +5,7 @@ import hashlib
 import pytest
 import torch
 
-from peftlit.digest import sha256_of_file, sha256_of_tensors, weights_sha256
+from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors, weights_sha256
 
 TENSORS = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor([1, 2], dtype=torch.int64)}
 
@@ -65,3 +65,14 @@ def test_files_of_the_hub_have_the_digest_that_their_names_say(tmp_path):
         (tmp_path / folder / name).write_bytes(b"not read" if folder == "hub" else b"weights")
         (tmp_path / folder / "model.safetensors").symlink_to(name)
     assert weights_sha256(str(tmp_path / "hub"), None) == weights_sha256(str(tmp_path / "local"), None)
+
+
+def test_a_hub_models_commit_is_that_of_the_files_in_the_cache(tmp_path, monkeypatch):
+    cache, commit = tmp_path / "models--someone--tiny", "ab" * 20
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text(commit)
+    (cache / "snapshots" / commit).mkdir(parents=True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert commit_of("someone/tiny", None) == commit_of("someone/tiny", commit) == commit
+    assert commit_of("someone/absent", "v1") == "v1"
+    assert commit_of(str(tmp_path), None) is commit_of(None, None) is None

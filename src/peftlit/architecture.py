@@ -10,8 +10,10 @@ import torch
 from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from peftlit.errors import BackboneError
+from peftlit.quantization import LINEAR_QUANTIZED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,9 +101,8 @@ def linear_layers(model: nn.Module) -> list[str]:
     Args:
         model: The model, on the meta device or loaded.
     """
-    kinds = ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt")
-    found = (name.rsplit(".", 1)[-1] for name, module in model.named_modules() if type(module).__name__ in kinds)
-    return list(dict.fromkeys(found))
+    linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linear))
 
 
 def is_causal(model: nn.Module) -> bool:
@@ -119,7 +120,7 @@ def half_dtype(model: nn.Module) -> torch.dtype | None:
     Args:
         model: Any model; quantized layers do not count, whose biases take on the dtype they compute in.
     """
-    plain = (m for m in model.modules() if type(m).__name__ not in ("Linear4bit", "Linear8bitLt"))
+    plain = (m for m in model.modules() if not isinstance(m, LINEAR_QUANTIZED))
     dtypes = {p.dtype for module in plain for p in module.parameters(recurse=False)}
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes), None)
 
@@ -157,10 +158,9 @@ def restore_computed_buffers(model: PreTrainedModel) -> None:
     """
     with _fixed_seed(), torch.device("cpu"), init_empty_weights(include_buffers=False):
         built = type(model)(copy.deepcopy(model.config))
-    computed = dict(built.named_buffers())
-    for name, module in model.named_modules():
-        for leaf in module._non_persistent_buffers_set:
-            full = f"{name}.{leaf}" if name else leaf
-            current = getattr(module, leaf)
-            if current is not None and computed[full].device.type != "meta":
-                setattr(module, leaf, computed[full].to(current.device, current.dtype))
+    computed = dict(built.named_buffers(remove_duplicate=False))
+    stored = model.state_dict().keys()
+    for name, current in list(model.named_buffers(remove_duplicate=False)):
+        if name not in stored and computed[name].device.type != "meta":
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, computed[name].to(current.device, current.dtype))

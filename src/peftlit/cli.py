@@ -165,7 +165,7 @@ class PeftlitCLI(LightningCLI):
             self.config_init = Namespace({self.subcommand: parser.instantiate(_without(settings, "data"))})
         except (ValueError, TypeError) as error:
             raise config_errors.root_error(error) from error
-        self.model = self._get(self.config_init, "model")
+        self.model = self.config_init[self.subcommand]["model"]
         self.trainer = self.instantiate_trainer()
         for part, kind in ((self.model, PeftModule), (self.datamodule, TokenDataModule)):
             if not isinstance(part, kind):
@@ -193,7 +193,7 @@ class PeftlitCLI(LightningCLI):
         Args:
             **kwargs: Trainer arguments that override the config's.
         """
-        config = {**self._get(self.config_init, "trainer", default={}), **kwargs}
+        config = {**self.config_init[self.subcommand].get("trainer", {}), **kwargs}
         ours = config.get("logger") in (None, True)
         check_trainer(config, self.datamodule)
         if self.subcommand == "fit" and isinstance(self.model, PeftModule):

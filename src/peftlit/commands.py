@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import torch
 
-from peftlit import config_errors, console
+from peftlit import config_errors, console, failures
 from peftlit.cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.parser import Parser
@@ -60,4 +60,5 @@ def run(arguments: Sequence[str]) -> PeftlitCLI:
     os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
     torch.set_float32_matmul_precision("high")
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps tens of MiB long after rows were read
-    return PeftlitCLI(arguments)
+    with failures.without_gaps():
+        return PeftlitCLI(arguments)

@@ -79,6 +79,17 @@ def config_sha256(location: str | None, commit: str | None) -> str | None:
     return None if folder is None else sha256_of_file(folder / CONFIG_NAME)
 
 
+def commit_of(location: str | None, revision: str | None) -> str | None:
+    """Return the commit of a hub model's files; the revision itself for a folder, and where no files are kept.
+
+    Args:
+        location: A folder, or a hub id; None for random weights.
+        revision: A commit, branch or tag of a hub id; None = its main branch.
+    """
+    folder = _folder(location, revision)
+    return revision if folder is None or folder == Path(location or "") else folder.name  # snapshots/COMMIT
+
+
 def _folder(location: str | None, commit: str | None) -> Path | None:
     """Return where a model's files are; None for random weights, and where the hub's files are not kept."""
     if location is None or Path(location).is_dir():

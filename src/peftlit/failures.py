@@ -5,6 +5,9 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
+from traceback import walk_tb
+from types import ModuleType
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
@@ -27,6 +30,8 @@ from peftlit.run.disk import disk_problem
 from peftlit.run.folder import RunFolder
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 
+_LIBRARIES = ("bitsandbytes", "datasets", "jsonargparse", "lightning", "peft", "torch", "transformers")
+
 
 @contextmanager
 def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer, folder: RunFolder) -> Iterator[None]:
@@ -43,7 +48,8 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
         KeyboardInterrupt: Lightning has made an exit code of it.
     """
     try:
-        yield
+        with without_gaps():
+            yield
     except PeftlitError:
         raise
     except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
@@ -93,6 +99,29 @@ def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterato
             raise
         raise CheckpointError(
             f"{checkpoint}: no run can go on from it ({type(error).__name__}: {_said(error)}); use another checkpoint"
+        ) from error
+
+
+@contextmanager
+def without_gaps() -> Iterator[None]:
+    """Report an attribute that peftlit's own code needs of a library, and that its installed version lacks.
+
+    Raises:
+        PeftlitError: Naming the library, its version and the attribute.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        library = type(error.obj).__module__.split(".")[0]
+        if isinstance(error.obj, ModuleType):
+            library = error.obj.__name__.split(".")[0]
+        frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name != "__getattr__"]
+        ours = str(frames[-1].f_globals.get("__name__")).startswith("peftlit.")
+        if not ours or library not in _LIBRARIES:
+            raise
+        raise PeftlitError(
+            f"{library} {version(library)}: {_said(error)}, which peftlit needs; install a version that it was tested "
+            "with (pip install -c constraints.txt)"
         ) from error
 
 

@@ -19,7 +19,7 @@ Pooling = Literal["cls", "mean", "last"]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Head(nn.Module, ABC):
-    """Makes logits of a backbone's last hidden states. A head of your own is a dataclass with these two methods.
+    """Makes logits of the last hidden states of a text. A head of your own is a dataclass with these two methods.
 
     Its fields are what the configuration may set, and are saved beside the weights.
     """
@@ -42,7 +42,7 @@ class Head(nn.Module, ABC):
         """Return logits, (B, outputs).
 
         Args:
-            hidden_states: The backbone's last layer, (B, T, H).
+            hidden_states: The backbone's last layer at the text's tokens, (B, T, H); no virtual tokens.
             attention_mask: 1 for tokens and 0 for padding, (B, T).
         """
 

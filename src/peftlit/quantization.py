@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,13 @@ from transformers import BitsAndBytesConfig
 
 from peftlit.errors import BackboneError
 from peftlit.hardware import low_precision_dtype
+
+# everything but quantization works without bitsandbytes, and nothing is an instance of an empty tuple
+_bnb: Any = importlib.import_module("bitsandbytes.nn") if importlib.util.find_spec("bitsandbytes") else None
+LINEAR_4BIT: tuple[Any, ...] = (_bnb.Linear4bit,) if _bnb else ()
+LINEAR_QUANTIZED: tuple[Any, ...] = (*LINEAR_4BIT, _bnb.Linear8bitLt) if _bnb else ()
+WEIGHT_4BIT: tuple[Any, ...] = (_bnb.Params4bit,) if _bnb else ()
+WEIGHT_INT8: tuple[Any, ...] = (_bnb.Int8Params,) if _bnb else ()
 
 QuantizationName = Literal["nf4", "nf4-double", "fp4", "fp4-double", "int8"]
 DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
@@ -64,7 +72,7 @@ def spell_out(
 
 def is_quantized(module: nn.Module) -> bool:
     """Tell whether any weight of the module is stored by bitsandbytes."""
-    return any(type(p).__name__ in ("Params4bit", "Int8Params") for p in module.parameters())
+    return any(isinstance(p, WEIGHT_4BIT + WEIGHT_INT8) for p in module.parameters())
 
 
 def require_float(model: nn.Module, names: list[str]) -> None:
@@ -92,20 +100,20 @@ def keep_biases(model: nn.Module) -> None:
         model: The model, changed in place.
     """
     for module in model.modules():
-        if type(module).__name__ in ("Linear4bit", "Linear8bitLt") and getattr(module, "bias", None) is not None:
+        if isinstance(module, LINEAR_QUANTIZED) and module.bias is not None:
             module.register_forward_pre_hook(_lend_bias)
             module.register_forward_hook(_take_bias_back, always_call=True)
 
 
 def _lend_bias(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-    bias = module._parameters["bias"]
-    assert bias is not None
-    module.__dict__["bias_as_loaded"] = bias
-    module._parameters["bias"] = bias.to(inputs[0].dtype, copy=True)  # type: ignore[assignment]  # differentiable
+    bias = module.get_parameter("bias")
+    module.__dict__["bias_as_loaded"] = bias  # past nn.Module, which would register it
+    del module.bias
+    module.bias = bias.to(inputs[0].dtype, copy=True)  # differentiable
 
 
 def _take_bias_back(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-    module._parameters["bias"] = module.__dict__.pop("bias_as_loaded")
+    module.bias = module.__dict__.pop("bias_as_loaded")
 
 
 def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
@@ -117,9 +125,10 @@ def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
     Args:
         model: The model, changed in place.
     """
-    for module in model.modules():
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010  no attribute of nn.Module
+    layers: Iterator[Any] = model.modules()
+    for layer in layers:
+        if isinstance(layer, LINEAR_4BIT) and layer.support_avx512bf16_for_cpu:  # read first: it has to be there
+            layer.support_avx512bf16_for_cpu = False
 
 
 def answer_in_autocast_dtype(model: nn.Module) -> None:
@@ -129,10 +138,11 @@ def answer_in_autocast_dtype(model: nn.Module) -> None:
     DeBERTa masks its scores with the least number of that dtype, which the scores' own dtype does not hold.
 
     Args:
-        model: The model, changed in place; with its adapter, whose layers bear the names of those they adapt.
+        model: The model, changed in place; with its adapter, as peft names its layers like those they adapt.
     """
+    names = [kind.__name__ for kind in LINEAR_QUANTIZED]
     for module in model.modules():
-        if type(module).__name__ in ("Linear4bit", "Linear8bitLt"):
+        if type(module).__name__ in names:
             module.register_forward_hook(_to_autocast_dtype)
 
 

@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import (
     WeightAveraging,
 )
 from lightning.pytorch.plugins import CheckpointIO
-from lightning.pytorch.strategies import Strategy
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from peftlit.data import TokenDataModule
 from peftlit.defaults import as_list
@@ -73,7 +73,7 @@ def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
 
 
 def _check_strategy(strategy: str | Strategy | None) -> None:
-    start = getattr(strategy, "_start_method", None)
+    start = strategy._start_method if isinstance(strategy, DDPStrategy) else None
     copies = strategy.startswith(_COPYING_STRATEGIES) if isinstance(strategy, str) else start in ("spawn", "fork")
     if copies:
         raise ConfigError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from functools import partial
 from typing import Any
 
@@ -18,6 +20,7 @@ from peft import (
 from safetensors.torch import load_file, save_file
 
 import peftlit
+from peftlit.backbone import Backbone
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
 from peftlit.run.export import export, load_export
@@ -137,3 +140,20 @@ def test_another_new_head_is_refused(damage, model_folder, tmp_path) -> None:
         save_file(tensors, head)
     with pytest.raises(RunFolderError):
         peftlit.load(folder, device="cpu")
+
+
+def test_an_export_names_the_commit_of_a_hub_model(model_folder, tmp_path, monkeypatch) -> None:
+    cache, commit = tmp_path / "models--someone--tiny", "ab" * 20
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs/main").write_text(commit)
+    shutil.copytree(model_folder("bert"), cache / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    module = make_module(Case("bert", "lora"), model_folder("bert"))
+    module.backbone = Backbone("someone/tiny")
+    module.configure_model()
+    export(module, tokenizer(model_folder("bert")), tmp_path / "adapter", {})
+    for record in ("backbone.json", "adapter_config.json"):
+        assert json.loads((tmp_path / "adapter" / record).read_text())["revision"] == commit
+    checkpoint = {"state_dict": {}}
+    module.on_save_checkpoint(checkpoint)
+    assert checkpoint["backbone"]["commit"] == commit

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from inspect import signature
 
 import torch
 from peft import PeftConfig, PeftModel, PeftType, PromptLearningConfig, TaskType, get_peft_model
@@ -16,7 +17,7 @@ from peftlit.adapters.full import FullFineTuning
 from peftlit.adapters.targets import check_targets, is_target
 from peftlit.architecture import linear_layers
 from peftlit.errors import AdapterError
-from peftlit.quantization import answer_in_autocast_dtype
+from peftlit.quantization import WEIGHT_4BIT, WEIGHT_INT8, answer_in_autocast_dtype
 
 Adapter = PeftConfig | FullFineTuning | None
 
@@ -111,6 +112,24 @@ def stand_in_rows(adapter: Adapter) -> bool:
     return isinstance(adapter, PromptLearningConfig) and adapter.peft_type not in _PAST
 
 
+def check_virtual_tokens(adapter: PeftConfig, model: PreTrainedModel) -> None:
+    """Refuse virtual tokens that the model's forward has no argument for: peft would fail, or they would be dropped.
+
+    Args:
+        adapter: Any peft config; one without virtual tokens passes.
+        model: The model, on the meta device or loaded.
+
+    Raises:
+        AdapterError: The body takes neither embeddings nor keys and values, whichever the adapter needs.
+    """
+    needed = "inputs_embeds" if stand_in_rows(adapter) else "past_key_values"
+    if isinstance(adapter, PromptLearningConfig) and needed not in signature(model.base_model.forward).parameters:
+        raise AdapterError(
+            f"adapter: {type(adapter).__name__} needs a model that takes {needed}, and "
+            f"{type(model.base_model).__name__} does not; choose another adapter, such as peft.LoraConfig"
+        )
+
+
 def _attach_peft(
     model: PreTrainedModel,
     adapter: PeftConfig,
@@ -159,7 +178,7 @@ def _attach_peft(
 
 
 def _has_int8_on_cpu(model: nn.Module) -> bool:
-    return any(type(p).__name__ == "Int8Params" and p.device.type == "cpu" for p in model.parameters())
+    return any(isinstance(p, WEIGHT_INT8) and p.device.type == "cpu" for p in model.parameters())
 
 
 def _answer_twice(model: PreTrainedModel | PeftModel) -> None:
@@ -205,8 +224,8 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
     trainable = total = 0
     for parameter in model.parameters():
         count = parameter.numel()
-        state = getattr(parameter, "quant_state", None)
-        if type(parameter).__name__ == "Params4bit":
+        if isinstance(parameter, WEIGHT_4BIT):
+            state = parameter.quant_state
             count = int(torch.Size(state.shape).numel()) if state is not None else count * 2
         total += count
         trainable += count if parameter.requires_grad else 0

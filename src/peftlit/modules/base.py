@@ -25,7 +25,7 @@ from peftlit.facts import DataFacts
 from peftlit.hardware import current_device_type
 from peftlit.heads import Head
 from peftlit.metrics import Average, Direction
-from peftlit.modules.build import build_model, report_parameters
+from peftlit.modules.build import build_model, report_parameters, trainer_of
 from peftlit.modules.check import check_fit
 from peftlit.modules.checkpoints import check_trainables, keep_trainables
 from peftlit.modules.inference import in_evaluation, model_inputs
@@ -169,7 +169,7 @@ class PeftModule(ScoredModule):
         if self.model is not None:
             return
         if device is None:
-            trainer = self._trainer
+            trainer = trainer_of(self)
             device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
         build_model(self, device)
         self.train()
@@ -184,25 +184,11 @@ class PeftModule(ScoredModule):
         report_parameters(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the parameters that train.
-
-        Args:
-            checkpoint: What Lightning is about to save.
-
-        Raises:
-            CheckpointError: It is asked for inside an accumulation window.
-        """
+        """Keep only the parameters that train."""
         keep_trainables(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits.
-
-        Args:
-            checkpoint: What Lightning is about to load.
-
-        Raises:
-            CheckpointError: Naming the first tensor that is too many or missing, or the other base.
-        """
+        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits."""
         check_trainables(self, checkpoint)
 
     def configure_optimizers(self) -> Any:
@@ -283,12 +269,20 @@ class PeftModule(ScoredModule):
         """
         return in_evaluation(self, self.logits, batch)
 
+    def text_states(self, batch: Batch) -> Tensor:
+        """Return the last hidden states of the text alone, (B, T, H): peft puts virtual tokens in front of it.
+
+        Args:
+            batch: The batch, on the model's device.
+        """
+        assert self.model is not None
+        hidden: Tensor = self.model(**self.model_inputs(batch)).last_hidden_state
+        return hidden[:, -batch["input_ids"].shape[1] :]
+
     def hidden_states(self, batch: Batch) -> Tensor:
-        """Return the backbone's last hidden states (B, T, H) as :meth:`evaluate_batch` returns logits.
+        """Return :meth:`text_states` as :meth:`evaluate_batch` returns logits.
 
         Args:
             batch: The batch, anywhere.
         """
-        assert self.model is not None
-        model = self.model
-        return in_evaluation(self, lambda moved: model(**self.model_inputs(moved)).last_hidden_state, batch)
+        return in_evaluation(self, self.text_states, batch)

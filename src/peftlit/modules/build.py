@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import torch
+from lightning import LightningModule, Trainer
 
 from peftlit.adapters import FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+def trainer_of(module: LightningModule) -> Trainer | None:
+    """Return the Trainer that a module is attached to, if it is."""
+    try:
+        return module.trainer
+    except RuntimeError:  # Lightning's word for a module without one
+        return None
+
+
 def build_model(module: PeftModule, device: torch.device) -> None:
     """Load a module's weights, attach its adapter, and make a head of our own.
 
@@ -32,7 +41,7 @@ def build_model(module: PeftModule, device: torch.device) -> None:
     Raises:
         PeftlitError: The parts do not fit, or nothing would train.
     """
-    trainer = module._trainer
+    trainer = trainer_of(module)
     model, module.heads, module.fresh = load_weights(
         module.backbone,
         module.auto_class,

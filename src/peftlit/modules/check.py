@@ -12,7 +12,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from peftlit.adapters import FullFineTuning
 from peftlit.adapters.allocation import check_allocation
-from peftlit.adapters.attach import check_task, stand_in_rows, virtual_tokens
+from peftlit.adapters.attach import check_task, check_virtual_tokens, stand_in_rows, virtual_tokens
 from peftlit.adapters.penalty import check_penalty
 from peftlit.adapters.targets import check_targets
 from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
@@ -58,6 +58,7 @@ def check_fit(module: PeftModule) -> None:
         module.adapter.check(quantized=module.backbone.quantization is not None)
     elif module.adapter is not None:
         check_task(module.adapter, module.task_type)
+        check_virtual_tokens(module.adapter, skeleton)
         check_allocation(module.adapter)
         check_penalty(module.adapter)
         untouched = head_modules(skeleton) if module.pretrained_head else []
@@ -66,13 +67,15 @@ def check_fit(module: PeftModule) -> None:
         _check_that_something_trains(module, skeleton)
     if module.head is not None:
         _check_head(module, config, skeleton)
-    if stand_in_rows(module.adapter) and module.objective is None and is_causal(skeleton):
+    in_rows = stand_in_rows(module.adapter)
+    if in_rows and module.objective is None and module.head is None and is_causal(skeleton):
         raise AdapterError(
             f"adapter: {type(module.adapter).__name__} puts virtual tokens into the row, and {type(skeleton).__name__} "
-            "then takes padding for the last token; use peft.PrefixTuningConfig, or CausalLM with data.prompt"
+            "then takes padding for the last token; use peft.PrefixTuningConfig, a model.head, or CausalLM with "
+            "data.prompt"
         )
     is_text = module.objective == "causal" and module.problem is None  # prompts with labels are put to the left
-    if data.padding_side == "left" and is_text and stand_in_rows(module.adapter):
+    if data.padding_side == "left" and (is_text or module.head is not None) and in_rows:
         raise ConfigError(
             f"data.padding_side: left padding would stand between the virtual tokens of "
             f"{type(module.adapter).__name__} and the text; set it to right"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from peftlit.adapters.allocation import allocation_state, restore_allocation
-from peftlit.digest import config_sha256, weights_sha256
+from peftlit.digest import commit_of, config_sha256, weights_sha256
 from peftlit.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -77,9 +77,8 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
 
 def _identity(module: PeftModule) -> dict[str, Any]:
     """Name, commit and digest of the frozen weights; the digest is None where they are random."""
-    assert module.model is not None
-    commit = getattr(module.model.config, "_commit_hash", None) or module.backbone.revision
     location = module.backbone.location
+    commit = commit_of(location, module.backbone.revision)
     return {
         "name_or_path": location,
         "commit": commit,

@@ -106,8 +106,10 @@ class SequenceClassification(PeftModule):
             batch: The batch.
         """
         assert self.model is not None
-        output = self.model(**self.model_inputs(batch))
-        logits = output.logits if self.head is None else self.head(output.last_hidden_state, batch["attention_mask"])
+        if self.head is not None:
+            logits = self.head(self.text_states(batch), batch["attention_mask"])
+        else:
+            logits = self.model(**self.model_inputs(batch)).logits
         return logits.float()  # type: ignore[no-any-return]
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from peftlit.data import TokenDataModule
@@ -103,12 +103,12 @@ def _check_windows(trainer: Trainer) -> None:
         if isinstance(callback, GradientAccumulationScheduler):
             windows |= set(callback.scheduling.values())
     longest = max(windows)
-    if longest > 1 and getattr(trainer, "_val_check_time_interval", None) is not None:
+    every, batches = trainer.val_check_batch, trainer.num_training_batches
+    if longest > 1 and every is None:  # Lightning goes by the clock
         raise ConfigError(
             f"trainer.val_check_interval: a time would fall inside windows of {longest} batches "
             "(trainer.accumulate_grad_batches); give a number of batches"
         )
-    every, batches = trainer.val_check_batch, trainer.num_training_batches
     across = trainer.check_val_every_n_epoch is None and every not in (None, math.inf)
     if across and batches != math.inf and any(batches % window for window in windows):
         raise ConfigError(
@@ -123,11 +123,13 @@ def _check_windows(trainer: Trainer) -> None:
             f"(trainer.accumulate_grad_batches); use a multiple of {multiple}"
         )
     for callback in trainer.checkpoint_callbacks:
-        if longest > 1 and getattr(callback, "_train_time_interval", None) is not None:
+        if not isinstance(callback, ModelCheckpoint):
+            continue
+        if longest > 1 and callback._train_time_interval is not None:
             raise ConfigError(
                 "ModelCheckpoint.train_time_interval: would save inside accumulation windows; use every_n_train_steps"
             )
-        if getattr(callback, "save_on_exception", False):
+        if callback.save_on_exception:
             raise ConfigError(
                 "ModelCheckpoint.save_on_exception: an error leaves a step half done; leave it out (signals write a "
                 "checkpoint by themselves, and --ckpt_path last goes on from the last one)"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftlit.architecture import float_modules, half_dtype
-from peftlit.digest import sha256_of_file, sha256_of_tensors
+from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors
 from peftlit.errors import OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.foreign import check_folder, read_record
 from peftlit.modules.base import PeftModule
@@ -92,15 +92,11 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return inner
 
 
-def _revision(module: PeftModule, inner: PreTrainedModel) -> str | None:
-    return getattr(inner.config, "_commit_hash", None) or module.backbone.revision
-
-
 def _backbone_record(module: PeftModule, inner: PreTrainedModel) -> dict[str, Any]:
     half = half_dtype(inner)
     return {
         "base_model_name_or_path": module.backbone.location,
-        "revision": _revision(module, inner),
+        "revision": commit_of(module.backbone.location, module.backbone.revision),
         "config_overrides": module.backbone.config_overrides,
         "dtype": "float32" if half is None else str(half).removeprefix("torch."),
     }
@@ -110,7 +106,7 @@ def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
             config.base_model_name_or_path = module.backbone.location
-            config.revision = _revision(module, _inner(model))
+            config.revision = commit_of(module.backbone.location, module.backbone.revision)
         with _all_ranks(model):
             model.save_pretrained(str(folder), save_embedding_layers=False)
         # peft writes a card of empty headings; no card is better than that one

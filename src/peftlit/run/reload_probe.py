@@ -55,11 +55,12 @@ else:
 if trust_remote_code:
     # transformers loads by way of the meta device; code of a model's own seldom fills its unsaved buffers again
     with init_empty_weights(include_buffers=False):
-        computed = dict(type(model)(model.config).named_buffers())
-    for name, module in model.named_modules():
-        for leaf in module._non_persistent_buffers_set:
-            buffer = computed[f"{name}.{leaf}".lstrip(".")]
-            setattr(module, leaf, buffer.to(getattr(module, leaf).device, getattr(module, leaf).dtype))
+        computed = dict(type(model)(model.config).named_buffers(remove_duplicate=False))
+    stored = model.state_dict().keys()
+    for name, buffer in list(model.named_buffers(remove_duplicate=False)):
+        if name not in stored:
+            owner, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(owner), leaf, computed[name].to(buffer.device, buffer.dtype))
 if (folder / "head.safetensors").is_file() and not own_head:
     result = model.load_state_dict(load_file(folder / "head.safetensors"), strict=False)
     assert not result.unexpected_keys, result.unexpected_keys
@@ -85,7 +86,7 @@ def answer() -> torch.Tensor:
     """Return logits or last hidden states."""
     output = model(**inputs)
     answered: torch.Tensor = output.last_hidden_state if own_head else output.logits
-    if answered.ndim == 3 and not own_head:  # peft puts virtual tokens in front
+    if answered.ndim == 3:  # peft puts virtual tokens in front
         answered = answered[:, -inputs["input_ids"].shape[1] :]
     return answered.float().cpu().contiguous()
 

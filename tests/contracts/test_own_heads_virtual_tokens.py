@@ -1,0 +1,158 @@
+"""An own head over virtual tokens reads the text alone (P10), and its export answers the same (P18)."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+
+from peftlit import load
+from peftlit.errors import AdapterError, ConfigError
+from peftlit.heads import Head, PooledHead
+from peftlit.modules import SequenceClassification
+from peftlit.modules.base import PeftModule
+from peftlit.run import reload as reload_room
+from peftlit.run.export import export
+from tests import device, tiny
+from tests.contracts.test_p10_padding import LONG, SHORT, contract_batch_mates
+from tests.modules.cases import RED, Case, collate, make_module, pad_left, tokenizer
+
+VIRTUAL = 3
+ADAPTERS = {"prompt": PromptTuningConfig, "p-tuning": PromptEncoderConfig, "prefix": PrefixTuningConfig}
+POOLINGS = {"bert": ("cls", "mean", "last"), "gpt2": ("mean", "last"), "llama": ("mean", "last")}
+over_all = pytest.mark.parametrize("family", POOLINGS)
+
+
+@dataclass(kw_only=True, eq=False, repr=False)
+class SumOfText(Head):
+    """A head of a user's own, which trusts that hidden states and mask stand on the same tokens."""
+
+    def build(self, hidden_size: int, num_outputs: int) -> None:
+        self.linear = torch.nn.Linear(hidden_size, num_outputs)
+
+    def forward(self, hidden_states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        assert hidden_states.shape[:2] == attention_mask.shape
+        return self.linear((hidden_states * attention_mask.unsqueeze(-1)).sum(1))
+
+
+def built(family: str, adapter: str, folder: Path, head: Head) -> SequenceClassification:
+    """A module that passed the check, whose trainable weights are far from their start."""
+    config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
+    module = make_module(Case(family, "lora"), folder, adapter=config, head=head)
+    module.check()
+    module.configure_model()
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.requires_grad:
+                weight.add_(torch.randn_like(weight) * 0.1)
+    return module.to(device.current)
+
+
+def text_positions(module: SequenceClassification, batch: Any) -> torch.Tensor:
+    """The last hidden states at the text's tokens, from the body itself and what peft puts before the text."""
+    body, prompt = module.model.get_base_model(), module.model.get_prompt(len(batch["input_ids"]))
+    mask = torch.nn.functional.pad(batch["attention_mask"], (VIRTUAL, 0), value=1)
+    if not isinstance(prompt, torch.Tensor):
+        return body(batch["input_ids"], attention_mask=mask, past_key_values=prompt).last_hidden_state
+    rows = torch.cat([prompt, body.get_input_embeddings()(batch["input_ids"])], dim=1)
+    return body(inputs_embeds=rows, attention_mask=mask).last_hidden_state[:, VIRTUAL:]
+
+
+def contract_the_head_reads_the_text(module: SequenceClassification, folder: Path) -> None:
+    """A row's logits are those of its own tokens, pooled one row at a time."""
+    batch = {name: value.to(device.current) for name, value in collate(folder, [*SHORT, LONG]).items()}
+    module.eval()
+    with torch.inference_mode():
+        hidden = text_positions(module, batch)
+        for row, mask in enumerate(batch["attention_mask"]):
+            text = hidden[row][mask.bool()]
+            pooled = {"cls": text[0], "mean": text.mean(0), "last": text[-1]}[module.head.pooling]
+            torch.testing.assert_close(module.logits(batch)[row], module.head.layers(pooled), rtol=1e-5, atol=1e-5)
+
+
+@over_all
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_p10_the_head_reads_the_text_and_neither_virtual_tokens_nor_batch_mates(family, adapter, model_folder):
+    folder = model_folder(family)
+    for pooling in POOLINGS[family]:
+        module = built(family, adapter, folder, PooledHead(pooling=pooling))
+        contract_the_head_reads_the_text(module, folder)
+        right = contract_batch_mates(module, folder, "right")
+        if family in tiny.DECODERS and adapter == "prefix":
+            pad_left(module)
+            torch.testing.assert_close(contract_batch_mates(module, folder, "left"), right, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_p10_goes_red_when_virtual_tokens_are_left_in_the_row(pooling, model_folder, monkeypatch):
+    module = built("bert", "p-tuning", model_folder("bert"), PooledHead(pooling=pooling))
+
+    def uncut(self: PeftModule, batch: Any) -> torch.Tensor:
+        return self.model(**self.model_inputs(batch)).last_hidden_state
+
+    monkeypatch.setattr(PeftModule, "text_states", uncut)
+    with pytest.raises((*RED, RuntimeError)):
+        contract_the_head_reads_the_text(module, model_folder("bert"))
+
+
+@pytest.fixture
+def proof_in_this_process(monkeypatch):
+    """Run the reload check's scripts here, with their own arguments: what they compute is what is looked at."""
+
+    def run(script: str, arguments: list[str], *_: Any) -> None:
+        monkeypatch.setattr(sys, "argv", ["-c", *arguments])
+        exec(script, {"__name__": "__main__"})
+
+    monkeypatch.setattr(reload_room, "_run", run)
+
+
+@over_all
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_p18_plain_peft_and_load_answer_the_same(family, adapter, model_folder, tmp_path, proof_in_this_process):
+    folder = model_folder(family)
+    module = built(family, adapter, folder, PooledHead(pooling="mean") if adapter == "prompt" else SumOfText())
+    export(module, tokenizer(folder), tmp_path / "adapter", {})
+    texts = [str(row["text"]) for row in (*SHORT, LONG)]
+    assert reload_room.prove_reload(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
+    loaded = load(tmp_path / "adapter", device=device.current)
+    batch = collate(folder, [*SHORT, LONG])
+    torch.testing.assert_close(loaded.logits(batch), module.evaluate_batch(batch), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_p18_a_fresh_process_answers_the_same(model_folder, tmp_path):
+    folder = model_folder("bert")
+    module = built("bert", "p-tuning", folder, PooledHead(pooling="cls"))
+    export(module, tokenizer(folder), tmp_path / "adapter", {})
+    texts = [str(row["text"]) for row in (*SHORT, LONG)]
+    assert reload_room.prove_reload(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
+
+
+@pytest.mark.parametrize("adapter", ["prompt", "p-tuning"])
+def test_left_padding_between_virtual_tokens_and_text_is_refused(adapter, model_folder):
+    config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
+    case, data = Case("gpt2", "lora"), {"padding_side": "left"}
+    module = make_module(case, model_folder("gpt2"), adapter=config, head=PooledHead(pooling="last"), data=data)
+    with pytest.raises(ConfigError, match=r"^data.padding_side: left padding would stand between the virtual tokens"):
+        module.check()
+
+
+@pytest.mark.parametrize(
+    ("family", "adapter", "needed"),
+    [
+        ("modernbert", "prefix", "past_key_values"),
+        ("deberta-v3", "prefix", "past_key_values"),
+        (tiny.CUSTOM_CODE, "prefix", "past_key_values"),
+        (tiny.CUSTOM_CODE, "prompt", "inputs_embeds"),
+    ],
+)
+def test_a_model_that_cannot_take_virtual_tokens_is_refused_before_weights_load(family, adapter, needed, model_folder):
+    config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
+    module = make_module(Case(family, "lora"), model_folder(family), adapter=config, head=PooledHead())
+    with pytest.raises(AdapterError, match=rf"^adapter: {type(config).__name__} needs a model that takes {needed}"):
+        module.check()
