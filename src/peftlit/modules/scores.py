@@ -25,7 +25,7 @@ class Scores(nn.Module, ABC):
 
 
 def exact_sum() -> SumMetric:
-    """Return a sum in float64, which counts on where float32 stops, at 2**24."""
-    metric = SumMetric()
+    """Return a sum in float64, which counts on where float32 stops, at 2**24. A NaN stays one."""
+    metric = SumMetric(nan_strategy="disable")
     metric.set_dtype(widest_float())
     return metric

@@ -53,13 +53,10 @@ class StopOnSignal(Checkpoint):
         self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside."""
         self._listen(trainer)
+        # what it asks the other ranks for before each micro-batch, we ask after a step
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
@@ -182,6 +179,10 @@ class StopOnSignal(Checkpoint):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _ask_nobody() -> None:
+    """Do nothing."""
 
 
 def _requeue() -> None:

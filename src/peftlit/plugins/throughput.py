@@ -46,7 +46,7 @@ class Throughput(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
-        self._time_fetching(trainer.profiler)
+        self._time_fetching(trainer.profiler)  # type: ignore[attr-defined]  # set by a connector
         self._started = time.perf_counter()
 
     def on_train_batch_end(
