@@ -85,11 +85,7 @@ class FiniteGuard(Callback):
         return {"skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count back.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Take the count back."""
         self.skipped_steps = state_dict["skipped_steps"]
 
 
