@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy
 import pytest
 import torch
@@ -82,6 +84,8 @@ def test_mean_squared_error_is_torchs():
         (lambda: CrossEntropy([1.0, 0.0, 1.0]), "class_weights: got .*, needs one number over 0 for each class"),
         (lambda: CrossEntropy(label_smoothing=1.0), "label_smoothing: got 1.0"),
         (lambda: FocalLoss(-1.0), "gamma: got -1.0"),
+        (lambda: FocalLoss(math.nan), "gamma: got nan"),
+        (lambda: CrossEntropy([1.0, math.inf, 1.0]), "class_weights: got .*, needs one number over 0 for each class"),
         (lambda: BinaryCrossEntropy([1.0]), "pos_weight: got 1 numbers, needs 3"),
     ],
 )
@@ -94,3 +98,50 @@ def test_wrong_settings_are_refused(make, said):
 def test_balanced_needs_rows_of_every_class(counts, said):
     with pytest.raises(ConfigError, match=said):
         CrossEntropy("balanced").prepare(counts, 12)
+
+
+EXTREMES = {
+    "sure and right": [[1000.0, -1000.0, -1000.0]],
+    "sure and wrong": [[-1000.0, 1000.0, -1000.0]],
+    "right to the last bit": [[20.0, 0.0, 0.0]],
+    "alike": [[0.0, 0.0, 0.0]],
+    "no row": torch.empty(0, 3).tolist(),
+}
+ALL_LOSSES = {
+    "cross entropy": CrossEntropy(),
+    "smoothed": CrossEntropy([1e-30, 1.0, 1e30], 0.1),
+    **{f"focal {gamma}": FocalLoss(gamma) for gamma in (0.0, 0.01, 0.5, 1.0, 1.5, 2.0)},
+    "weighted focal": FocalLoss(0.5, [1e-30, 1.0, 1.0]),
+}
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES)
+def test_gradients_of_class_losses_are_finite_at_the_extremes(loss):
+    ALL_LOSSES[loss].prepare(COUNTS, 12)
+    for name, rows in EXTREMES.items():
+        logits = torch.tensor(rows).reshape(-1, 3).requires_grad_()
+        total, weight = ALL_LOSSES[loss](logits, torch.zeros(len(rows), dtype=torch.int64))
+        total.backward()
+        assert bool(total.isfinite() & weight.isfinite() & logits.grad.isfinite().all()), name
+
+
+@pytest.mark.parametrize("loss", [BinaryCrossEntropy(), BinaryCrossEntropy("balanced"), MeanSquaredError()])
+def test_gradients_of_the_other_losses_are_finite_at_the_extremes(loss):
+    loss.prepare([12], 12)  # balanced: every row has the label, so that it weighs nothing
+    for logit in (-1000.0, 0.0, 1000.0):
+        logits = torch.tensor([[logit]], requires_grad=True)
+        for label in (0.0, 1.0):
+            labels = torch.full((1, 1) if isinstance(loss, BinaryCrossEntropy) else (1,), label)
+            total, weight = loss(logits, labels)
+            total.backward()
+            assert bool(total.isfinite() & weight.isfinite() & logits.grad.isfinite().all()), (logit, label)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+def test_focal_loss_has_the_gradient_of_its_formula(gamma):
+    logits = LOGITS.double().requires_grad_()
+    FocalLoss(gamma)(logits, LABELS)[0].backward()
+    wanted = LOGITS.double().requires_grad_()
+    p = wanted.softmax(-1)[torch.arange(12), LABELS]
+    (-((1 - p) ** gamma) * p.log()).sum().backward()
+    torch.testing.assert_close(logits.grad, wanted.grad, rtol=1e-12, atol=1e-15)

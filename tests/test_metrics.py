@@ -179,3 +179,10 @@ def test_metrics_of_classes_keep_no_rows():
     metrics.update(*draw([0, 1], [0, 1], rows=50))
     kept = [value for metric in metrics.values() for value in metric.metric_state.values()]
     assert all(isinstance(value, torch.Tensor) and value.numel() <= 16 for value in kept)
+
+
+def test_squares_are_summed_beyond_what_float32_holds():
+    metrics = RegressionMetrics()
+    for miss in (4096.0, 1.0):
+        metrics.update(torch.tensor([0.0]), torch.tensor([miss]))
+    assert float(metrics["mse"].compute()) == (2**24 + 1) / 2

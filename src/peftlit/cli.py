@@ -26,6 +26,7 @@ from peftlit.optim import monitoring_scheduler
 from peftlit.parser import Parser
 from peftlit.plugins import FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.monitors import check_monitors
+from peftlit.plugins.throughput import Throughput
 from peftlit.run.begin import BeginRun
 from peftlit.run.conclude import UseExport, conclude_evaluation, conclude_fit
 from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
@@ -218,7 +219,7 @@ class PeftlitCLI(LightningCLI):
             own = {kind for kind in (FiniteGuard, TrainabilityGuard) if any(isinstance(c, kind) for c in callbacks)}
             guards = [kind() for kind in (FiniteGuard, TrainabilityGuard) if kind not in own]
             self.resumption = Resumption()
-            callbacks = [begin, *callbacks, *guards, self.resumption, self.history]
+            callbacks = [begin, Throughput(), *callbacks, *guards, self.resumption, self.history]
             if config.get("enable_checkpointing") is not False:
                 callbacks = [*defaults.checkpoints(callbacks, self.folder), self._stop_on_signal()]
         else:

@@ -29,6 +29,11 @@ def low_precision_dtype(device_type: str) -> torch.dtype:
     return torch.float32 if device_type == "cpu" else torch.float16
 
 
+def widest_float() -> torch.dtype:
+    """Return the dtype for sums and counts: float64, or float32 on MPS, which has no other."""
+    return torch.float32 if current_device_type() == "mps" else torch.float64
+
+
 def current_device_type() -> str:
     """Return the device type the Trainer's ``accelerator: auto`` would choose."""
     if torch.cuda.is_available():

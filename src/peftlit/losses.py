@@ -5,6 +5,7 @@ Letters: ``B`` rows in the batch, ``C`` classes.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -44,7 +45,7 @@ class _Weighted(Loss):
 
     def __init__(self, weights: Literal["balanced"] | list[float] | None, setting: str) -> None:
         super().__init__()
-        if isinstance(weights, list) and not all(weight > 0 for weight in weights):
+        if isinstance(weights, list) and not all(0 < weight < math.inf for weight in weights):
             raise ConfigError(f"model.loss.{setting}: got {weights}, needs one number over 0 for each class")
         self._asked = weights
         self._setting = setting
@@ -141,8 +142,8 @@ class FocalLoss(CrossEntropy):
 
     def __init__(self, gamma: float = 2.0, class_weights: Literal["balanced"] | list[float] | None = None) -> None:
         super().__init__(class_weights)
-        if gamma < 0:
-            raise ConfigError(f"model.loss.gamma: got {gamma}, needs 0 or more")
+        if not 0 <= gamma < math.inf:
+            raise ConfigError(f"model.loss.gamma: got {gamma}, needs a number from 0")
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -154,6 +155,7 @@ class FocalLoss(CrossEntropy):
         """
         log_probabilities = logits.log_softmax(-1)
         missed = 1 - log_probabilities.exp()
+        missed = missed.clamp(min=torch.finfo(missed.dtype).tiny)  # at 0, roots have no gradient
         total = nll_loss(missed**self.gamma * log_probabilities, labels, weight=self.weights, reduction="sum")
         return total, _weight_of_rows(self.weights, labels, logits)
 
@@ -195,7 +197,7 @@ class BinaryCrossEntropy(_Weighted):
         """
         targets = labels.to(logits.dtype).view_as(logits)
         total = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.weights, reduction="sum")
-        return total, logits.new_tensor(float(logits.numel()))
+        return total, logits.new_full((), logits.numel())
 
 
 class MeanSquaredError(Loss):
@@ -208,8 +210,9 @@ class MeanSquaredError(Loss):
             logits: (B, 1).
             labels: (B,).
         """
-        return mse_loss(logits.squeeze(-1), labels, reduction="sum"), logits.new_tensor(float(len(labels)))
+        return mse_loss(logits.squeeze(-1), labels, reduction="sum"), logits.new_full((), len(labels))
 
 
 def _weight_of_rows(weights: Tensor | None, labels: Tensor, logits: Tensor) -> Tensor:
-    return logits.new_tensor(float(len(labels))) if weights is None else weights[labels].sum()
+    # filled on the device: new_tensor would copy a number from the host, and wait for it
+    return logits.new_full((), len(labels)) if weights is None else weights[labels].sum()

@@ -35,6 +35,7 @@ from torchmetrics.classification import (
 )
 
 from peftlit.errors import ConfigError
+from peftlit.hardware import widest_float
 
 Direction = Literal["min", "max"]
 Average = Literal["macro", "micro", "weighted"]
@@ -251,6 +252,7 @@ class RegressionMetrics(Metrics):
                 "spearman": SpearmanCorrCoef(),
             }
         )
+        self.set_dtype(widest_float())
 
     def directions(self) -> dict[str, Direction]:
         """Errors fall, correlations rise."""

@@ -68,11 +68,13 @@ CASES = {
 }
 
 
-def _count_own_rows(self: AccumulationWindow, parameters: Any, trainer: Any) -> None:
+def _count_own_rows(self: AccumulationWindow, parameters: Any, trainer: Any) -> torch.Tensor:
+    total, weight = self._sums.float()
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(trainer.accumulate_grad_batches * self.anchor / self._weight)
-    self._weight = None
+            parameter.grad.mul_(trainer.accumulate_grad_batches * self.anchor / weight)
+    self._sums = None
+    return total / weight
 
 
 def _deal_every_row_to_every_rank(self: LengthGroupedSampler) -> Any:

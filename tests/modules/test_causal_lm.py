@@ -88,8 +88,11 @@ def test_labels_that_begin_alike_are_refused_under_first_token(language_folder):
     module = causal("labels", folder)
     batch = language_batch("labels", folder, toy_rows(3), first_row=11)
     batch["label_ids"][1, 1] = batch["label_ids"][1, 0]
-    with pytest.raises(DataError, match="row 12: behind this text two labels begin with the same token; set"):
-        module.label_scores(batch)
+    said = "row 12: behind this text two labels begin with the same token; set"
+    with pytest.raises(DataError, match=said):
+        module.logits(batch)
+    with pytest.raises(DataError, match=said):
+        module.on_before_batch_transfer(batch, 0)
 
 
 def test_labels_make_a_classifier_of_it_and_texts_do_not(language_folder):

@@ -43,7 +43,7 @@ def test_only_what_trains_is_kept_and_the_base_is_named(module, tmp_path) -> Non
 
 
 def test_a_window_that_is_open_is_not_saved(module) -> None:
-    module.window._weight = torch.ones(())
+    module.window._sums = torch.ones(2)
     with pytest.raises(CheckpointError, match="inside an accumulation window"):
         saved(module)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -43,4 +45,24 @@ def test_scores_keep_no_graph():
     scores = ClassScores(SingleLabelMetrics(LABELS))
     losses, answers, labels = batch(4, 0)
     scores.update(losses.requires_grad_().sum(), torch.tensor(4), answers, labels)
-    assert not any(isinstance(v, torch.Tensor) and v.requires_grad for v in scores.loss.metric_state.values())
+    assert not any(isinstance(v, torch.Tensor) and v.requires_grad for v in scores.total.metric_state.values())
+
+
+def test_rows_and_weights_are_counted_beyond_two_to_the_24():
+    scores = ClassScores(SingleLabelMetrics(LABELS))
+    losses, answers, labels = batch(1, 0)
+    scores.rows.update(2.0**24)
+    scores.weight.update(torch.tensor(2.0**24))
+    for _ in range(3):
+        scores.update(torch.ones(()), torch.ones(()), answers, labels)
+    scalars, told = scores.compute()
+    assert told["rows"] == 2**24 + 3
+    assert scalars["loss"] == 3 / (2**24 + 3)
+
+
+def test_a_loss_that_is_not_a_number_stays_in_the_mean():
+    scores = ClassScores(SingleLabelMetrics(LABELS))
+    losses, answers, labels = batch(4, 0)
+    for total in (losses.sum(), torch.tensor(math.nan)):
+        scores.update(total, torch.tensor(4.0), answers, labels)
+    assert math.isnan(scores.compute()[0]["loss"])

@@ -57,3 +57,12 @@ def test_an_epoch_starts_anew():
 
 def test_what_is_computed_is_what_may_be_monitored():
     assert set(scores_of([torch.ones(2)]).compute()[0]) == {"loss", *TokenScores.directions()}
+
+
+def test_tokens_are_counted_beyond_two_to_the_24():
+    scores = TokenScores()
+    for tokens, right in [(2**24, 2**24), (1, 1), (1, 1), (1, 0)]:
+        scores.update(torch.tensor(0.0), torch.tensor(tokens), torch.tensor(right))
+    scalars, told = scores.compute()
+    assert told == {"tokens": 2**24 + 3}
+    assert scalars["accuracy"] == (2**24 + 2) / (2**24 + 3)

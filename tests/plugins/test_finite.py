@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -82,3 +83,23 @@ def test_without_the_guard_the_weights_are_lost(model_folder):
     module = poisoned_module(model_folder("bert"))
     fit(module, model_folder("bert"), 3, Poison("loss"))
     assert any(not bool(weight.isfinite().all()) for weight in weights_of(module).values())
+
+
+@pytest.mark.parametrize("what", [(1, 0), (0, 1)], ids=["loss", "gradient"])
+def test_a_rank_leaves_out_a_step_that_is_broken_on_another_one(what):
+    asked = []
+
+    def reduce(own: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        asked.append((own.tolist(), reduce_op))
+        return torch.maximum(own, torch.tensor(what, dtype=own.dtype))
+
+    strategy = SimpleNamespace(root_device=torch.device("cpu"), reduce=reduce)
+    trainer: Any = SimpleNamespace(strategy=strategy, precision_plugin=None, world_size=1, global_step=0)
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    guard = FiniteGuard("skip")
+    guard.on_before_backward(trainer, None, torch.ones(()))
+    guard.on_before_optimizer_step(trainer, None, torch.optim.SGD([weight], lr=0.1))
+    assert asked == [([0, 0], "max")]
+    assert weight.grad is None
+    assert guard.skipped_steps == 1

@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+import torch
 from lightning import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 
@@ -120,3 +121,16 @@ def test_a_job_that_is_not_requeued_is_said(script, monkeypatch, tmp_path, caplo
         monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/bin", "/usr/bin"]))
     stop_on_signal._requeue()
     assert "job 17 is not requeued (scontrol: " in caplog.text
+
+
+def test_the_other_ranks_are_asked_after_a_step_and_not_before_each_batch(monkeypatch, tmp_path) -> None:
+    """Lightning asks them before every batch where there are several, and waits for the answer."""
+    asked: list[Any] = []
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda *arguments, **_: asked.append(arguments))
+    trainer, stop = make_trainer(1), StopOnSignal(tmp_path, "")
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    assert len(asked) == 1
+    stop.on_train_start(trainer, None)
+    stop._stop_listening()
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor()
+    assert len(asked) == 1

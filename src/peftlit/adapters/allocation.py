@@ -80,7 +80,7 @@ def allocate(model: nn.Module, step: int) -> None:
     if tuner is None:
         return
     gradients = [weight.grad for weight in tuner.parameters() if weight.grad is not None]
-    if gradients and all(bool(gradient.isfinite().all()) for gradient in gradients):
+    if gradients and bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
         tuner.update_and_allocate(step)
 
 

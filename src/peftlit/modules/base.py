@@ -215,25 +215,17 @@ class PeftModule(ScoredModule):
         return model_inputs(self.model, batch, self.data.padding_side)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Log the mean loss of the batch; return what the gradients of its window come from.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number in the epoch.
-        """
+        """Take the batch into the accumulation window; return what the window's gradients come from."""
         total, weight, _ = self.loss(batch)
-        mean = self.window.mean_loss(total, weight, self.trainer)
-        self.log("train/loss", mean, batch_size=len(batch["input_ids"]))
         return self.window.add(total, weight, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradients those of the whole window and the adapter's penalty. They are unscaled, not yet clipped.
+        """Make the gradients those of the whole window and the adapter's penalty, and log the window's mean loss.
 
-        Args:
-            optimizer: The optimizer that is about to step.
+        The gradients are unscaled and not yet clipped.
         """
         assert self.model is not None
-        self.window.close(self.parameters(), self.trainer)
+        self.log("train/loss", self.window.close(self.parameters(), self.trainer))
         if all(parameter.grad is None for parameter in self.parameters()):
             return  # the step is skipped
         penalty = add_penalty(self.model)

@@ -148,6 +148,7 @@ class CausalLM(PeftModule):
             batch: The batch.
         """
         if "label_ids" in batch:
+            self._refuse_labels_alike(batch)
             return self.label_scores(batch)
         assert self.model is not None
         logits: Tensor = self.model(**self.model_inputs(batch)).logits
@@ -158,21 +159,26 @@ class CausalLM(PeftModule):
 
         Args:
             batch: Prompts, and the labels' tokens in ``label_ids`` (B, C, L).
-
-        Raises:
-            DataError: Under ``first_token``, two labels of a row begin alike.
         """
-        inputs, label_ids = self._prompts(batch), batch["label_ids"]
-        if self.scoring == "sequence":
-            return sequence_scores(self.language_head, inputs, label_ids)
-        first = label_ids[:, :, 0].sort(-1).values
+        scores = sequence_scores if self.scoring == "sequence" else first_token_scores
+        return scores(self.language_head, self._prompts(batch), batch["label_ids"])
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Check the Trainer's batches while they are on the host, so that nothing waits for the device."""
+        self._refuse_labels_alike(batch)
+        return batch
+
+    def _refuse_labels_alike(self, batch: Batch) -> None:
+        """Raise a DataError where the first token is to tell two labels of a row apart, and is the same."""
+        if "label_ids" not in batch or self.scoring == "sequence":
+            return
+        first = batch["label_ids"][:, :, 0].sort(-1).values
         alike = (first[:, 1:] == first[:, :-1]).any(-1)
         if bool(alike.any()):
             raise DataError(
                 f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
                 "model.scoring: sequence"
             )
-        return first_token_scores(self.language_head, inputs, label_ids)
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed loss, its weight (tokens, or rows of a classifier), and the tokens found or the scores.
@@ -208,7 +214,7 @@ class CausalLM(PeftModule):
             stage: The split.
 
         Returns:
-            Of a classifier ``row`` (B,), ``labels`` and ``answers`` (probabilities), on the CPU.
+            Of a classifier ``row`` (B,), ``labels`` and ``answers`` (probabilities).
         """
         scores = self.val_scores if stage == "val" else self.test_scores
         total, weight, found = self.loss(batch)
@@ -219,4 +225,4 @@ class CausalLM(PeftModule):
         assert isinstance(scores, ClassScores)
         answers = self.problem.answers(found)
         scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}
+        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}

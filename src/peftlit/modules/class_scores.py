@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MeanMetric, SumMetric
 
 from peftlit.metrics import Metrics
-from peftlit.modules.scores import Scores
+from peftlit.modules.scores import Scores, exact_sum
 
 
 class ClassScores(Scores):
@@ -20,7 +19,8 @@ class ClassScores(Scores):
 
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
-        self.loss, self.rows, self.metrics = MeanMetric(), SumMetric(), metrics
+        self.total, self.weight, self.rows = exact_sum(), exact_sum(), exact_sum()
+        self.metrics = metrics
 
     def update(self, total: Tensor, weight: Tensor, answers: Tensor, labels: Tensor) -> None:
         """Count a batch.
@@ -31,7 +31,8 @@ class ClassScores(Scores):
             answers: What the problem made of the logits.
             labels: The labels.
         """
-        self.loss.update(total.detach().float() / weight, weight)
+        self.total.update(total.detach())
+        self.weight.update(weight)
         self.rows.update(len(answers))
         self.metrics.update(answers, labels)
 
@@ -41,4 +42,4 @@ class ClassScores(Scores):
         told: dict[str, Any] = {"rows": int(self.rows.compute())}
         if "confusion_matrix" in computed:
             told["confusion_matrix"] = computed["confusion_matrix"].cpu().tolist()
-        return {"loss": float(self.loss.compute()), **self.metrics.scalars(computed)}, told
+        return {"loss": float(self.total.compute() / self.weight.compute()), **self.metrics.scalars(computed)}, told

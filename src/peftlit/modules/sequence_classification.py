@@ -129,10 +129,10 @@ class SequenceClassification(PeftModule):
             stage: The split.
 
         Returns:
-            ``row`` (B,), ``labels`` and ``answers`` (probabilities or numbers), on the CPU.
+            ``row`` (B,), ``labels`` and ``answers`` (probabilities or numbers).
         """
         total, weight, logits = self.loss(batch)
         answers = self.problem.answers(logits)
         scores = self.val_scores if stage == "val" else self.test_scores
         scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"].cpu(), "labels": batch["labels"].cpu(), "answers": answers.cpu()}
+        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}

@@ -5,13 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import SumMetric
 
-from peftlit.hardware import current_device_type
 from peftlit.metrics import Direction
-from peftlit.modules.scores import Scores
+from peftlit.modules.scores import Scores, exact_sum
 
 _LARGEST_LOSS = 700.0
 """exp() of more is no float64."""
@@ -22,9 +19,7 @@ class TokenScores(Scores):
 
     def __init__(self) -> None:
         super().__init__()
-        self.total, self.tokens, self.right = SumMetric(), SumMetric(), SumMetric()
-        if current_device_type() != "mps":  # which has no float64
-            self.total.set_dtype(torch.float64)  # in float32, sums over a million tokens lose the sixth digit
+        self.total, self.tokens, self.right = exact_sum(), exact_sum(), exact_sum()
 
     def update(self, total: Tensor, tokens: Tensor, right: Tensor) -> None:
         """Count a batch.

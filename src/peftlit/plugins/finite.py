@@ -21,7 +21,7 @@ _NAMED = 8
 
 
 class FiniteGuard(Callback):
-    """Look at every optimizer step's losses and gradients before the step is made.
+    """Look at every optimizer step's losses and gradients before the step is made: one answer from the device a step.
 
     All ranks judge alike: what is not finite on one of them ends the step on all. Under a float16 scaler infinite
     gradients are its own affair: it skips the step and lowers its scale. A loss that is not finite never is.
@@ -37,47 +37,32 @@ class FiniteGuard(Callback):
         self._losses: list[Tensor] = []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Keep the micro-batch's loss.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            loss: The loss.
-        """
+        """Keep the micro-batch's loss."""
         self._losses.append(loss.detach())
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Keep the micro-batch's row numbers.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: The batch.
-            batch_idx: Not used.
-        """
+        """Keep the micro-batch's row numbers."""
         if isinstance(batch, dict) and "row" in batch:
             self._rows.append(batch["row"])
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Judge the step.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            optimizer: The optimizer about to step.
-
         Raises:
             NotFiniteError: Naming step, rows and learning rate.
         """
         losses, rows = self._losses, self._rows
         self._losses, self._rows = [], []
-        lost = bool(losses) and not bool(torch.stack(losses).isfinite().all())
-        what = "loss" if trainer.strategy.reduce_boolean_decision(lost, all=False) else ""
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        if not what and getattr(trainer.precision_plugin, "scaler", None) is None and gradients:
-            what = "" if bool(get_total_norm(gradients).isfinite()) else "gradient"
-        if not what:
+        broken = torch.zeros(2, dtype=torch.int32, device=trainer.strategy.root_device)
+        if losses:
+            broken[0] = torch.stack(losses).isfinite().all().logical_not()
+        if gradients and getattr(trainer.precision_plugin, "scaler", None) is None:
+            broken[1] = get_total_norm(gradients).isfinite().logical_not()
+        loss_is_broken, gradient_is_broken = trainer.strategy.reduce(broken, reduce_op="max").tolist()
+        if not loss_is_broken and not gradient_is_broken:
             return
+        what = "loss" if loss_is_broken else "gradient"
         numbers = _of_all_ranks([str(int(row)) for part in rows for row in part], trainer)
         rate = learning_rate(optimizer)
         named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
@@ -100,11 +85,7 @@ class FiniteGuard(Callback):
         return {"skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the count back.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Take the count back."""
         self.skipped_steps = state_dict["skipped_steps"]
 
 

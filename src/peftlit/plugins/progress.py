@@ -9,66 +9,41 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
 from peftlit.metrics import HEADLINES
+from peftlit.modules.window import at_step_boundary
 from peftlit.optim import learning_rate
-from peftlit.plugins.throughput import Throughput
+from peftlit.plugins.throughput import throughput_of
 
 _LINES_PER_EPOCH = 10
 
 
-def _training_numbers(trainer: Trainer, throughput: Throughput) -> dict[str, str]:
+def _training_numbers(trainer: Trainer) -> dict[str, str]:
+    """Spell the numbers of training; the loss has to be waited for."""
     numbers = {}
     if "train/loss" in trainer.callback_metrics:
         numbers["loss"] = f"{float(trainer.callback_metrics['train/loss']):.4f}"
     rate = learning_rate(trainer.optimizers[0]) if trainer.optimizers else None
     if rate is not None:
         numbers["lr"] = f"{rate:.2e}"
-    if throughput.rows:
+    throughput = throughput_of(trainer)
+    if throughput is not None and throughput.rows:
         numbers["samples/s"] = f"{throughput.rate():.0f}"
     return numbers
 
 
 class RichProgress(RichProgressBar):
-    """Rich bars with loss, learning rate and samples per second."""
+    """Rich bars with loss, learning rate and samples per second, of the last logging step."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=1)
-        self._throughput = Throughput()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: The batch.
-            batch_idx: Its number in the epoch.
-        """
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
-        self._throughput.start()
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop the clock and redraw.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: What the step returned.
-            batch: The batch.
-            batch_idx: Its number in the epoch.
-        """
-        self._throughput.stop(batch, trainer.world_size)
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        self._shown: dict[str, str] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands at the end of the bar.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
-        return dict(_training_numbers(trainer, self._throughput))
+        """Return what stands at the end of the bar."""
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        is_logging_step = at_step_boundary(trainer) and every and trainer.global_step % every == 0
+        if is_logging_step or "loss" not in self._shown:
+            self._shown = _training_numbers(trainer)
+        return dict(self._shown)
 
 
 class LineProgress(ProgressBar):
@@ -76,53 +51,31 @@ class LineProgress(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._throughput = Throughput()
+        self._due = False
 
     def disable(self) -> None:
         """Lightning turns bars off on all ranks but the first; lines are printed there only anyway."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: The batch.
-            batch_idx: Its number in the epoch.
-        """
-        self._throughput.start()
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print a line a few times per epoch.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: What the step returned.
-            batch: The batch.
-            batch_idx: Its number in the epoch.
-        """
-        self._throughput.stop(batch, trainer.world_size)
+        """Print a line a few times per epoch, after an optimizer step."""
         batches = trainer.num_training_batches
         total = int(batches) if batches != float("inf") else 0
         lines = min(total, _LINES_PER_EPOCH) or 1
         due = (batch_idx + 1) * lines // total > batch_idx * lines // total if total else (batch_idx + 1) % 100 == 0
-        if due:
-            numbers = "  ".join(f"{k} {v}" for k, v in _training_numbers(trainer, self._throughput).items())
-            _say(
-                f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  "
-                f"step {trainer.global_step}  {numbers}"
-            )
+        self._due = self._due or due
+        if not self._due or not at_step_boundary(trainer):
+            return
+        self._due = False
+        numbers = "  ".join(f"{name} {value}" for name, value in _training_numbers(trainer).items())
+        _say(
+            f"epoch {trainer.current_epoch + 1}  batch {batch_idx + 1}/{total or '?'}  "
+            f"step {trainer.global_step}  {numbers}"
+        )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the validation's main numbers.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Print the validation's main numbers."""
         if trainer.sanity_checking:
             return
         logged = trainer.callback_metrics

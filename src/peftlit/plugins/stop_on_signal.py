@@ -16,6 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
 from peftlit.errors import Stopped
+from peftlit.modules.window import at_step_boundary
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,6 @@ class StopOnSignal(Checkpoint):
         self.way_on = way_on
         self._asked = 0
         self._requeue = 0
-        self._step = 0
         self._held = False
         self._before: dict[int, Any] = {}
 
@@ -53,13 +53,10 @@ class StopOnSignal(Checkpoint):
         self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside."""
         self._listen(trainer)
+        # what it asks the other ranks for before each micro-batch, we ask after a step
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
@@ -84,33 +81,15 @@ class StopOnSignal(Checkpoint):
             " (Ctrl-C again: at once)" * (number == signal.SIGINT),
         )
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note the step, to see it end.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: Not used.
-            batch_idx: Not used.
-        """
-        self._step = trainer.global_step
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Stop where the batch ended an optimizer step.
 
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
-
         Raises:
             Stopped: A signal has asked for it.
         """
-        if trainer.global_step == self._step:
+        if not at_step_boundary(trainer):
             self._held, trainer.should_stop = self._held or trainer.should_stop, False
             return
         self._held, trainer.should_stop = False, self._held or trainer.should_stop
@@ -182,6 +161,10 @@ class StopOnSignal(Checkpoint):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
+
+
+def _ask_nobody() -> None:
+    """Do nothing."""
 
 
 def _requeue() -> None:

@@ -39,46 +39,29 @@ class TrainabilityGuard(Callback):
         self._learned: set[str] = set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the fingerprints that are compared later.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Take the fingerprints that are compared later."""
         self._steps, self._way, self._learned = 0, 0.0, set()
         self._before = {name: _fingerprint(p) for name, p in pl_module.named_parameters()}
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Note which tensors have a gradient to learn from.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            optimizer: The optimizer about to step.
-        """
+        """Note which tensors have a gradient to learn from."""
         # an optimizer that finds its own rate, as Adafactor does, has None
         rates = [math.inf if group["lr"] is None else float(group["lr"]) for group in optimizer.param_groups]
         if not self._before or not any(rates):
             return
         gradients = {name: p.grad for name, p in pl_module.named_parameters() if p.grad is not None}
-        finite = {name for name, gradient in gradients.items() if bool(torch.isfinite(gradient).all())}
-        if getattr(trainer.precision_plugin, "scaler", None) is not None and len(finite) < len(gradients):
+        found = [torch.stack([gradient.isfinite().all(), gradient.any()]) for gradient in gradients.values()]
+        answers = torch.stack(found).tolist() if found else []  # one transfer for all tensors
+        if getattr(trainer.precision_plugin, "scaler", None) is not None and not all(finite for finite, _ in answers):
             return  # the scaler skips this step, and lowers its scale until one fits
         self._steps += 1
         self._way += max(rates)
-        self._learned |= {name for name in finite if bool(gradients[name].any())}
+        self._learned |= {name for name, answer in zip(gradients, answers, strict=True) if all(answer)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Judge, once.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
 
         Raises:
             TrainabilityError: Naming the first tensor that broke the rule.

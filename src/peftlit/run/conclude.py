@@ -14,6 +14,7 @@ from peftlit.foreign import read_record
 from peftlit.metrics import HEADLINES, Average
 from peftlit.modules import PeftModule
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
+from peftlit.plugins.throughput import throughput_of
 from peftlit.problems import MultiLabel, Problem
 from peftlit.run import figures
 from peftlit.run.export import export, load_export, trainable_sha256, weights_sha256
@@ -49,7 +50,7 @@ def conclude_fit(
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
     thresholds = tune_thresholds(trainer, module, data)
     if trainer.is_global_zero:
-        state = history.trainer_state(trainer, best_step, data.batch_size)
+        state, throughput = history.trainer_state(trainer, best_step, data.batch_size), throughput_of(trainer)
         export(module, data.get_tokenizer(), folder.adapter, state)
         difference = prove_reload(module, data.get_tokenizer(), data.probe(), folder.adapter)
         figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step, module.curve)
@@ -62,7 +63,7 @@ def conclude_fit(
                 "reload_logit_difference": difference,
                 "fit": {
                     "seconds": round(seconds, 2),
-                    "samples_per_second": round(history.throughput.rate(), 2),
+                    **(throughput.summary() if throughput else {}),
                     "peak_memory_mib": round(peak_mib(), 1),
                     "precision": str(trainer.precision),
                     "skipped_steps": getattr(trainer.precision_plugin, "skipped_steps", 0),

@@ -7,8 +7,9 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from peftlit.hardware import widest_float
+from peftlit.modules.window import at_step_boundary
 from peftlit.optim import learning_rate
-from peftlit.plugins.throughput import Throughput
 
 
 class History(Callback):
@@ -16,42 +17,24 @@ class History(Callback):
 
     def __init__(self) -> None:
         self.log_history: list[dict[str, Any]] = []
-        self._logged_step = 0
-        self._losses: list[float] = []
-        self.throughput = Throughput()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Start the clock.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: The batch.
-            batch_idx: Number of the batch in the epoch.
-        """
-        self.throughput.start()
+        self._loss_sum: Any = 0.0  # a tensor on the device, once there is a loss
+        self._num_losses = 0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the mean loss since the last note, and the learning rate, every ``log_every_n_steps`` steps.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Not used.
-            batch: The batch.
-            batch_idx: Number of the batch in the epoch.
-        """
-        self.throughput.stop(batch, trainer.world_size)
-        step = trainer.global_step
-        if "train/loss" in trainer.callback_metrics:
-            self._losses.append(float(trainer.callback_metrics["train/loss"]))
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
-        if step == self._logged_step or not every or step % every or not self._losses:
+        """Note the steps' mean loss since the last note, and the learning rate, every ``log_every_n_steps`` steps."""
+        if not at_step_boundary(trainer):
             return
-        self._logged_step = step
-        loss, self._losses = sum(self._losses) / len(self._losses), []
+        step, metrics = trainer.global_step, trainer.callback_metrics
+        if "train/loss" in metrics:
+            self._loss_sum = self._loss_sum + metrics["train/loss"].to(widest_float())
+            self._num_losses += 1
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
+        if not every or step % every or not self._num_losses:
+            return
+        loss = float(self._loss_sum) / self._num_losses
+        self._loss_sum, self._num_losses = 0.0, 0
         self.log_history.append(
             {
                 "epoch": round(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches, 4),
@@ -62,12 +45,7 @@ class History(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the metrics of a validation as ``eval_<name>``.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Note the metrics of a validation as ``eval_<name>``."""
         if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -114,16 +92,14 @@ class History(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the history so far, for checkpoints."""
-        return {"log_history": self.log_history, "logged_step": self._logged_step, "losses": self._losses}
+        sums = {"loss_sum": float(self._loss_sum), "num_losses": self._num_losses}
+        return {"log_history": self.log_history, **sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history back.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
-        self.log_history = state_dict["log_history"]
-        self._logged_step, self._losses = state_dict["logged_step"], state_dict["losses"]
+        """Take the history back; older checkpoints hold a list of losses in place of their sum."""
+        self.log_history, losses = state_dict["log_history"], state_dict.get("losses", [])
+        self._loss_sum = state_dict.get("loss_sum", sum(losses))
+        self._num_losses = state_dict.get("num_losses", len(losses))
 
 
 def monitored_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:

@@ -40,17 +40,8 @@ class Predictions(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep a batch's results.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: ``row``, ``labels`` and ``answers``.
-            batch: Not used.
-            batch_idx: Not used.
-            dataloader_idx: Not used.
-        """
-        self._parts.append(outputs)
+        """Keep a batch's ``row``, ``labels`` and ``answers``, on the host."""
+        self._parts.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather and write.

@@ -56,12 +56,13 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
         probabilities: One label's probability for each row, (B,).
         labels: 1 where the row has the label, (B,).
     """
+    labels = labels.double()  # which counts on where float32 stops
     positives = float(labels.sum())
     if positives == 0:
         return 0.5
     values, order = probabilities.sort(descending=True, stable=True)
     hits = labels[order].cumsum(0)
-    f1 = 2 * hits / (torch.arange(1, len(values) + 1) + positives)
+    f1 = 2 * hits / (torch.arange(1, len(values) + 1, dtype=torch.float64) + positives)
     below = torch.cat([values[1:], values.new_zeros(1)])
     f1[:-1][values[:-1] == values[1:]] = -1  # equal probabilities cannot be told apart
     best = int(f1.argmax())
