@@ -240,11 +240,3 @@ def yaml_problem(file: Path) -> str | None:
     except UnicodeDecodeError:
         return f"{file}: not UTF-8"
     return None
-
-
-def raised_by_lightning(error: BaseException) -> bool:
-    """Tell whether an error is Lightning's own complaint about a setting, rather than a failure in a step."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("lightning.")

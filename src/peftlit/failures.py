@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +14,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from peftlit.config_errors import raised_by_lightning
 from peftlit.errors import (
     CheckpointError,
     ConfigError,
@@ -21,11 +22,18 @@ from peftlit.errors import (
     ProcessError,
     RunFolderError,
     Stopped,
+    first_line,
 )
 from peftlit.plugins import Resumption
 from peftlit.run.disk import disk_problem
 from peftlit.run.folder import RunFolder
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
+
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
+_ABOUT_WORKERS = {
+    "killed by signal: Killed": "the system does that where memory runs out: set fewer data.num_workers",
+    "killed by signal: Bus error": "shared memory ran out: raise the limit of /dev/shm, or set fewer data.num_workers",
+}
 
 
 @contextmanager
@@ -60,16 +68,13 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
         raise
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {_said(error)}") from error
-    except (RuntimeError, MemoryError, OSError, ValueError, SafetensorError) as error:
-        if raised_by_lightning(error):
+    except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
+        if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
             raise ConfigError(f"trainer: {_said(error)}") from error
         if reason := disk_problem(error):
             raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
-        if "DataLoader worker" in str(error):
-            raise ProcessError(
-                "a process that loads batches was killed; the system does that where memory runs out: set fewer "
-                "data.num_workers, and go on with --ckpt_path last"
-            ) from error
+        if reason := _worker_problem(error):
+            raise ProcessError(f"{reason}; then go on with --ckpt_path last") from error
         if is_out_of_memory(error):
             raise OutOfMemoryError(explain_out_of_memory(error, module, data, trainer)) from error
         raise
@@ -77,7 +82,7 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
 
 @contextmanager
 def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
-    """Lay to a checkpoint whatever is raised before it is restored: what Lightning makes of one cannot be foreseen.
+    """Report any error raised before the checkpoint is restored as a CheckpointError.
 
     Args:
         checkpoint: The checkpoint that the run goes on from, if it does.
@@ -94,6 +99,27 @@ def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterato
         raise CheckpointError(
             f"{checkpoint}: no run can go on from it ({type(error).__name__}: {_said(error)}); use another checkpoint"
         ) from error
+
+
+def _worker_problem(error: BaseException) -> str | None:
+    """Say what happened to a data loader worker, and what to do; None where an error is about something else.
+
+    What is raised inside a worker, torch raises here again as the same kind of error; that is not about the worker.
+    """
+    if match := _WORKER_ENDED.match(str(error)):
+        advice = _ABOUT_WORKERS.get(match[1], "set data.num_workers: 0 to see its own error")
+        return f"a data loader worker ended ({match[1]}); {advice}"
+    modules = _modules(error)
+    fetched = "torch.utils.data.dataloader" in modules and modules[-1].startswith("multiprocessing.")
+    if isinstance(error, (OSError, EOFError)) and (fetched or "in pin memory thread" in str(error)):
+        what = " ".join(f"{type(error).__name__}: {first_line(error)}".split())
+        return f"the connection to a data loader worker broke ({what}); set fewer data.num_workers"
+    return None
+
+
+def _modules(error: BaseException) -> list[str]:
+    """Return the modules that an error passed through; the last one raised it."""
+    return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def _said(error: BaseException) -> str:
