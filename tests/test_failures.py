@@ -15,6 +15,8 @@ from torch.utils.data import DataLoader
 from peftlit import failures
 from peftlit.errors import ProcessError
 
+ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then go on with --ckpt_path last"
+
 
 class _Broken:
     """What the main process cannot read to its end, as where a worker closes the connection."""
@@ -61,8 +63,8 @@ def _load(get: Callable[[], Any], workers: int = 1) -> None:
 @pytest.mark.parametrize(
     ("get", "said"),
     [
-        (_kill, r"worker ended \(killed by signal: Killed\); the system does that where memory runs out: set fewer"),
-        (_exit, r"worker ended \(exited unexpectedly.*\); set data.num_workers: 0 to see its own error; then go on"),
+        (_kill, rf"worker ended \((killed by signal: Killed|exited unexpectedly)\); {ADVICE}"),
+        (_exit, rf"worker ended \(exited unexpectedly.*\); {ADVICE}"),
         (_Broken, r"the connection to a data loader worker broke \(EOFError: EOFError\); set fewer data.num_workers"),
     ],
 )

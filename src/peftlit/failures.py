@@ -7,6 +7,7 @@ import signal
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any
 
 from lightning import LightningDataModule, Trainer
@@ -31,7 +32,6 @@ from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
 _ABOUT_WORKERS = {
-    "killed by signal: Killed": "the system does that where memory runs out: set fewer data.num_workers",
     "killed by signal: Bus error": "shared memory ran out: raise the limit of /dev/shm, or set fewer data.num_workers",
 }
 
@@ -107,10 +107,11 @@ def _worker_problem(error: BaseException) -> str | None:
     What is raised inside a worker, torch raises here again as the same kind of error; that is not about the worker.
     """
     if match := _WORKER_ENDED.match(str(error)):
-        advice = _ABOUT_WORKERS.get(match[1], "set data.num_workers: 0 to see its own error")
+        advice = _ABOUT_WORKERS.get(match[1], "set fewer data.num_workers where memory ran out, 0 to see its own error")
         return f"a data loader worker ended ({match[1]}); {advice}"
     modules = _modules(error)
-    fetched = "torch.utils.data.dataloader" in modules and modules[-1].startswith("multiprocessing.")
+    steps = (f"{caller} {callee}" for caller, callee in pairwise(modules))
+    fetched = any(step.startswith("torch.utils.data.dataloader multiprocessing.") for step in steps)
     if isinstance(error, (OSError, EOFError)) and (fetched or "in pin memory thread" in str(error)):
         what = " ".join(f"{type(error).__name__}: {first_line(error)}".split())
         return f"the connection to a data loader worker broke ({what}); set fewer data.num_workers"

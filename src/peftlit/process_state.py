@@ -13,17 +13,17 @@ from typing import Any
 
 import pyarrow
 import torch
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from peftlit.console import LIGHTNING_LEVELS
+from peftlit.plugins import random_states
 
 
 @contextmanager
 def preserved() -> Iterator[None]:
     """Put all of it back at the end, for a caller who goes on with something else."""
     with ExitStack() as stack:
-        stack.enter_context(isolate_rng())
         stack.enter_context(warnings.catch_warnings())
+        stack.callback(random_states.restore, random_states.capture())
         stack.callback(pyarrow.set_memory_pool, pyarrow.default_memory_pool())
         for read, write in _settings():
             stack.callback(_put_back, read, write, read())

@@ -190,12 +190,8 @@ class _Follower:
             if os.getppid() != self.first:
                 if not self.folder.exists():  # the run has ended well
                     return
-                word = (
-                    "the first process of the run has ended without a word"
-                    if _claim(self.folder, _local_rank())
-                    else ""
-                )
-                _say_and_end(word, 1)
+                speaks = _claim(self.folder, _local_rank())
+                _say_and_end("the first process of the run has ended without a word" if speaks else "", 1)
 
 
 def _local_rank() -> int:
