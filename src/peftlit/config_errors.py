@@ -192,7 +192,8 @@ def _settings_in(node: yaml.Node | None, path: str, owner: str, file: Path) -> I
         for key, value in node.value:
             inner = path if key.value in ("init_args", "<<") else f"{path}.{key.value}".lstrip(".")
             text = value.value if isinstance(value, yaml.ScalarNode) else ""
-            yield _Setting(inner, text, owner, f"{file}, line {key.start_mark.line + 1}")
+            if inner != path:
+                yield _Setting(inner, text, owner, f"{file}, line {key.start_mark.line + 1}")
             yield from _settings_in(value, inner, owner, file)
 
 
