@@ -63,7 +63,11 @@ def _write(folder: Path, **changes: str) -> Path:
         ({"B": "x"}, ["--data.batch_size=4"], "config.yaml, line 19: data.batch_size: got 'x', expected int"),
         ({}, ["--data.batch_size", "x"], "command line: data.batch_size: got 'x', expected int"),
         ({}, ["--data.init_args.batch_size=x"], "command line: data.batch_size: got 'x', expected int"),
-        ({"B": "8\ndta:\n  init_args: {batch_size: 1}"}, [], "config.yaml, line 20: unknown key 'dta'"),
+        (
+            {"B": "8\ndta:\n  class_path: SST2\n  init_args: {batch_size: 1}"},
+            [],
+            "config.yaml, line 20: unknown key 'dta'",
+        ),
         ({"P1": "x"}, [], "config.yaml, line 24: trainer.callbacks.patience: got 'x', expected int"),
         ({"P2": "x"}, [], "config.yaml, line 30: trainer.callbacks.patience: got 'x', expected int"),
         ({"P2": "3\n        monitr: x"}, [], "config.yaml, line 31: unknown key 'monitr' of EarlyStopping"),

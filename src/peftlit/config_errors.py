@@ -161,7 +161,8 @@ def _where(path: str, arguments: Sequence[str], *, value: str = "", owner: str =
     """
     settings = list(_settings(arguments))
     while path:
-        if found := [setting for setting in settings if setting.path in (path, f"{path}.class_path")]:
+        paths = (path, f"{path}.class_path") if value else (path,)
+        if found := [setting for setting in settings if setting.path in paths]:
             return max(found, key=lambda s: _ends_with(s.value, value) + _ends_with(s.owner, owner)).place
         path = path.rpartition(".")[0]
     return "configuration"
