@@ -18,6 +18,7 @@ import peftlit as package
 from peftlit.api import _plain
 from peftlit.errors import ConfigError, Stopped
 from tests.conftest import run_in_process
+from tests.test_process_state import differing, state
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,7 +56,10 @@ def test_python_and_the_command_line_answer_identically(finished_run, toy_data, 
 def test_fit_from_python_gives_the_weights_of_the_command_line(settings, tmp_path, monkeypatch, write_config) -> None:
     monkeypatch.chdir(tmp_path)
     settings["trainer"]["max_epochs"] = 1
+    before = state()
     run = package.fit(settings, {"trainer": {"limit_train_batches": 4}}, run_dir=tmp_path / "python")
+    run.load(device="cpu")
+    assert differing(before) == []
     done = run_in_process(
         tmp_path, "fit", "--config", write_config(settings), "--trainer.limit_train_batches=4", "--run_dir=cli"
     )
@@ -69,8 +73,10 @@ def test_mistakes_are_our_errors(settings, tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match="needs a configuration"):
         package.fit()
+    before = state()
     with pytest.raises(ConfigError, match="^config_2.yaml, line 2: unknown key 'trainer.max_epoch'; did you"):
         package.fit(settings, {"trainer": {"max_epoch": 1}})
+    assert differing(before) == []
     assert not (tmp_path / "runs").exists()
 
 

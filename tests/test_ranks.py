@@ -8,6 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
 
 from peftlit import ranks
 from peftlit.errors import DataError, ProcessError
@@ -44,7 +46,7 @@ def launcher():
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "PEFTLIT_FIRST_PROCESS"):
+    for name in ("RANK", *ranks._RANK_VARIABLES, "PEFTLIT_FIRST_PROCESS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -55,13 +57,48 @@ def _alone(monkeypatch):
         ({"LOCAL_RANK": "0"}, True),
         ({"LOCAL_RANK": "1"}, False),
         ({"SLURM_PROCID": "3"}, False),
-        ({"RANK": "2", "LOCAL_RANK": "0"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
+        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
+        ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
+        ({"NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+        ({"GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning in a batch job without srun
+        ({"JSM_NAMESPACE_RANK": "1"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_RANK": "1"}, False),
     ],
 )
 def test_the_first_process_is_known_before_any_library_is_imported(variables, first, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert ranks.is_first() is first
+
+
+@pytest.mark.parametrize(("variables", "node_rank", "local_rank"), [({}, 0, 0), ({"NODE_RANK": "1"}, 1, 0)])
+def test_lightning_reads_the_same_variables_on_several_nodes(variables, node_rank, local_rank, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment = LightningEnvironment()
+    assert (environment.node_rank(), environment.local_rank()) == (node_rank, local_rank)
+    assert ranks.is_first() is (node_rank == local_rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (LOST_TOUCH, True),
+        (torch.distributed.DistNetworkError("Connection reset by peer"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nConnection reset by peer"), False),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), False),
+        (ConnectionResetError(104, "Connection reset by peer"), False),
+        (DataError("row 7"), False),
+    ],
+)
+def test_a_lost_connection_to_another_process_of_the_run_is_told_from_that_to_a_worker(error, lost):
+    assert ranks._has_lost_touch(error) is lost
 
 
 def lead(launcher, error: BaseException, *others: str) -> None:

@@ -13,6 +13,7 @@ import yaml
 
 from peftlit import commands
 from peftlit.errors import ConfigError, PeftlitError
+from peftlit.process_state import preserved
 from peftlit.run.answerer import Answerer
 from peftlit.run.folder import METRICS_FILE
 from peftlit.run.load import load
@@ -48,7 +49,7 @@ class Run:
 
 
 def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = None) -> Run:
-    """Train, export, prove and score, as ``peftlit fit`` does.
+    """Train, export, prove and score, as ``peftlit fit`` does, and leave the process as it was.
 
     Args:
         *configs: YAML files, or their content; later ones overlay earlier ones key by key.
@@ -73,7 +74,8 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
         if run_dir is not None:
             arguments += ["--run_dir", str(run_dir)]
         try:
-            return Run(commands.run(arguments).folder.path)
+            with preserved():
+                return Run(commands.run(arguments).folder.path)
         except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
             error.args = (str(error).replace(f"{scratch}{os.sep}", ""),)
             raise

@@ -115,6 +115,11 @@ class PeftlitCLI(LightningCLI):
         """Settle the run folder and the checkpoint before anything is built."""
         settings = self._settings
         chosen = settings.pop("run_dir", None) or os.environ.get(RUN_DIR_VARIABLE)
+        if chosen is None and (settings.get("trainer.num_nodes", 1) > 1 or not ranks.is_first()):
+            raise RunFolderError(
+                f"{self.subcommand}: several processes are started, and each would look for a folder of its own; name "
+                "one: --run_dir RUN"
+            )
         self.folder = RunFolder(Path(chosen) if chosen else next_run_folder(Path("runs")))
         self.folder.refuse_links()
         if self.subcommand != "fit":
@@ -129,7 +134,7 @@ class PeftlitCLI(LightningCLI):
             return
         self.folder.require_writable()
         if settings.get("ckpt_path") is None and self._is_requeued:
-            going_on = bool(self.folder.whole_checkpoints())
+            going_on = bool(self.folder.resumable_checkpoints())
             settings["ckpt_path"] = "last" if going_on else None
             how = "going on from the last checkpoint of" if going_on else "no checkpoint yet, starting again in"
             log.info("job was requeued: %s %s", how, self.folder.path)

@@ -11,7 +11,7 @@ import torch
 
 from peftlit import config_errors, console, failures
 from peftlit.cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
-from peftlit.errors import ConfigError, RunFolderError
+from peftlit.errors import ConfigError, PeftlitError, RunFolderError
 from peftlit.parser import Parser
 from peftlit.run.folder import CONFIG_FILE, RunFolder
 
@@ -20,10 +20,9 @@ def _config_of_run(arguments: list[str]) -> list[str]:
     """Take a finished run's own config where ``validate`` or ``test`` name none."""
     if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
         return arguments
-    for i, argument in enumerate(arguments):
-        option, _, value = argument.partition("=")
-        if option == "--run_dir" and (value or i + 1 < len(arguments)):
-            folder = RunFolder(Path(value or arguments[i + 1]))
+    for option, value in config_errors.options_of(arguments):
+        if option == "run_dir" and value:
+            folder = RunFolder(Path(value))
             folder.require_adapter()
             return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
     if not {"-h", "--help"} & set(arguments):
@@ -60,5 +59,9 @@ def run(arguments: Sequence[str]) -> PeftlitCLI:
     os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
     torch.set_float32_matmul_precision("high")
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps tens of MiB long after rows were read
-    with failures.without_gaps():
-        return PeftlitCLI(arguments)
+    try:
+        with failures.without_gaps():
+            return PeftlitCLI(arguments)
+    except PeftlitError as error:
+        error.args = (config_errors.located(str(error), arguments),)
+        raise

@@ -42,6 +42,14 @@ _NOISY_RECORDS = {
 }
 
 
+LIGHTNING_LEVELS = {
+    "lightning.pytorch": logging.WARNING,  # its INFO lines repeat what ours say
+    "lightning.fabric": logging.WARNING,
+    "lightning.pytorch.profilers": logging.INFO,  # these two speak only when they are asked to
+    "lightning.pytorch.callbacks.early_stopping": logging.INFO,
+}
+
+
 def set_up(level: int = logging.INFO) -> None:
     """Log peftlit's lines plainly to stderr, keep other libraries' warnings, drop the known noise.
 
@@ -76,11 +84,9 @@ class _StandardError(logging.Handler):
 
 
 def quiet_lightning() -> None:
-    """Drop Lightning's INFO lines, which repeat what ours say. It sets its own level when it is imported."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for name in ("profilers", "callbacks.early_stopping"):  # which speak only when they are asked to
-        logging.getLogger(f"lightning.pytorch.{name}").setLevel(logging.INFO)
+    """Set the levels of Lightning's loggers; it sets its own when it is imported."""
+    for name, level in LIGHTNING_LEVELS.items():
+        logging.getLogger(name).setLevel(level)
 
 
 def _drop(logger_name: str, text: str) -> None:

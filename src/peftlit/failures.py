@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import signal
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
-from traceback import walk_tb
+from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +17,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
-from peftlit.config_errors import raised_by_lightning
 from peftlit.errors import (
     CheckpointError,
     ConfigError,
@@ -24,6 +25,7 @@ from peftlit.errors import (
     ProcessError,
     RunFolderError,
     Stopped,
+    first_line,
 )
 from peftlit.plugins import Resumption
 from peftlit.run.disk import disk_problem
@@ -31,6 +33,10 @@ from peftlit.run.folder import RunFolder
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 
 _LIBRARIES = ("bitsandbytes", "datasets", "jsonargparse", "lightning", "peft", "torch", "transformers")
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
+_ABOUT_WORKERS = {
+    "killed by signal: Bus error": "shared memory ran out: raise the limit of /dev/shm, or set fewer data.num_workers",
+}
 
 
 @contextmanager
@@ -66,16 +72,13 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
         raise
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {_said(error)}") from error
-    except (RuntimeError, MemoryError, OSError, ValueError, SafetensorError) as error:
-        if raised_by_lightning(error):
+    except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
+        if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
             raise ConfigError(f"trainer: {_said(error)}") from error
         if reason := disk_problem(error):
             raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
-        if "DataLoader worker" in str(error):
-            raise ProcessError(
-                "a process that loads batches was killed; the system does that where memory runs out: set fewer "
-                "data.num_workers, and go on with --ckpt_path last"
-            ) from error
+        if reason := _worker_problem(error):
+            raise ProcessError(f"{reason}; then go on with --ckpt_path last") from error
         if is_out_of_memory(error):
             raise OutOfMemoryError(explain_out_of_memory(error, module, data, trainer)) from error
         raise
@@ -83,7 +86,7 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
 
 @contextmanager
 def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
-    """Lay to a checkpoint whatever is raised before it is restored: what Lightning makes of one cannot be foreseen.
+    """Report any error raised before the checkpoint is restored as a CheckpointError.
 
     Args:
         checkpoint: The checkpoint that the run goes on from, if it does.
@@ -115,7 +118,7 @@ def without_gaps() -> Iterator[None]:
         library = type(error.obj).__module__.split(".")[0]
         if isinstance(error.obj, ModuleType):
             library = error.obj.__name__.split(".")[0]
-        frames = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name != "__getattr__"]
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name != "__getattr__"]
         ours = str(frames[-1].f_globals.get("__name__")).startswith("peftlit.")
         if not ours or library not in _LIBRARIES:
             raise
@@ -123,6 +126,28 @@ def without_gaps() -> Iterator[None]:
             f"{library} {version(library)}: {_said(error)}, which peftlit needs; install a version that it was tested "
             "with (pip install -c constraints.txt)"
         ) from error
+
+
+def _worker_problem(error: BaseException) -> str | None:
+    """Say what happened to a data loader worker, and what to do; None where an error is about something else.
+
+    What is raised inside a worker, torch raises here again as the same kind of error; that is not about the worker.
+    """
+    if match := _WORKER_ENDED.match(str(error)):
+        advice = _ABOUT_WORKERS.get(match[1], "set fewer data.num_workers where memory ran out, 0 to see its own error")
+        return f"a data loader worker ended ({match[1]}); {advice}"
+    modules = _modules(error)
+    steps = (f"{caller} {callee}" for caller, callee in pairwise(modules))
+    fetched = any(step.startswith("torch.utils.data.dataloader multiprocessing.") for step in steps)
+    if isinstance(error, (OSError, EOFError)) and (fetched or "in pin memory thread" in str(error)):
+        what = " ".join(f"{type(error).__name__}: {first_line(error)}".split())
+        return f"the connection to a data loader worker broke ({what}); set fewer data.num_workers"
+    return None
+
+
+def _modules(error: BaseException) -> list[str]:
+    """Return the modules that an error passed through; the last one raised it."""
+    return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
 def _said(error: BaseException) -> str:

@@ -16,16 +16,19 @@ from typing import Any
 
 from peftlit.errors import ProcessError, Stopped
 
-_RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Where a process finds its rank, in the order in which Lightning looks for it."""
+_RANK_VARIABLES = (
+    *("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),  # Lightning's own launcher, or a user who starts each process
+    *("SLURM_PROCID", "JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK"),  # srun, jsrun, mpirun
+)
+"""What Lightning's cluster environments read where there is no RANK: all that are set are 0 on global rank 0 alone."""
 
 _FIRST_VARIABLE = "PEFTLIT_FIRST_PROCESS"
 """Tells the processes that Lightning starts who started them, ``PID:FOLDER``: the one that fails first claims it."""
 
 _CLAIM = "failed_first"
 
-_MARKS_OF_LOST_TOUCH = ("third_party/gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer")
-"""In the messages of torch's collectives, all of which are RuntimeErrors, when another process has gone."""
+_MARKS_OF_LOST_TOUCH = ("third_party/gloo", "NCCL", "TCPStore")
+"""In the messages of torch's collectives, where they raise plain RuntimeErrors when another process has gone."""
 
 _TOLD_TO_ALL = (Stopped, KeyboardInterrupt)
 """What ends all processes alike; the first one speaks of it."""
@@ -39,8 +42,9 @@ _SECONDS_TO_END = 30.0
 
 
 def is_first() -> bool:
-    """Tell whether this process is the first of its run, or the only one."""
-    return _rank() == 0
+    """Tell whether this process is global rank 0, or the only one, before Lightning is imported."""
+    names = ("RANK",) if "RANK" in os.environ else _RANK_VARIABLES
+    return all(int(os.environ.get(name, 0)) == 0 for name in names)
 
 
 def leave_interrupts_to_the_first() -> None:
@@ -174,7 +178,7 @@ class _Follower:
             yield
         except BaseException as error:
             # what follows from another's end, and what all are told alike, is not for this one to say
-            if isinstance(error, _TOLD_TO_ALL) or _has_lost_touch(error) or not _claim(self.folder, _rank()):
+            if isinstance(error, _TOLD_TO_ALL) or _has_lost_touch(error) or not _claim(self.folder, _local_rank()):
                 watch.join(_SECONDS_TO_END)  # the first one ends this process, or is found to have ended
                 raise SystemExit(1) from error
             self.done.set()
@@ -186,12 +190,13 @@ class _Follower:
             if os.getppid() != self.first:
                 if not self.folder.exists():  # the run has ended well
                     return
-                word = "the first process of the run has ended without a word" if _claim(self.folder, _rank()) else ""
-                _say_and_end(word, 1)
+                speaks = _claim(self.folder, _local_rank())
+                _say_and_end("the first process of the run has ended without a word" if speaks else "", 1)
 
 
-def _rank() -> int:
-    return int(next((os.environ[name] for name in _RANK_VARIABLES if name in os.environ), 0))
+def _local_rank() -> int:
+    """Return which of the processes this is that were started on its node by the first one there."""
+    return int(os.environ.get("LOCAL_RANK", 0))
 
 
 def _claim(folder: Path, rank: int) -> bool:
@@ -210,7 +215,10 @@ def _claimant(folder: Path) -> int | None:
 
 
 def _has_lost_touch(error: BaseException) -> bool:
-    return isinstance(error, RuntimeError) and any(mark in str(error) for mark in _MARKS_OF_LOST_TOUCH)
+    """Tell whether torch's collectives raised an error because they do not reach another process of the run."""
+    if any(f"{kind.__module__}.{kind.__name__}" == "torch.distributed.DistError" for kind in type(error).__mro__):
+        return True
+    return type(error) is RuntimeError and any(mark in str(error) for mark in _MARKS_OF_LOST_TOUCH)
 
 
 def _say_and_end(word: str, code: int) -> None:

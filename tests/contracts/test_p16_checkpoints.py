@@ -19,7 +19,10 @@ from peftlit.run.folder import RunFolder
 from tests.contracts.file_operations import in_child, was_killed, watch
 from tests.modules.cases import Case, fit, make_module
 
-OLD, NEW = ({"weights": torch.full((100,), value), "step": int(value)} for value in (1.0, 2.0))
+OLD, NEW = (
+    {"weights": torch.full((100,), value), "step": int(value), "global_step": int(value), "optimizer_states": []}
+    for value in (1.0, 2.0)
+)
 IO = AdapterCheckpointIO()
 
 

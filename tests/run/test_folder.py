@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from peftlit.errors import RunFolderError
-from peftlit.plugins.checkpoint_io import TREE_FILE
+from peftlit.errors import CheckpointError, RunFolderError
+from peftlit.plugins.checkpoint_io import TREE_FILE, AdapterCheckpointIO
+from peftlit.plugins.resumption import RECORD
 from peftlit.run.files import write_json, write_text
 from peftlit.run.folder import RunFolder, next_run_folder
 
@@ -30,20 +31,50 @@ def test_a_folder_with_anything_of_a_run_is_used(name: str, tmp_path: Path) -> N
     assert folder.is_used
 
 
-def test_the_last_checkpoint_is_the_one_written_last(tmp_path: Path) -> None:
+def save(path: Path, step: int, number: int | None = None, **content: object) -> None:
+    record = {} if number is None else {RECORD: {"number": number}}
+    AdapterCheckpointIO().save_checkpoint({"global_step": step, "optimizer_states": [], **record, **content}, path)
+
+
+def test_the_last_checkpoint_is_the_one_that_says_so_whenever_its_files_were_written(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(RunFolderError, match="holds no checkpoint to continue from"):
         folder.last_checkpoint()
-    for age, name in enumerate((".half.ckpt.123", "epoch=9-step=90.ckpt", "epoch=10-step=100.ckpt", "last.ckpt")):
-        (folder.checkpoints / name).mkdir(parents=True)
-        (folder.checkpoints / name / TREE_FILE).touch()
-        os.utime(folder.checkpoints / name / TREE_FILE, (1000 - age, 1000 - age))
+    save(folder.checkpoints / "best-val/loss=0.693.ckpt", 100, 7)  # of a file name with {val/loss}
+    save(folder.checkpoints / "stopped.ckpt", 100, 8)
+    save(folder.checkpoints / "last.ckpt", 100, 6)
+    save(folder.checkpoints / "epoch=9-step=90.ckpt", 90, 9)
+    save(folder.checkpoints / ".half.ckpt.123", 110, 10)
     (folder.checkpoints / "epoch=11-step=110.ckpt").mkdir()  # a kill while it was deleted
-    assert folder.last_checkpoint().name == "epoch=9-step=90.ckpt"
-    nested = folder.checkpoints / "best-val/loss=0.693.ckpt"  # of a file name with {val/loss}
-    nested.mkdir(parents=True)
-    (nested / TREE_FILE).touch()
-    assert folder.last_checkpoint() == nested
+    saved = [path.relative_to(folder.checkpoints).as_posix() for path in folder.resumable_checkpoints()]
+    assert saved == ["epoch=9-step=90.ckpt", "last.ckpt", "best-val/loss=0.693.ckpt", "stopped.ckpt"]
+    assert folder.last_checkpoint().name == "stopped.ckpt"
+
+
+def test_the_last_checkpoint_of_an_older_version_is_that_of_the_last_step(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (10, 9):
+        save(folder.checkpoints / f"epoch=0-step={step}.ckpt", step)
+    assert folder.last_checkpoint().name == "epoch=0-step=10.ckpt"
+
+
+def test_weights_alone_are_not_the_last_checkpoint(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    weights = {"global_step": 20, "state_dict": {"head": torch.ones(3)}}
+    AdapterCheckpointIO().save_checkpoint(weights, folder.checkpoints / "weights.ckpt")
+    with pytest.raises(RunFolderError, match="no checkpoint to continue from .save_weights_only leaves out"):
+        folder.last_checkpoint()
+    save(folder.checkpoints / "whole.ckpt", 10, 1, state_dict={"head": torch.ones(3)})
+    assert folder.last_checkpoint().name == "whole.ckpt"
+
+
+def test_a_damaged_checkpoint_is_not_passed_over_for_an_earlier_one(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    for step in (1, 2):
+        save(folder.checkpoints / f"{step}.ckpt", step, step)
+    (folder.checkpoints / "2.ckpt" / TREE_FILE).write_text("{}", encoding="utf-8")
+    with pytest.raises(CheckpointError, match=r"2\.ckpt: checkpoint\.json is damaged"):
+        folder.last_checkpoint()
 
 
 @pytest.mark.slow

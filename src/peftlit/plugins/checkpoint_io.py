@@ -100,12 +100,10 @@ class AdapterCheckpointIO(CheckpointIO):
         if sha256_of_file(tensors_file) != header["tensors_sha256"]:
             raise CheckpointError(f"{tensors_file}: not what was written (checksum); use another checkpoint")
         try:
-            checkpoint: Any = join_tensors(header["tree"], load_file(tensors_file))
-        except (SafetensorError, ValueError, TypeError, RecursionError) as error:
+            tensors = load_file(tensors_file)
+        except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
-        if not isinstance(checkpoint, dict):
-            raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
-        return checkpoint
+        return _join(folder, header, tensors)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Delete a checkpoint folder, and nothing that is not one.
@@ -133,6 +131,33 @@ def is_checkpoint(folder: Path) -> bool:
         folder: The folder.
     """
     return (folder / TREE_FILE).is_file()
+
+
+def read_without_tensors(folder: Path) -> dict[str, Any]:
+    """Read a checkpoint with None in place of its tensors, which are neither read nor verified.
+
+    Raises:
+        CheckpointError: It is missing, damaged, or of another format.
+    """
+    return _join(folder, _read_header(folder), _NoTensors())
+
+
+class _NoTensors(dict[str, Any]):
+    def __contains__(self, name: object) -> bool:
+        return True
+
+    def __missing__(self, name: str) -> None:
+        return None
+
+
+def _join(folder: Path, header: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+    try:
+        checkpoint = join_tensors(header["tree"], tensors)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
+    return checkpoint
 
 
 def _make_folder(folder: Path) -> None:

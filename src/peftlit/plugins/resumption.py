@@ -28,6 +28,7 @@ class Resumption(Callback):
       callbacks wait for the validation to save.
     - A step is saved when it has been made, or after the validation that follows it, and not once the next window has
       begun: a callback that was not content with a step's metric would ask again.
+    - Checkpoints are numbered in the order in which they are saved, so that the last one of a step can be told.
     - Paths of other checkpoints are taken inside the folder that the run is in now, and dropped where they are not.
 
     Args:
@@ -40,6 +41,7 @@ class Resumption(Callback):
     def __init__(self, record: dict[str, Any] | None = None) -> None:
         self.record = record or {}
         self.restored = False
+        self._saved = 0
         self._loaded: dict[str, Any] | None = None
         self._stops = False
 
@@ -71,8 +73,10 @@ class Resumption(Callback):
             checkpoint: What Lightning is about to save.
         """
         due = _validation_is_due(trainer)
+        self._saved += 1
         checkpoint[RECORD] = {
             **self.record,
+            "number": self._saved,
             "waits": [c.state_key for c in _model_checkpoints(trainer) if _waits(c, trainer.global_step, due)],
             "accumulate_grad_batches": trainer.accumulate_grad_batches,
             "stops": trainer.should_stop or self._stops,
@@ -94,6 +98,7 @@ class Resumption(Callback):
             CheckpointError: The best weights so far are not where they should be.
         """
         self._loaded = {**(self._loaded or {}), **checkpoint[RECORD]}
+        self._saved = self._loaded.get("number", 0)  # not in checkpoints of older versions
         for callback in _model_checkpoints(trainer):
             state = checkpoint["callbacks"].get(callback.state_key)
             if state is None:

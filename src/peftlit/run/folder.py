@@ -9,7 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from peftlit.errors import RunFolderError
-from peftlit.plugins.checkpoint_io import TREE_FILE, is_checkpoint
+from peftlit.plugins.checkpoint_io import is_checkpoint, read_without_tensors
+from peftlit.plugins.resumption import RECORD
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"
@@ -83,23 +84,35 @@ class RunFolder:
                 )
 
     def last_checkpoint(self) -> Path:
-        """Return the checkpoint written last.
+        """Return the checkpoint that a run goes on from, the last one that holds more than weights.
 
         Raises:
+            CheckpointError: One is damaged, and so may be the last.
             RunFolderError: There is none.
         """
-        found = self.whole_checkpoints()
+        found = self.resumable_checkpoints()
         if not found:
-            raise RunFolderError(f"--ckpt_path last: {self.checkpoints} holds no checkpoint to continue from")
+            raise RunFolderError(
+                f"--ckpt_path last: {self.checkpoints} holds no checkpoint to continue from (save_weights_only leaves "
+                "out what that needs)"
+            )
         return found[-1]
 
-    def whole_checkpoints(self) -> list[Path]:
-        """Return the checkpoints that were written to their end, the last one last.
+    def resumable_checkpoints(self) -> list[Path]:
+        """Return the checkpoints that hold more than weights, in the order in which the run saved them.
 
-        A metric's name in a checkpoint's file name, as ``{val/loss}``, makes a folder.
+        They say so themselves, by step and number; times of files do not survive a copy. A metric's name in a
+        checkpoint's file name, as ``{val/loss}``, makes a folder.
+
+        Raises:
+            CheckpointError: One is damaged.
         """
-        found = [path for path in self.checkpoints.rglob("[!.]*.ckpt") if is_checkpoint(path)]
-        return sorted(found, key=lambda path: (path / TREE_FILE).stat().st_mtime_ns)
+        found = []
+        for path in self.checkpoints.rglob("[!.]*.ckpt"):
+            if is_checkpoint(path) and "optimizer_states" in (content := read_without_tensors(path)):
+                number = content.get(RECORD, {}).get("number", 0)  # older versions numbered none
+                found.append((content["global_step"], number, path))
+        return [path for _, _, path in sorted(found)]
 
     def require_adapter(self) -> None:
         """Make sure that a finished run is here.
