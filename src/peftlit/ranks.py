@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from peftlit.errors import ProcessError, Stopped
+from peftlit.errors import ProcessError, ReloadError, Stopped
 
 _RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 """Where a process finds its rank, in the order in which Lightning looks for it."""
@@ -27,7 +27,7 @@ _CLAIM = "failed_first"
 _MARKS_OF_LOST_TOUCH = ("third_party/gloo", "NCCL", "TCPStore", "Connection closed by peer", "Connection reset by peer")
 """In the messages of torch's collectives, all of which are RuntimeErrors, when another process has gone."""
 
-_TOLD_TO_ALL = (Stopped, KeyboardInterrupt)
+_TOLD_TO_ALL = (Stopped, ReloadError, KeyboardInterrupt)
 """What ends all processes alike; the first one speaks of it."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -27,10 +27,10 @@ from peftlit.losses import BinaryCrossEntropy
 from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassification
 from peftlit.problems import PROBLEM_FILE
 from peftlit.run.answerer import Answerer
+from peftlit.run.base_record import BACKBONE_FILE, check_base_weights
 from peftlit.run.classifier import Classifier
 from peftlit.run.export import (
     ADAPTER_CONFIG_FILE,
-    BACKBONE_FILE,
     HEAD_FILE,
     HEAD_RECORD_FILE,
     MODEL_FILE,
@@ -82,6 +82,7 @@ def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Answerer
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     module = _module(folder, record, tokenizer, trust_remote_code)
     check_sizes(module, folder)
+    check_base_weights(folder, module.backbone)
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
         module.configure_model(torch.device(device or current_device_type()))
     load_export(module, folder)
