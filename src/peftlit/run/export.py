@@ -88,7 +88,7 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.base_model_name_or_path = module.backbone.name_or_path
+            config.base_model_name_or_path = module.backbone.name_or_path or ""  # for None peft looks for a path
             config.revision = base_revision(module.backbone, _inner(model))
         with _all_ranks(model):
             model.save_pretrained(str(folder), save_embedding_layers=False)

@@ -171,6 +171,7 @@ def _adapter(folder: Path) -> Adapter:
         raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
     config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
+    config.base_model_name_or_path = None  # peft would warn where it is not the folder that is loaded from
     for key, value in _FIRST_VALUES.items():
         if hasattr(config, key):
             setattr(config, key, value)

@@ -241,7 +241,7 @@ def _compare_loaded(ours: dict[str, Tensor], loaded: dict[str, Tensor]) -> float
     """Compare how texts are put to the model, then what it answers."""
     fed = ours.keys() - {"logits"}
     if loaded.keys() != ours.keys() or any(not torch.equal(ours[name], loaded[name]) for name in fed):
-        raise ReloadError("reloaded, the model is given the same texts otherwise than in training")
+        raise ReloadError("reloaded, it puts the same texts to the model otherwise than training did")
     return _compare(ours["logits"], loaded["logits"], _OWN_HEAD_TOLERANCE, "logits")
 
 
