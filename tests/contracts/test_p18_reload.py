@@ -188,7 +188,8 @@ def test_p18_the_export_is_whole(finished_run) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "adapter_config.json", "adapter_model.safetensors", "backbone.json", "label_map.json", "problem.json",
-        "quantization_config.json", "reload_check.json", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
+        "quantization_config.json", "reload_check.json", "tokenizer.json", "tokenizer_config.json",
+        "trainer_state.json",
     }  # fmt: skip
     assert "README.md" not in names  # no card is better than one of empty headings
     assert json.loads((folder / "quantization_config.json").read_text())["bnb_4bit_use_double_quant"] is True
