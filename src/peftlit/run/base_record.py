@@ -13,7 +13,7 @@ from peftlit.backbone import Backbone
 from peftlit.digest import weights_sha256
 from peftlit.errors import BackboneError, RunFolderError
 from peftlit.foreign import read_record
-from peftlit.location import distribution_of
+from peftlit.location import distribution_of, resolve
 
 BACKBONE_FILE = "backbone.json"
 
@@ -46,6 +46,16 @@ def base_revision(backbone: Backbone, model: PreTrainedModel) -> str | None:
         model: The same, loaded.
     """
     return getattr(model.config, "_commit_hash", None) or backbone.revision
+
+
+def recorded_base(folder: Path) -> str | None:
+    """Return where the base of an export is on this machine, or its hub id; None where its weights are random.
+
+    Args:
+        folder: The exported folder.
+    """
+    name = read_record(folder / BACKBONE_FILE, RunFolderError)["base_model_name_or_path"]
+    return None if name is None else resolve(name)
 
 
 def check_base_weights(folder: Path, backbone: Backbone) -> None:

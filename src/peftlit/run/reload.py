@@ -23,13 +23,12 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
-from peftlit.errors import ReloadError, Stopped, first_line
+from peftlit.errors import PeftlitError, ReloadError, Stopped, first_line
 from peftlit.foreign import read_record
-from peftlit.location import resolve
 from peftlit.metrics import plain
 from peftlit.modules import CausalLM, PeftModule
 from peftlit.problems import PROBLEM_FILE
-from peftlit.run.base_record import BACKBONE_FILE
+from peftlit.run.base_record import recorded_base
 from peftlit.run.load import make_answerer
 from peftlit.run.memory import is_out_of_memory, says_out_of_memory
 from peftlit.run.reload_record import write_outcome
@@ -112,7 +111,7 @@ def check_reload(
 def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
-    if isinstance(error, (ReloadError, Stopped)):
+    if isinstance(error, PeftlitError):
         return str(error)
     if is_out_of_memory(error):
         return f"out of memory ({first_line(error)})"
@@ -163,7 +162,7 @@ def prove_reload(
     for record, content in module.records().items():
         if read_record(folder / record, ReloadError) != json.loads(json.dumps(content)):
             raise ReloadError(f"{record}: does not hold what the module was trained for")
-    base = read_record(folder / BACKBONE_FILE, ReloadError)["base_model_name_or_path"]
+    base = recorded_base(folder)
     batch = tokenize(tokenizer, texts)
     prompted = isinstance(module, CausalLM) and module.data.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
@@ -183,7 +182,7 @@ def prove_reload(
             save_file(more, scratch / "more_inputs.safetensors")
         script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
         arguments = [str(folder.resolve()), name, str(RANDOM_WEIGHTS_SEED), trust, device, module.auto_class.__name__]
-        arguments.append("" if base is None else resolve(base))
+        arguments.append(base or "")
         _run(script, arguments, "plain transformers + peft", scratch)
         answers = load_file(scratch / "answers.safetensors")
         difference = _compare_plain(module, batch, expected, answers)
