@@ -154,6 +154,10 @@ def test_the_run_folder_is_complete(finished_run) -> None:
     )
     assert metrics["fit"]["peak_memory_mib"] > 0
     assert metrics["fit"]["samples_per_second"] > 0
+    check = json.loads((folder / "adapter/reload_check.json").read_text())
+    assert check == {"passed": True, "reason": None, "difference": metrics["reload_logit_difference"]}
+    for file in (folder / "adapter").iterdir():
+        assert str(folder).encode() not in file.read_bytes(), file.name
 
 
 def test_validate_and_test_score_the_exported_adapter(finished_run, peftlit) -> None:

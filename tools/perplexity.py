@@ -28,6 +28,8 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
+from peftlit.location import resolve
+
 IGNORED = -100
 Block = tuple[list[int], list[int]]
 """Token ids, and the token to be found at each place or ``IGNORED``."""
@@ -164,7 +166,7 @@ def main() -> None:
         if arguments.adapter is None:
             parser.error("give --base, --adapter, or both")
         record = json.loads((arguments.adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        arguments.base = record["base_model_name_or_path"]
+        arguments.base = resolve(record["base_model_name_or_path"])
     tokenizer = AutoTokenizer.from_pretrained(arguments.adapter or arguments.base)
     texts = articles(arguments.data_dir / f"{arguments.split}.jsonl")
     if arguments.masked:

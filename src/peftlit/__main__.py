@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from peftlit import __version__, console, ranks
-from peftlit.errors import PeftlitError, Stopped
+from peftlit.errors import PeftlitError, ReloadError, Stopped
 
 HELP = """\
 usage: peftlit COMMAND [--config FILE.yaml ...] [--KEY VALUE ...]
@@ -68,7 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201
         return stop.exit_code
     except PeftlitError as error:
-        print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
+        if not isinstance(error, ReloadError) or ranks.is_first():  # which all ranks raise
+            print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:
         print("peftlit: interrupted", file=sys.stderr)  # noqa: T201

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from importlib import metadata
 from pathlib import Path
 
 from peftlit.errors import BackboneError
@@ -34,3 +35,14 @@ def resolve(name_or_path: str) -> str:
     if not configs:
         raise BackboneError(f"name_or_path: {name_or_path!r}: the package {package!r} holds no config.json")
     return str(configs[0].parent)
+
+
+def distribution_of(name_or_path: str | None) -> tuple[str | None, str | None]:
+    """Return name and version of the distribution that brings ``package:NAME``; None for both where none does.
+
+    Args:
+        name_or_path: A hub id, a folder, or ``package:`` and an importable package's name.
+    """
+    package = (name_or_path or "").removeprefix(PACKAGE_PREFIX)
+    found = metadata.packages_distributions().get(package) if package != name_or_path else None
+    return (found[0], metadata.version(found[0])) if found else (None, None)

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy
 import torch
 from torch import Tensor
 from torchmetrics import (
@@ -52,6 +53,15 @@ HEADLINES = ("loss", "perplexity", "accuracy", "f1", "mcc", "mse", "pearson", "s
 _AVERAGED = ("precision", "recall", "f1")
 _PER_CLASS = "_per_class"
 _CONFUSION = "confusion_matrix"
+
+
+def plain(value: Tensor | float) -> float:
+    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579.
+
+    Args:
+        value: A number that was computed or logged in float32.
+    """
+    return float(str(numpy.float32(float(value))))
 
 
 class Metrics(MetricCollection, ABC):

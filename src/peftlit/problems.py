@@ -15,7 +15,7 @@ from torch import Tensor
 from peftlit.batch import ProblemType
 from peftlit.errors import ConfigError
 from peftlit.losses import BinaryCrossEntropy, CrossEntropy, Loss, MeanSquaredError
-from peftlit.metrics import Average, Metrics, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics
+from peftlit.metrics import Average, Metrics, MultiLabelMetrics, RegressionMetrics, SingleLabelMetrics, plain
 
 LABEL_MAP_FILE = "label_map.json"
 PROBLEM_FILE = "problem.json"
@@ -104,7 +104,7 @@ class Problem(ABC):
         return ["label", "prediction", *(f"prob_{name}" for name in self.label_names)]
 
     def _probabilities(self, answer: Tensor) -> dict[str, float]:
-        return dict(zip(self.label_names, answer.tolist(), strict=True))
+        return dict(zip(self.label_names, map(plain, answer.tolist()), strict=True))
 
 
 class SingleLabel(Problem):
@@ -127,7 +127,7 @@ class SingleLabel(Problem):
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both names and the probabilities."""
         names = self.label_names
-        return [names[int(label)], names[int(answer.argmax())], *(f"{p:.8g}" for p in answer.tolist())]
+        return [names[int(label)], names[int(answer.argmax())], *map(_digits, answer.tolist())]
 
 
 class Binary(SingleLabel):
@@ -154,7 +154,7 @@ class MultiLabel(Problem):
 
     def record(self) -> dict[str, Any]:
         """Return what the others have, and the thresholds."""
-        return {**super().record(), "thresholds": self.thresholds.tolist()}
+        return {**super().record(), "thresholds": [*map(plain, self.thresholds.tolist())]}
 
     def answers(self, logits: Tensor) -> Tensor:
         """Return each label's probability, (B, C)."""
@@ -176,7 +176,7 @@ class MultiLabel(Problem):
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both label sets, joined, and the probabilities."""
         sets = [SEPARATOR.join(self._given(given)) for given in (label > 0, answer >= self.thresholds)]
-        return [*sets, *(f"{p:.8g}" for p in answer.tolist())]
+        return [*sets, *map(_digits, answer.tolist())]
 
     def _given(self, given: Tensor) -> list[str]:
         return [name for name, yes in zip(self.label_names, given.tolist(), strict=True) if yes]
@@ -197,15 +197,19 @@ class Regression(Problem):
 
     def say(self, answer: Tensor) -> dict[str, Any]:
         """Return ``value``."""
-        return {"value": float(answer)}
+        return {"value": plain(answer)}
 
     def spell(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both numbers."""
-        return [f"{float(label):.8g}", f"{float(answer):.8g}"]
+        return [_digits(float(label)), _digits(float(answer))]
 
     def columns(self) -> list[str]:
         """Name the two numbers."""
         return ["label", "prediction"]
+
+
+def _digits(value: float) -> str:
+    return f"{plain(value):.9g}"  # no float32 needs more
 
 
 def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Loss | None) -> tuple[Problem, Loss]:

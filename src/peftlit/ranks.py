@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from peftlit.errors import ProcessError, Stopped
+from peftlit.errors import ProcessError, ReloadError, Stopped
 
 _RANK_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),  # Lightning's own launcher, or a user who starts each process
@@ -30,7 +30,7 @@ _CLAIM = "failed_first"
 _MARKS_OF_LOST_TOUCH = ("third_party/gloo", "NCCL", "TCPStore")
 """In the messages of torch's collectives, where they raise plain RuntimeErrors when another process has gone."""
 
-_TOLD_TO_ALL = (Stopped, KeyboardInterrupt)
+_TOLD_TO_ALL = (Stopped, ReloadError, KeyboardInterrupt)
 """What ends all processes alike; the first one speaks of it."""
 
 _SECONDS_BETWEEN_LOOKS = 0.1

@@ -11,7 +11,7 @@ from peftlit.data import TextDataModule
 from peftlit.errors import DataError, ReloadError
 from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import StopOnSignal, random_states
-from peftlit.run import conclude
+from peftlit.run import reload
 
 VARIABLE = "FAULT"
 """Holds a JSON object: ``what`` happens at which ``batch`` (from 1) of which ``rank``; ``without`` which guard."""
@@ -22,7 +22,7 @@ def break_as_asked() -> None:
     fault = json.loads(os.environ.get(VARIABLE, "{}"))
     if "without" in fault:
         GUARDS[fault["without"]]()
-    conclude.prove_reload = _fail_proof if fault.get("what") == "proof" else lambda *_: 0.0
+    reload.prove_reload = _fail_proof if fault.get("what") == "proof" else lambda *_: 0.0
     if "batch" in fault:
         _break_batch(**{name: fault[name] for name in ("what", "rank", "batch")})
 

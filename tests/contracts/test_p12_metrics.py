@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Trainer
+from numpy import float32
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from peftlit.backbone import Backbone
@@ -114,6 +115,13 @@ def test_p12_a_finished_run_holds_the_same_numbers(finished_run) -> None:
     truth, answers = [row["label"] for row in rows], [row["prediction"] for row in rows]
     counts = confusion_matrix(truth, answers, labels=["negative", "positive"])
     assert recorded["confusion_matrix"] == counts.tolist()
+    state = json.loads((folder / "adapter/trainer_state.json").read_text(encoding="utf-8"))
+    logged = [value for entry in state["log_history"] for name, value in entry.items() if name != "learning_rate"]
+    for number in (*recorded.values(), *logged, state["best_metric"]):
+        assert not isinstance(number, float) or str(number) == str(float(str(float32(number))))
+    for row in rows:
+        for name in ("negative", "positive"):
+            assert float(row[f"prob_{name}"]) == float(str(float32(row[f"prob_{name}"])))
     assert recorded["rows"] == 30
 
 

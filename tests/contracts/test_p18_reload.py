@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
+import os
+import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import peft
 import pytest
@@ -21,10 +24,13 @@ from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ReloadError
 from peftlit.heads import PooledHead
 from peftlit.modules import SequenceClassification
+from peftlit.run import conclude, reload
 from peftlit.run import export as export_room
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
 from tests import tiny
+from tests.conftest import errors_of
+from tests.contracts.forked import peftlit_in
 from tests.modules.cases import pad_left
 
 ADAPTERS = {
@@ -182,7 +188,8 @@ def test_p18_the_export_is_whole(finished_run) -> None:
     names = {path.name for path in folder.iterdir()}
     assert names >= {
         "adapter_config.json", "adapter_model.safetensors", "backbone.json", "label_map.json", "problem.json",
-        "quantization_config.json", "tokenizer.json", "tokenizer_config.json", "trainer_state.json",
+        "quantization_config.json", "reload_check.json", "tokenizer.json", "tokenizer_config.json",
+        "trainer_state.json",
     }  # fmt: skip
     assert "README.md" not in names  # no card is better than one of empty headings
     assert json.loads((folder / "quantization_config.json").read_text())["bnb_4bit_use_double_quant"] is True
@@ -221,20 +228,75 @@ def test_p18_auto_peft_model_answers_with_label_names(finished_run, toy_data) ->
     assert done.stdout.strip() == first["prediction"]
 
 
-@pytest.mark.slow
-def test_p18_fit_exits_non_zero_when_the_proof_fails(
-    peftlit, settings, write_config, monkeypatch, tmp_path, toy_data
-) -> None:
-    save = export_room._save_weights
-
-    def without_weights(module, model, folder: Path) -> None:
-        save(module, model, folder)
-        (folder / "adapter_model.safetensors").unlink()
-        shutil.copy(toy_data / "test.jsonl", folder / "adapter_model.safetensors")
-
-    monkeypatch.setattr(export_room, "_save_weights", without_weights)
-    settings["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2}
-    code, _, err = peftlit("fit", "--config", write_config(settings))
+def contract_a_failed_check_costs_nothing_else(peftlit, config: Path, folder: Path, why: str) -> None:
+    """Scores and pictures are there, the folder says what failed, and who asks for it by name gets answers."""
+    code, _, err = peftlit("fit", "--config", config)
     assert code == 1
-    assert "cannot load what was exported" in err
-    assert not (tmp_path / "runs/001/metrics.json").exists()
+    (line,) = errors_of(err)
+    assert err.splitlines()[-1] == line
+    assert why in line
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert (metrics["test"]["rows"], metrics["reload_logit_difference"]) == (30, None)
+    assert {"predictions.csv", "confusion_matrix.png", "learning_curves.png"} <= {p.name for p in folder.iterdir()}
+    check = json.loads((folder / "adapter/reload_check.json").read_text())
+    assert (check["passed"], check["difference"]) == (False, None)
+    assert why in check["reason"]
+    for command in (["test"], ["predict", "--text=a great film"]):
+        code, _, err = peftlit(*command, "--run_dir", folder)
+        assert code == 0, err
+        assert [line for line in err.splitlines() if "its reload check did not pass: " in line and why in line] != []
+    assert json.loads((folder / "metrics.json").read_text())["test"] == metrics["test"]
+
+
+@pytest.fixture
+def two_steps(settings, write_config) -> Path:
+    settings["trainer"] |= {"max_epochs": 1, "limit_train_batches": 2}
+    return write_config(settings)
+
+
+@pytest.fixture
+def without_weights(monkeypatch) -> None:
+    """Let the fresh process find no adapter."""
+    monkeypatch.setattr(reload, "_run", partial(_run_without_weights, reload._run))
+
+
+def _run_without_weights(run: Any, script: str, arguments: list[str], *rest: Any) -> None:
+    weights = Path(arguments[0], "adapter_model.safetensors")
+    aside = weights.rename(weights.with_suffix(".aside"))
+    try:
+        run(script, arguments, *rest)
+    finally:
+        aside.rename(weights)
+
+
+@pytest.mark.slow
+def test_p18_a_failed_check_costs_nothing_else(peftlit, two_steps, without_weights, tmp_path) -> None:
+    contract_a_failed_check_costs_nothing_else(
+        peftlit, two_steps, tmp_path / "runs/001", "cannot load what was exported"
+    )
+
+
+@pytest.mark.slow
+def test_p18_goes_red_when_a_failure_is_only_raised(peftlit, two_steps, without_weights, tmp_path, monkeypatch) -> None:
+    def check(module: Any, tokenizer: Any, texts: Any, folder: Path, device: Any) -> float:
+        return reload.prove_reload(module, tokenizer, texts, folder)
+
+    monkeypatch.setattr(conclude, "check_reload", check)
+    with pytest.raises(AssertionError):
+        contract_a_failed_check_costs_nothing_else(
+            peftlit, two_steps, tmp_path / "runs/001", "cannot load what was exported"
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_p18_a_run_that_is_ended_within_the_check_can_be_used(number, code, two_steps, tmp_path) -> None:
+    def prepare() -> None:
+        reload._run = lambda *_: os.kill(os.getpid(), number)  # in the child alone
+
+    ended = peftlit_in(tmp_path, "fit", f"--config={two_steps}", "--run_dir=run", prepare=prepare)
+    assert ended.code == code, ended.said
+    why = "it never finished" if number == signal.SIGKILL else "stopped by SIGTERM"
+    again = peftlit_in(tmp_path, "test", "--run_dir=run")
+    assert again.code == 0, again.said
+    assert f"peftlit: run/adapter: its reload check did not pass: {why}" in again.said.splitlines()

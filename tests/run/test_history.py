@@ -19,4 +19,6 @@ def test_the_history_of_a_run_is_whole_and_in_order(finished_run) -> None:
     assert state["best_global_step"] in (6, 12, 18)
     best = max(entry["eval_f1"] for entry in state["log_history"] if "eval_f1" in entry)
     assert state["best_metric"] == best
+    assert state["best_model_checkpoint"].startswith("checkpoints/epoch=")
+    assert (folder / state["best_model_checkpoint"]).is_dir()
     assert trained[-1]["learning_rate"] == 0.0  # the cosine ends at the last optimizer step

@@ -1,4 +1,4 @@
-"""What happens after training: best weights, export, the proof, the test split, numbers and pictures."""
+"""What happens after training: best weights, export, numbers, pictures, the test split, and last the reload check."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 
 from peftlit.data import TokenDataModule
-from peftlit.errors import RunFolderError
+from peftlit.errors import ReloadError, RunFolderError
 from peftlit.foreign import read_record
-from peftlit.metrics import HEADLINES, Average
+from peftlit.metrics import HEADLINES, Average, plain
 from peftlit.modules import PeftModule
 from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
 from peftlit.plugins.throughput import throughput_of
 from peftlit.problems import MultiLabel, Problem
 from peftlit.run import figures
-from peftlit.run.export import export, load_export, trainable_sha256, weights_sha256
+from peftlit.run.base_record import check_base_weights
+from peftlit.run.export import export, load_export, reading, trainable_sha256, weights_sha256
 from peftlit.run.files import write_json
 from peftlit.run.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
 from peftlit.run.memory import peak_mib
-from peftlit.run.reload import prove_reload
+from peftlit.run.reload import check_reload
 from peftlit.run.thresholds import tune_thresholds
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,9 @@ def conclude_fit(
     history: History,
     seconds: float,
 ) -> None:
-    """Restore the best weights, export and prove them, draw the curves, score the test split.
+    """Restore the best weights, export them, draw the curves, score the test split; then check that the export loads.
+
+    The check comes last, so that nothing is lost where it fails.
 
     Args:
         trainer: The trainer, after ``fit``.
@@ -45,22 +48,24 @@ def conclude_fit(
         folder: The run folder.
         history: What was logged during training.
         seconds: Duration of the fit.
+
+    Raises:
+        ReloadError: The check failed, on all ranks alike.
     """
     best_step = _restore_best(trainer, module)
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
     thresholds = tune_thresholds(trainer, module, data)
     if trainer.is_global_zero:
-        state, throughput = history.trainer_state(trainer, best_step, data.batch_size), throughput_of(trainer)
+        state = history.trainer_state(trainer, folder.path, best_step, data.batch_size)
+        throughput = throughput_of(trainer)
         export(module, data.get_tokenizer(), folder.adapter, state)
-        difference = prove_reload(module, data.get_tokenizer(), data.probe(), folder.adapter)
-        figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step, module.curve)
         write_json(
             folder.path / METRICS_FILE,
             {
                 "step": best_step,
                 "adapter_sha256": weights_sha256(folder.adapter),
                 "trainable_sha256": trainable_sha256(module),
-                "reload_logit_difference": difference,
+                "reload_logit_difference": None,
                 "fit": {
                     "seconds": round(seconds, 2),
                     **(throughput.summary() if throughput else {}),
@@ -73,13 +78,30 @@ def conclude_fit(
                 "test": None,
             },
         )
+        figures.learning_curves(history.log_history, folder.path / "learning_curves.png", best_step, module.curve)
     trainer.strategy.barrier()
     if "test" in data.read() and trainer.limit_test_batches != 0:
         trainer.test(module, datamodule=data, verbose=False)
         conclude_evaluation(trainer, module, data, folder, "test")
+    failure = None
     if trainer.is_global_zero:
+        failure = _check(trainer, module, data, folder)
         written = [name for name in (METRICS_FILE, PREDICTIONS_FILE) if (folder.path / name).is_file()]
         log.info("run folder: %s (adapter/, %s, pictures)", folder.path, ", ".join(written))
+    failure = trainer.strategy.broadcast(failure)
+    if failure is not None:
+        raise failure
+
+
+def _check(trainer: Trainer, module: PeftModule, data: TokenDataModule, folder: RunFolder) -> ReloadError | None:
+    """Check the export and note the difference in ``metrics.json``; return what is wrong, for all ranks to raise."""
+    device = trainer.strategy.root_device
+    try:
+        difference = check_reload(module, data.get_tokenizer(), data.probe(), folder.adapter, device)
+    except ReloadError as error:
+        return error
+    write_json(folder.path / METRICS_FILE, {**(read_metrics(folder) or {}), "reload_logit_difference": difference})
+    return None
 
 
 def conclude_evaluation(
@@ -97,7 +119,7 @@ def conclude_evaluation(
     if not trainer.is_global_zero:
         return
     prefix = "val/" if split == "validation" else "test/"
-    scalars = {k.removeprefix(prefix): float(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
+    scalars = {k.removeprefix(prefix): plain(v) for k, v in trainer.callback_metrics.items() if k.startswith(prefix)}
     if not scalars:
         log.warning("%s: no batch was scored, and nothing is written", split)
         return
@@ -148,6 +170,12 @@ class UseExport(Callback):
     def _load(self, module: LightningModule) -> None:
         if isinstance(module, PeftModule):
             load_export(module, self.folder.adapter)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse another base before its weights load."""
+        if isinstance(pl_module, PeftModule):
+            with reading(self.folder.adapter):
+                check_base_weights(self.folder.adapter, pl_module.backbone)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Load.

@@ -19,18 +19,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from peftlit.architecture import float_modules, half_dtype
+from peftlit.architecture import float_modules
 from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors
 from peftlit.errors import OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.foreign import check_folder, read_record
 from peftlit.modules.base import PeftModule
+from peftlit.run.base_record import BACKBONE_FILE, base_record
 from peftlit.run.files import write_json, write_text
 from peftlit.run.memory import is_out_of_memory
+from peftlit.run.reload_record import NEVER_FINISHED, warn_unless_passed, write_outcome
 
 log = logging.getLogger(__name__)
 
 QUANTIZATION_FILE = "quantization_config.json"
-BACKBONE_FILE = "backbone.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
@@ -69,13 +70,14 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     quantization = module.backbone.quantization_config(float_modules(inner), inner.device.type)
     if quantization is not None:
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
-    write_json(aside / BACKBONE_FILE, _backbone_record(module, inner))
+    write_json(aside / BACKBONE_FILE, base_record(module.backbone, inner))
     if module.backbone.location is None:
         module.read_config().save_pretrained(aside / RANDOM_BASE_FOLDER)
         if isinstance(module.backbone.config, str):  # a model's own code goes with its config
             for code in Path(module.backbone.config).glob("*.py"):
                 shutil.copy(code, aside / RANDOM_BASE_FOLDER)
     write_json(aside / "trainer_state.json", trainer_state)
+    write_outcome(aside, reason=NEVER_FINISHED)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     if module.data.cleaning_steps:
@@ -92,20 +94,10 @@ def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     return inner
 
 
-def _backbone_record(module: PeftModule, inner: PreTrainedModel) -> dict[str, Any]:
-    half = half_dtype(inner)
-    return {
-        "base_model_name_or_path": module.backbone.location,
-        "revision": commit_of(module.backbone.location, module.backbone.revision),
-        "config_overrides": module.backbone.config_overrides,
-        "dtype": "float32" if half is None else str(half).removeprefix("torch."),
-    }
-
-
 def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:
     if isinstance(model, PeftModel):
         for config in model.peft_config.values():
-            config.base_model_name_or_path = module.backbone.location
+            config.base_model_name_or_path = module.backbone.name_or_path or ""  # for None peft looks for a path
             config.revision = commit_of(module.backbone.location, module.backbone.revision)
         with _all_ranks(model):
             model.save_pretrained(str(folder), save_embedding_layers=False)
@@ -193,6 +185,7 @@ def load_export(module: PeftModule, folder: Path) -> None:
     """
     assert module.model is not None
     with reading(folder):
+        warn_unless_passed(folder)
         odd: list[str] = []
         if isinstance(module.model, PeftModel):
             if not (folder / ADAPTER_CONFIG_FILE).is_file():

@@ -128,7 +128,7 @@ class RunFolder:
             hint = f"; there are {', '.join(near)}" if near else ""
             raise RunFolderError(f"--run_dir {self.path}: no such folder{hint}")
         raise RunFolderError(
-            f"--run_dir {self.path}: its fit did not finish (no {ADAPTER_FOLDER}/ that was proven, with {METRICS_FILE})"
+            f"--run_dir {self.path}: its fit did not finish (no {ADAPTER_FOLDER}/ with {METRICS_FILE})"
         )
 
 

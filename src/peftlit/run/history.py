@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from peftlit.hardware import widest_float
+from peftlit.metrics import plain
 from peftlit.modules.window import at_step_boundary
 from peftlit.optim import learning_rate
 
@@ -39,7 +42,7 @@ class History(Callback):
             {
                 "epoch": round(trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches, 4),
                 "learning_rate": learning_rate(trainer.optimizers[0]),
-                "loss": loss,
+                "loss": plain(loss),
                 "step": step,
             }
         )
@@ -48,7 +51,7 @@ class History(Callback):
         """Note the metrics of a validation as ``eval_<name>``."""
         if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
             return
-        values = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
+        values = {k: plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
         if values:
             entry = {f"eval_{k.removeprefix('val/')}": v for k, v in values.items()}
             batches = trainer.fit_loop.epoch_loop.batch_progress.current.ready
@@ -66,20 +69,22 @@ class History(Callback):
                 return {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_")}
         return None
 
-    def trainer_state(self, trainer: Trainer, best_step: int, batch_size: int | None) -> dict[str, Any]:
+    def trainer_state(self, trainer: Trainer, folder: Path, best_step: int, batch_size: int | None) -> dict[str, Any]:
         """Return the state in Hugging Face's shape.
 
         Args:
             trainer: The trainer, after ``fit``.
+            folder: The run folder, from which the best checkpoint's path is counted.
             best_step: Optimizer step of the exported weights.
             batch_size: Rows per batch and device.
         """
         checkpoint, steps = monitored_checkpoint(trainer), trainer.estimated_stepping_batches
         score = checkpoint.best_model_score if checkpoint else None
+        best = checkpoint.best_model_path if checkpoint else None
         return {
             "best_global_step": best_step,
-            "best_metric": float(score) if score is not None else None,
-            "best_model_checkpoint": checkpoint.best_model_path if checkpoint else None,
+            "best_metric": plain(score) if score is not None else None,
+            "best_model_checkpoint": os.path.relpath(best, folder) if best else best,
             "epoch": float(trainer.current_epoch),
             "global_step": trainer.global_step,
             "is_world_process_zero": trainer.is_global_zero,

@@ -28,10 +28,10 @@ from peftlit.losses import BinaryCrossEntropy
 from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassification
 from peftlit.problems import PROBLEM_FILE
 from peftlit.run.answerer import Answerer
+from peftlit.run.base_record import BACKBONE_FILE, check_base_weights
 from peftlit.run.classifier import Classifier
 from peftlit.run.export import (
     ADAPTER_CONFIG_FILE,
-    BACKBONE_FILE,
     HEAD_FILE,
     HEAD_RECORD_FILE,
     MODEL_FILE,
@@ -83,6 +83,7 @@ def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Answerer
     tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
     module = _module(folder, record, tokenizer, trust_remote_code)
     check_sizes(module, folder)
+    check_base_weights(folder, module.backbone)
     with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
         module.configure_model(torch.device(device or current_device_type()))
     load_export(module, folder)
@@ -204,6 +205,7 @@ def _adapter(folder: Path) -> Adapter:
         raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
     config: PeftConfig = PeftConfig.from_pretrained(str(folder))
     config.inference_mode = False
+    config.base_model_name_or_path = None  # peft would warn where it is not the folder that is loaded from
     for key, value in _FIRST_VALUES.items():
         if hasattr(config, key):
             setattr(config, key, value)

@@ -10,6 +10,7 @@ from torch import Tensor
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
 from peftlit.errors import DataError
+from peftlit.metrics import plain
 from peftlit.modules.inference import in_evaluation
 from peftlit.run.answerer import Answerer, Question
 
@@ -81,6 +82,8 @@ class MaskFiller(Answerer):
         masks = []
         for gap_values, gap_tokens, part in zip(values.tolist(), tokens.tolist(), parts, strict=True):
             words = [str(self.tokenizer.decode([token])).strip() for token in gap_tokens]
-            masks.append([{"token": word, "probability": value} for word, value in zip(words, gap_values, strict=True)])
+            masks.append(
+                [{"token": word, "probability": plain(value)} for word, value in zip(words, gap_values, strict=True)]
+            )
             before += words[0] + part
         return {"text": before, "masks": masks}

@@ -12,6 +12,7 @@ from lightning import LightningDataModule, Trainer
 from peftlit.modules.base import PeftModule
 
 _HOST_SIGNS = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "can't allocate memory")
+_SIGNS = (*_HOST_SIGNS, "OutOfMemoryError", "MemoryError", "out of memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -23,6 +24,15 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in _HOST_SIGNS)
+
+
+def says_out_of_memory(line: str) -> bool:
+    """Tell whether the last line of another process's traceback means that memory ran out.
+
+    Args:
+        line: The line.
+    """
+    return any(sign in line for sign in _SIGNS)
 
 
 def peak_mib() -> float:

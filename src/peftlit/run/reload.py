@@ -1,13 +1,15 @@
-"""Prove that the exported folder works: a fresh process must read the same tokens and give the same answers."""
+"""Check that the exported folder works: a fresh process must read the same tokens and give the same answers."""
 
 from __future__ import annotations
 
 import json
 import logging
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,11 +24,15 @@ from peftlit.architecture import RANDOM_WEIGHTS_SEED, half_dtype
 from peftlit.batch import Batch
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import tokenize
-from peftlit.errors import ReloadError
+from peftlit.errors import PeftlitError, ReloadError, Stopped, first_line
 from peftlit.foreign import read_record
+from peftlit.metrics import plain
 from peftlit.modules import CausalLM, PeftModule
 from peftlit.problems import PROBLEM_FILE
+from peftlit.run.base_record import recorded_base
 from peftlit.run.load import make_answerer
+from peftlit.run.memory import is_out_of_memory, says_out_of_memory
+from peftlit.run.reload_record import write_outcome
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +53,9 @@ _OWN_HEAD_TOLERANCE = 1e-4
 _MARKUP = " Fish &amp; <b>chips</b><br />for  two &lt;br&gt; "
 """What every cleaning step changes."""
 
+_LIMIT_S = 800.0
+"""Seconds that a fresh process may take. There may be two, and ranks wait for one another for half an hour."""
+
 _LOAD = """
 import importlib, json, sys
 from pathlib import Path
@@ -61,10 +70,81 @@ save_file(answerer.probe(texts), Path(scratch, "loaded.safetensors"))
 """
 
 
+def check_reload(
+    module: PeftModule,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str | tuple[str, str]],
+    folder: Path,
+    device: torch.device,
+) -> float:
+    """Check the exported folder, and record in it what came of that, whatever that is.
+
+    Args:
+        module: The trained module with the exported weights in it.
+        tokenizer: The tokenizer it was trained with.
+        texts: Texts, or pairs of texts.
+        folder: The exported folder.
+        device: Where to compare.
+
+    Returns:
+        What :func:`prove_reload` does.
+
+    Raises:
+        ReloadError: The check failed, could not be finished, or was stopped by SIGTERM or Ctrl-C.
+    """
+    try:
+        with _stopping_on_sigterm():
+            module.to(device)
+            difference = plain(prove_reload(module, tokenizer, texts, folder))
+            write_outcome(folder, difference=difference)
+            return difference
+    except BaseException as error:
+        reason = _reason(error)
+        try:
+            write_outcome(folder, reason=reason)
+        except OSError as unwritten:
+            reason += f"; nor can that be recorded: {first_line(unwritten)}"
+        failure = ReloadError(
+            f"{folder}: the reload check did not pass: {reason}; the export and all scores are complete, and test, "
+            "predict and peftlit.load take them with a warning"
+        )
+        failure.exit_code = getattr(error, "exit_code", 130 if isinstance(error, KeyboardInterrupt) else 1)
+        raise failure from error
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    if isinstance(error, PeftlitError):
+        return str(error)
+    if is_out_of_memory(error):
+        return f"out of memory ({first_line(error)})"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def _stopping_on_sigterm() -> Iterator[None]:
+    """Turn SIGTERM into an error, which ends the fresh process, too."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise Stopped("stopped by SIGTERM", number)
+
+    if threading.current_thread() is not threading.main_thread():  # Python lets no other thread listen
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def prove_reload(
     module: PeftModule, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]], folder: Path
 ) -> float:
     """Compare what this process and a fresh one answer to some texts.
+
+    The module is moved to the CPU once it has answered: the fresh process needs its place.
 
     A head of the Auto class: plain transformers + peft give equal logits. An own head: plain transformers + peft give
     equal hidden states, and :func:`peftlit.load` equal logits. A causal language model: both, and :func:`peftlit.load`
@@ -85,27 +165,35 @@ def prove_reload(
     assert module.model is not None
     for record, content in module.records().items():
         if read_record(folder / record, ReloadError) != json.loads(json.dumps(content)):
-            raise ReloadError(f"{folder / record}: does not hold what the module was trained for")
+            raise ReloadError(f"{record}: does not hold what the module was trained for")
+    base = recorded_base(folder)
     if module.data.cleaning_steps:
         texts = [*texts, _MARKUP if isinstance(texts[0], str) else (_MARKUP, _MARKUP)]
     cleaned = Cleaner(module.data.cleaning_steps or []).clean_all(list(texts))
     batch = tokenize(tokenizer, cleaned)
     prompted = isinstance(module, CausalLM) and module.data.prompt is not None
     trust, device = str(module.backbone.trust_remote_code), str(next(module.parameters()).device)
+    more = {k: v for k, v in module.model_inputs(batch).items() if k not in batch}
+    with _full_float32():
+        expected = module.evaluate_batch(batch) if module.head is None else module.hidden_states(batch)
+        ours = {}
+        if module.head is not None or prompted:
+            ours = make_answerer(module, tokenizer, module.records()[PROBLEM_FILE]).probe(texts)
+    module.cpu()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # the other processes need room
+        torch.cuda.empty_cache()
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         (scratch / "texts.json").write_text(json.dumps(cleaned), encoding="utf-8")
         (scratch / "raw_texts.json").write_text(json.dumps(list(texts)), encoding="utf-8")
-        more = {k: v for k, v in module.model_inputs(batch).items() if k not in batch}
         if more:
             save_file(more, scratch / "more_inputs.safetensors")
         script = Path(__file__).with_name("reload_probe.py").read_text(encoding="utf-8")
         arguments = [str(folder.resolve()), name, str(RANDOM_WEIGHTS_SEED), trust, device, module.auto_class.__name__]
-        _run(script, arguments, folder, "plain transformers + peft", scratch)
+        arguments.append(base or "")
+        _run(script, arguments, "plain transformers + peft", scratch)
         answers = load_file(scratch / "answers.safetensors")
-        difference = _compare_plain(module, batch, answers, folder)
+        difference = _compare_plain(module, batch, expected, answers)
         if (refused := scratch / "refused_by_kernel.txt").is_file():
             log.warning(
                 "plain transformers + peft cannot run this model on a CPU like this one: bitsandbytes' kernel for it "
@@ -113,64 +201,66 @@ def prove_reload(
                 "peftlit does",
                 refused.read_text(encoding="utf-8"),
             )
-        if module.head is not None or prompted:
+        if ours:
             head = type(module.head).__module__ if module.head is not None else __name__
             arguments = [str(folder.resolve()), name, trust, device, head]
-            _run(_LOAD, arguments, folder, "peftlit.load", Path.cwd())
-            loaded = load_file(scratch / "loaded.safetensors")
-            with _full_float32():
-                ours = make_answerer(module, tokenizer, module.records()[PROBLEM_FILE]).probe(texts)
-            difference = max(difference, _compare_loaded(ours, loaded, folder))
+            _run(_LOAD, arguments, "peftlit.load", Path.cwd())
+            difference = max(difference, _compare_loaded(ours, load_file(scratch / "loaded.safetensors")))
     same = "the same hidden states, and peftlit.load the same logits" if module.head is not None else "the same"
     same += ", and so does peftlit.load" if prompted else ""
     log.info("a fresh process with plain transformers + peft answers %s (within %.1e)", same, difference)
     return difference
 
 
-def _run(script: str, arguments: list[str], folder: Path, what: str, cwd: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, cwd=cwd)
-    if done.returncode != 0:
-        raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
-        said = raised[-1] if raised else (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ReloadError(f"{folder}: {what} cannot load what was exported: {said}")
+def _run(script: str, arguments: list[str], what: str, cwd: Path) -> None:
+    try:
+        command = [sys.executable, "-c", script, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=_LIMIT_S)
+    except subprocess.TimeoutExpired as error:
+        raise ReloadError(f"{what} did not answer within {_LIMIT_S:.0f} seconds") from error
+    if done.returncode == 0:
+        return
+    raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
+    said = raised[-1] if raised else (done.stderr.strip().splitlines() or ["no message"])[-1]
+    if done.returncode < 0:
+        said = f"ended by {signal.Signals(-done.returncode).name}"
+    if done.returncode == -signal.SIGKILL or says_out_of_memory(said):
+        raise ReloadError(f"out of memory in the fresh process with {what} ({said})")
+    raise ReloadError(f"{what} cannot load what was exported: {said}")
 
 
-def _compare_plain(module: PeftModule, batch: Batch, answers: dict[str, Tensor], folder: Path) -> float:
+def _compare_plain(module: PeftModule, batch: Batch, expected: Tensor, answers: dict[str, Tensor]) -> float:
     """Compare tokens, then what plain transformers + peft gave."""
     tokens = {k.removeprefix("input."): v for k, v in answers.items() if k.startswith("input.")}
     ours: dict[str, Any] = dict(batch)
     if tokens.keys() != ours.keys() or any(not torch.equal(tokens[k], ours[k]) for k in ours):
-        raise ReloadError(f"{folder}: the tokenizer in it cuts the same texts into other tokens than training did")
-    with _full_float32():
-        expected = module.evaluate_batch(batch) if module.head is None else module.hidden_states(batch)
+        raise ReloadError("the exported tokenizer cuts the same texts into other tokens than training did")
     what, storage, kernels = "logits", _storage(module), [k for k in ("same_kernel", "any_kernel") if k in answers]
     if module.head is not None:  # what stands at padding is nobody's
         what, shown = "hidden states", batch["attention_mask"].bool()
         expected = expected[shown]
         answers = {name: answers[name][shown] for name in kernels}
     tolerances = {"same_kernel": SAME_KERNEL_TOLERANCE[storage], "any_kernel": ANY_KERNEL_TOLERANCE[storage]}
-    return [_compare(expected, answers[name], tolerances[name], folder, what) for name in kernels][-1]
+    return [_compare(expected, answers[name], tolerances[name], what) for name in kernels][-1]
 
 
-def _compare_loaded(ours: dict[str, Tensor], loaded: dict[str, Tensor], folder: Path) -> float:
+def _compare_loaded(ours: dict[str, Tensor], loaded: dict[str, Tensor]) -> float:
     """Compare how texts are put to the model, then what it answers."""
     fed = ours.keys() - {"logits"}
     if loaded.keys() != ours.keys() or any(not torch.equal(ours[name], loaded[name]) for name in fed):
-        raise ReloadError(f"{folder}: reloaded, it puts the same texts to the model otherwise than training did")
-    return _compare(ours["logits"], loaded["logits"], _OWN_HEAD_TOLERANCE, folder, "logits")
+        raise ReloadError("reloaded, it puts the same texts to the model otherwise than training did")
+    return _compare(ours["logits"], loaded["logits"], _OWN_HEAD_TOLERANCE, "logits")
 
 
-def _compare(expected: Tensor, answered: Tensor, tolerance: float, folder: Path, what: str) -> float:
+def _compare(expected: Tensor, answered: Tensor, tolerance: float, what: str) -> float:
     if answered.shape != expected.shape:
-        raise ReloadError(
-            f"{folder}: reloaded, its {what} have the shape {tuple(answered.shape)}, not {tuple(expected.shape)}"
-        )
+        raise ReloadError(f"reloaded, its {what} have the shape {tuple(answered.shape)}, not {tuple(expected.shape)}")
     difference = float((answered - expected).abs().max())
     allowed = tolerance * max(1.0, float(expected.abs().max()))
     if not difference <= allowed:
         raise ReloadError(
-            f"{folder}: reloaded in a fresh process, its {what} differ by {difference:.2g} (allowed {allowed:.2g}); "
-            "the export is kept for inspection, do not publish it"
+            f"reloaded in a fresh process, its {what} differ by {difference:.2g} (allowed {allowed:.2g}); do not "
+            "publish it"
         )
     return difference
 

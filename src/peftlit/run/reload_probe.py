@@ -1,8 +1,8 @@
 """Load an exported folder with plain transformers + peft and answer some texts. Imports nothing of peftlit.
 
-Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS``; SCRATCH holds the texts,
+Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS BASE``; SCRATCH holds the texts,
 cleaned as in training, and gets the answers: logits, or the last hidden states where the head is none of transformers'.
-This is also what a user without peftlit would write.
+BASE is where the base model is. This is also what a user without peftlit would write.
 """
 
 import json
@@ -16,8 +16,9 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-folder, scratch, seed, trust_remote_code, device, auto_class_name = (
+folder, scratch, seed, trust_remote_code, device, auto_class_name, location = (
     Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5], sys.argv[6],
+    sys.argv[7],
 )  # fmt: skip
 transformers.logging.set_verbosity_error()
 auto_class = getattr(transformers, auto_class_name)
@@ -28,7 +29,7 @@ if auto_class_name not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):  # w
     labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
 base = json.loads((folder / "backbone.json").read_text())
 if (folder / "model.safetensors").is_file():
-    base = {**base, "base_model_name_or_path": str(folder), "revision": None}
+    location, base = str(folder), {**base, "revision": None}
 arguments = {"dtype": getattr(torch, base["dtype"])}
 quantized = (folder / "quantization_config.json").is_file()
 if quantized:
@@ -45,7 +46,7 @@ if (folder / "random_base").is_dir() and not (folder / "model.safetensors").is_f
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **arguments)
 else:
     model = auto_class.from_pretrained(
-        base["base_model_name_or_path"],
+        location,
         revision=base["revision"],
         trust_remote_code=trust_remote_code,
         **({} if own_head else labels),

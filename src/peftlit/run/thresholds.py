@@ -9,6 +9,7 @@ from lightning import Trainer
 from torch import Tensor
 
 from peftlit.data import TokenDataModule
+from peftlit.metrics import plain
 from peftlit.modules.base import PeftModule
 from peftlit.problems import MultiLabel
 
@@ -44,7 +45,7 @@ def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule)
         probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         for i in range(len(problem.label_names)):
             problem.thresholds[i] = best_threshold(probabilities[:, i], labels[:, i])
-    tuned = dict(zip(problem.label_names, problem.thresholds.tolist(), strict=True))
+    tuned = dict(zip(problem.label_names, map(plain, problem.thresholds.tolist()), strict=True))
     log.info("thresholds: %s", ", ".join(f"{name} {value:.3f}" for name, value in tuned.items()))
     return tuned
 
