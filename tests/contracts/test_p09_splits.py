@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.data import TextDataModule, manifest, split
+from peftlit.data import TextDataModule, checks, split
 from peftlit.data.labels import Labels, LabelSets, Values
 from peftlit.run.files import write_json
 from tests.data.helpers import labelled, text_files
@@ -137,7 +137,7 @@ def test_p09_manifest_hash_can_be_checked_from_the_saved_file(make):
 
 
 def test_p09_breaker_row_hash_of_the_label_alone(make, tmp_path, monkeypatch):
-    monkeypatch.setattr(manifest, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
+    monkeypatch.setattr(checks, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
     with pytest.raises(AssertionError):
         contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
 

@@ -107,6 +107,20 @@ def test_p12_a_causal_language_model_that_tells_labels_holds_the_same_numbers(
             assert value == pytest.approx(float(row[f"prob_{name}"]), abs=1e-5)
 
 
+def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(model_folder, toy_data, tmp_path) -> None:
+    data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=4)
+    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.facts())
+    trainer = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, limit_test_batches=0.3,
+        callbacks=[Predictions(tmp_path / "predictions.csv", module.problem)],
+    )  # fmt: skip
+    trainer.test(module, datamodule=data, verbose=False)
+    scored = [int(row["row"]) for row in read_predictions(tmp_path / "predictions.csv")]
+    assert len(scored) == len(set(scored)) == module.told["rows"] == data.rows_scored("test") == 8
+    lengths = dict(zip(data._encoded["test"]["row"], data._encoded["test"]["length"], strict=True))
+    assert sorted(lengths[row] for row in scored) != sorted(lengths.values())[-8:], "the longest rows alone"
+
+
 def test_p12_a_finished_run_holds_the_same_numbers(finished_run) -> None:
     folder, _ = finished_run
     recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -199,7 +200,7 @@ def test_long_rows_are_cut_and_short_ones_are_not_padded_to_the_limit(tmp_path, 
 def test_tokenizing_in_several_processes_gives_the_same_rows(tmp_path, encoder):
     rows = toy_rows(20, seed=3)
     alone = _encoded(text_files(tmp_path, rows, tokenizer=encoder, max_length=9))
-    for file in Path(datasets.config.HF_DATASETS_CACHE, "peftlit").glob("*.arrow"):
+    for file in Path(datasets.config.HF_DATASETS_CACHE, "peftlit").glob("*/rows*.arrow"):
         file.unlink()
     assert _encoded(text_files(tmp_path, rows, tokenizer=encoder, max_length=9, num_proc=2)) == alone
 
@@ -335,3 +336,42 @@ def test_processes_that_cannot_share_a_split_are_refused_before_any_weight_loads
     data.setup("fit")
     with pytest.raises(ConfigError, match=r"^trainer.devices: 2 processes cannot share the 1 rows of test; set 1"):
         data.setup("test")
+
+
+def _trainer_of(rank: int = 0, world_size: int = 1, **limits: float) -> SimpleNamespace:
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    limits = {f"limit_{stage}_batches": limits.get(stage, 1.0) for stage in ("val", "test", "predict")}
+    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
+
+
+def _scored(data: TextDataModule, batches: int) -> list[int]:
+    return [
+        row for batch, _ in zip(data.val_dataloader(), range(batches), strict=False) for row in batch["row"].tolist()
+    ]
+
+
+def test_a_limited_evaluation_scores_the_same_sample_whatever_the_training_seed(tmp_path, encoder, caplog):
+    rows = [{"text": "good " * (1 + i % 20), "label": i % 2} for i in range(100)]
+
+    def limited(limit: float = 2, *, world_size: int = 1, rank: int = 0, **settings: Any) -> TextDataModule:
+        settings = {"validation_share": 0.5, "tokenizer": encoder, "eval_batch_size": 8 // world_size, **settings}
+        data = text_files(tmp_path, rows, **settings)
+        data.trainer = _trainer_of(rank, world_size, val=limit)
+        data.setup("validate")
+        return data
+
+    with caplog.at_level(logging.INFO, "peftlit"):
+        data = limited()
+        sample = _scored(data, 2)
+        assert _scored(data, 2) == sample, "another validation, the same rows"
+    assert len(sample) == data.rows_scored("validation") == 16
+    assert caplog.messages.count("validation: a random sample of 16 rows is scored (trainer.limit_val_batches)") == 1
+    assert _scored(limited(seed=5), 2) == sample
+    assert _scored(limited(split_seed=5), 2) != sample
+    assert _scored(limited(0.3), 2) == sample, "a fraction that leaves as many batches"
+    ranks = [_scored(limited(world_size=2, rank=rank), 2) for rank in (0, 1)]
+    assert sorted(ranks[0] + ranks[1]) == sorted(sample)
+    whole = limited(1.0)
+    assert whole.rows_scored("validation") == len(_scored(whole, 7)) == 50
+    longest = max(len(rows[row - 1]["text"]) for row in whole.read()["validation"]["row"])
+    assert len(rows[_scored(whole, 1)[0] - 1]["text"]) == longest, "memory shows in the sanity check"

@@ -30,8 +30,8 @@ def encoder(tmp_path) -> PreTrainedTokenizerBase:
 
 def blocks_of(tokenizer, texts, objective="causal", max_length=8, long="split") -> list[dict]:
     rows = datasets.Dataset.from_dict({"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts})
-    encoder = BlockEncoder(tokenizer, tokenizer_state(tokenizer), objective, max_length, long)
-    return list(encoder.encode(rows, 1, "train"))
+    encoder = BlockEncoder(tokenizer, objective, max_length, long)
+    return list(encoder.encode(rows, f"{texts}{tokenizer_state(tokenizer)}", 1, "train"))
 
 
 def ids(tokenizer, text: str) -> list[int]:

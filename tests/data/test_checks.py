@@ -4,9 +4,19 @@ import datasets
 import pytest
 
 from peftlit.data import checks
+from peftlit.data.labels import ClassLabels
 from tests.data.helpers import refusal
 
-LABELS = {"negative": 3, "positive": 3}
+LABELS = ClassLabels(["negative", "positive"], "label")
+
+
+def report(texts: list[str], numbers: list[int] | None = None) -> checks.RowReport:
+    columns = {
+        "row": numbers or [*range(1, len(texts) + 1)],
+        "text": texts,
+        "label": [i % 2 for i in range(len(texts))],
+    }
+    return checks.describe_splits({"train": datasets.Dataset.from_dict(columns)}, LABELS)[0]["train"]
 
 
 def test_a_missing_column_is_named_with_the_nearest_and_all_others():
@@ -33,19 +43,18 @@ def test_a_pair_is_one_text_in_the_order_of_the_rows():
 
 
 def test_a_report_counts_empty_texts_and_repeats_by_source_row():
-    report, keys = checks.report_rows(["a", " \t", "b", "a", "a", ""], [3, 5, 6, 7, 9, 11], LABELS)
-    assert len(keys) == 4
-    assert report.rows == 6
-    assert report.labels == LABELS
-    assert (report.empty_texts, report.empty_text_rows) == (2, [5, 11])
-    assert (report.duplicates, report.duplicate_rows) == (2, [7, 9])
+    found = report(["a", " \t", "b", "a", "a", ""], [3, 5, 6, 7, 9, 11])
+    assert found.rows == 6
+    assert found.labels == {"negative": 3, "positive": 3}
+    assert (found.empty_texts, found.empty_text_rows) == (2, [5, 11])
+    assert (found.duplicates, found.duplicate_rows) == (2, [7, 9])
 
 
 def test_a_report_counts_all_and_lists_the_first():
-    report, _ = checks.report_rows([""] * 50, range(1, 51), LABELS)
-    assert report.empty_texts == 50
-    assert report.duplicates == 49
-    assert report.empty_text_rows == list(range(1, len(report.empty_text_rows) + 1))
+    found = report([""] * 50)
+    assert found.empty_texts == 50
+    assert found.duplicates == 49
+    assert found.empty_text_rows == list(range(1, len(found.empty_text_rows) + 1))
 
 
 @pytest.mark.parametrize(
@@ -53,9 +62,29 @@ def test_a_report_counts_all_and_lists_the_first():
     [(["a", "b", ""], "rows.csv, row 3: empty text"), (["a", "b", "a", "b"], "rows.csv, row 3: repeats")],
 )
 def test_strict_refuses_the_first_finding_with_its_row(texts, says):
-    report, _ = checks.report_rows(texts, range(1, len(texts) + 1), LABELS)
-    assert says in refusal(lambda: checks.refuse_if_strict({"train": report}, {"train": "rows.csv"}))
+    found = {"train": report(texts)}
+    assert says in refusal(lambda: checks.refuse_if_strict(found, {"train": "rows.csv"}))
 
 
 def test_strict_accepts_clean_rows():
-    checks.refuse_if_strict({"train": checks.report_rows(["a", "b"], [1, 2], LABELS)[0]}, {"train": "rows.csv"})
+    checks.refuse_if_strict({"train": report(["a", "b"])}, {"train": "rows.csv"})
+
+
+def test_every_split_is_read_once_and_its_rows_are_hashed_once(monkeypatch):
+    read: list[str] = []
+    hashed: list[str] = []
+    texts = {"train": ["a", "b"], "validation": ["c", "a"], "test": ["d", "b", "a"]}
+    splits = {
+        split: datasets.Dataset.from_dict({"row": [*range(len(t))], "text": t, "label": [0] * len(t)})
+        for split, t in texts.items()
+    }
+    iterate, name = checks.joined_texts, checks.row_hash
+    monkeypatch.setattr(checks, "joined_texts", lambda rows: read.append(rows["text"][0]) or iterate(rows))
+    monkeypatch.setattr(checks, "row_hash", lambda text, label: hashed.append(text) or name(text, label))
+    reports, hashes = checks.describe_splits(splits, LABELS)
+    assert read == ["a", "c", "d"]
+    assert hashed == [text for part in texts.values() for text in part]
+    assert hashes["test"][2] == hashes["train"][0] == name("a", "negative") == "e2b63b1a4b5360d4"
+    assert reports["validation"].duplicates_of == {"train": 1}
+    assert reports["test"].duplicates_of == {"train": 2, "validation": 1}
+    assert reports["test"].duplicate_rows_of == {"train": [1, 2], "validation": [2]}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from types import SimpleNamespace
 
 import datasets
 import pytest
@@ -232,3 +233,19 @@ def test_a_file_of_lines_is_read_without_a_tokenizer(tmp_path):
     data = text_lines(tmp_path, documents(5))
     assert data.tokenizer is None
     assert len(data.read()["train"]) == 5
+
+
+@pytest.mark.parametrize("packing", [False, True])
+def test_the_documents_of_a_limited_evaluation_are_counted(tmp_path, decoder, packing):
+    data = text_lines(tmp_path, documents(60), tokenizer=decoder, validation_share=0.5, packing=packing, batch_size=2)
+    place = {"global_rank": 0, "world_size": 1, "strategy": SimpleNamespace(root_device=torch.device("cpu"))}
+    data.trainer = SimpleNamespace(**place, limit_val_batches=3)
+    data.setup("validate")
+    rows = data._encoded["validation"]
+    taken = [number for batch in [*data.val_dataloader().sampler][:3] for number in batch]
+    assert len(taken) == 12
+    held = rows[taken]["rows"] if packing else [[row] for row in rows[taken]["row"]]
+    assert data.rows_scored("validation") == len({row for part in held for row in part}) < 30
+    data.trainer.limit_val_batches = 1.0
+    data.val_dataloader()
+    assert data.rows_scored("validation") == 30

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import datasets
 import pytest
+import tokenizers
+import transformers
 
+from peftlit.data import cache
 from peftlit.data.encode import map_once, tokenizer_state
 from tests import tiny
 
@@ -33,14 +36,32 @@ def test_another_key_is_other_work_in_another_file():
     assert calls == [5] * 5
     files = {file["filename"] for one in made for file in one.cache_files}
     assert len(files) == 5
-    assert {Path(file).parent for file in files} == {Path(datasets.config.HF_DATASETS_CACHE, "peftlit")}
+    assert {Path(file).parents[1] for file in files} == {Path(datasets.config.HF_DATASETS_CACHE, "peftlit")}
 
 
-def test_other_rows_are_other_work():
+@pytest.mark.parametrize("module", [transformers, tokenizers])
+def test_another_version_of_what_makes_tokens_is_other_work(monkeypatch, module):
     calls: list[int] = []
-    for rows in (1500, 1501, 1500):
-        assert len(mapped(["rows"], calls, rows=rows)) == rows
-    assert sum(calls) == 1500 + 1501
+    mapped([module.__name__], calls)
+    monkeypatch.setattr(module, "__version__", "0.0.1")
+    cache._versions.cache_clear()
+    mapped([module.__name__], calls)
+    monkeypatch.undo()
+    cache._versions.cache_clear()
+    mapped([module.__name__], calls)
+    assert calls == [5, 5]
+
+
+def test_another_state_of_our_own_code_is_other_work(monkeypatch):
+    calls: list[int] = []
+    mapped(["code"], calls)
+    kept = Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda self: kept(self) + b"#" * (self.name == "blocks.py"))
+    cache._versions.cache_clear()
+    mapped(["code"], calls)
+    monkeypatch.undo()
+    cache._versions.cache_clear()
+    assert calls == [5, 5]
 
 
 def test_what_was_made_stays_on_disk_and_is_mapped_from_there():

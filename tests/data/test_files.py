@@ -104,6 +104,24 @@ def test_an_edited_file_is_read_again(tmp_path):
         assert read_rows(path)["text"][:] == [text]
 
 
+@pytest.mark.parametrize("write", [_as_csv, _as_jsonl])
+def test_a_file_is_read_once_and_not_again_until_it_changes(tmp_path, monkeypatch, write):
+    path = tmp_path / ("rows.csv" if write is _as_csv else "rows.jsonl")
+    write(path)
+    opened: list[str] = []
+    kept = Path.open
+    monkeypatch.setattr(Path, "open", lambda self, *a, **k: opened.append(self.name) or kept(self, *a, **k))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: pytest.fail("read by another reader, too"))
+    for _ in range(2):
+        assert read_rows(path)[:] == ROWS
+    assert opened.count(path.name) == 1
+
+
+def test_a_text_that_looks_like_a_date_stays_a_text(tmp_path):
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"text": "2020-01-01", "label": 0}])
+    assert read_rows(path)[:] == {"text": ["2020-01-01"], "label": [0]}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
@@ -121,7 +139,8 @@ def test_an_edited_file_is_read_again(tmp_path):
         ("no.jsonl", b'{"a": 1}\n{"a": \n', ["line 2: not JSON"]),
         ("no.jsonl", b'\xef\xbb\xbf{"a": 1}\n', ["line 1", "BOM"]),
         ("no.jsonl", b'{"a": 1}\n[1]\n', ["line 2: got list, needs one object per line"]),
-        ("no.jsonl", b'{"text": "\\ud83d"}\n', ["surrogate"]),
+        ("no.jsonl", b'{"text": "\\ud83d"}\n', ["line 1: text", "surrogate"]),
+        ("no.jsonl", b"{}\n", ["line 1", "object without keys"]),
         ("no.xlsx", b"PK", ["cannot read .xlsx", "known are .csv, .tsv, .jsonl, .json, .parquet"]),
         ("no", b"PK", ["cannot read a file without an ending"]),
         ("no.parquet", b"PAR1 and then nothing", []),

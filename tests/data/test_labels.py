@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 from peftlit.data import Reviews, TextFiles
-from peftlit.data.labels import ClassLabels, LabelSets, Values
-from peftlit.data.manifest import row_hashes
+from peftlit.data.checks import describe_splits
+from peftlit.data.labels import ClassLabels, Labels, LabelSets, Values
 from peftlit.data.spelling import distinct_names
 from peftlit.errors import ConfigError
 from tests.data.helpers import WHOLE, labelled, refusal, text_files
@@ -305,7 +305,10 @@ def test_labels_that_are_no_text_are_named_by_row(tmp_path, names):
 
 
 def test_other_labels_give_other_row_hashes():
+    def hashes(rows: datasets.Dataset, labels: Labels) -> set[str]:
+        return set(describe_splits({"train": rows.add_column("row", [*range(len(rows))])}, labels)[1]["train"])
+
     rows = datasets.Dataset.from_dict({"text": ["x"] * 4, "label": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]})
-    assert len(set(row_hashes(rows, LabelSets(["a", "b"], "label", ";")))) == 4
+    assert len(hashes(rows, LabelSets(["a", "b"], "label", ";"))) == 4
     rows = datasets.Dataset.from_dict({"text": ["x"] * 3, "label": [1.0, 1.5, 10.0]})
-    assert len(set(row_hashes(rows, Values("label")))) == 3
+    assert len(hashes(rows, Values("label"))) == 3

@@ -51,8 +51,8 @@ def causal(folder, rows=ROWS, **settings) -> TextFiles:
 
 
 def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
-    state = state or tokenizer_state(prompts._renderer.tokenizer)
-    return list(encode_prompted(datasets.Dataset.from_list(rows), prompts, state, 1, "a.jsonl", "train"))
+    key = f"{rows}{state or tokenizer_state(prompts._renderer.tokenizer)}"
+    return list(encode_prompted(datasets.Dataset.from_list(rows), prompts, key, 1, "a.jsonl", "train"))
 
 
 def ids(tokenizer, text: str) -> list[int]:

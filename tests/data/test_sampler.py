@@ -135,6 +135,59 @@ def test_evaluation_reads_the_longest_rows_first():
     assert read == sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize("limit", [1, 3, 0.3, 0.99])
+@pytest.mark.parametrize("group_by_length", [True, False])
+def test_a_limited_evaluation_begins_with_a_sample_of_the_rows(limit, group_by_length):
+    lengths = _lengths(100)
+    mode = {"shuffle": False, "group_by_length": group_by_length}
+    sampler = LengthGroupedSampler(lengths, 8, seed=3, limit=limit, **mode)
+    number = limit if isinstance(limit, int) else int(13 * limit)
+    assert len(sampler) == 13, "a fraction is taken of the batches of the whole split"
+    batches = list(sampler)
+    sample = [row for rows in batches[:number] for row in rows]
+    assert sampler.taken_rows() == sample
+    assert len(sample) == min(8 * number, 99)
+    assert sorted(row for rows in batches for row in rows) == list(range(100)), "whoever reads on gets every row"
+    in_order = sorted(sample, key=lambda row: (-lengths[row], row)) if group_by_length else sorted(sample)
+    assert sample == in_order, "the longest first, or as in the file"
+    sampler.set_epoch(7)
+    assert list(sampler) == batches, "every validation scores the same rows"
+    assert LengthGroupedSampler(lengths, 8, seed=4, limit=limit, **mode).taken_rows() != sample
+
+
+def test_a_limited_evaluation_is_as_long_as_the_split_on_average():
+    lengths = _lengths(1000)
+    means = [
+        sum(lengths[row] for row in rows) / len(rows)
+        for rows in (LengthGroupedSampler(lengths, 16, shuffle=False, seed=s, limit=4).taken_rows() for s in range(200))
+    ]
+    assert sum(means) / len(means) == pytest.approx(sum(lengths) / 1000, rel=0.02)
+
+
+@pytest.mark.parametrize("limit", [1.0, 13, 40, 0, 0.0])
+def test_an_evaluation_of_all_or_nothing_keeps_its_order(limit):
+    whole = LengthGroupedSampler(_lengths(100), 8, shuffle=False)
+    assert list(LengthGroupedSampler(_lengths(100), 8, shuffle=False, limit=limit)) == list(whole)
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_sample_of_one_process(world_size):
+    for count in range(world_size, 70):
+        for limit in (1, 2, 0.5):
+            mode = {"shuffle": False, "limit": limit}
+            (alone,) = _ranks(count, 2 * world_size, 1, **mode)
+            ranks = _ranks(count, 2, world_size, **mode)
+            assert all(rows for batches in ranks for rows in batches)
+            assert Counter(itertools.chain(*itertools.chain(*ranks))) == Counter(range(count))
+            one = LengthGroupedSampler(_lengths(count), 2 * world_size, **mode)
+            all_ranks = LengthGroupedSampler(_lengths(count), 2, rank=1, world_size=world_size, **mode)
+            if len(alone) == len(ranks[0]) and count - len(one.taken_rows()) >= world_size:
+                assert all_ranks.taken_rows() == one.taken_rows(), f"{count} rows"
+            taken = all_ranks._taken(len(ranks[0]))
+            shared = [row for batches in ranks for rows in batches[:taken] for row in rows]
+            assert sorted(shared) == sorted(all_ranks.taken_rows()), f"{count} rows"
+
+
 def test_evaluation_without_grouping_reads_the_file_in_order():
     sampler = LengthGroupedSampler(_lengths(10), 4, **MODES["evaluation in file order"])
     assert list(sampler) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]

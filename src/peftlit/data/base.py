@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import warnings
@@ -79,6 +80,7 @@ class TokenDataModule(Rows, LightningDataModule):
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._tokenizer_state = ""
         self._resume_at = (0, 0)
+        self._rows_scored: dict[str, int] = {}
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.
@@ -105,6 +107,20 @@ class TokenDataModule(Rows, LightningDataModule):
         """A name of what makes tokens of the rows: two that differ may give other tokens."""
         self.get_tokenizer()
         return sha256(self._tokenizer_state.encode()).hexdigest()
+
+    def _cache_key(self, split: str) -> str:
+        """Name a split's rows with their numbers and labels, and the tokenizer: what its tokens depend on."""
+        rows, labels = self.read()[split], self._labels
+        named = [rows["row"][:], self._row_hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
+        return sha256(json.dumps(named).encode()).hexdigest()
+
+    def rows_scored(self, split: str) -> int:
+        """Return how many rows of a split the Trainer scores: all, or as many as its limit leaves.
+
+        Args:
+            split: ``validation`` or ``test``.
+        """
+        return self._rows_scored.get(split, self.reports[split].rows)
 
     def facts(self) -> DataFacts:
         """Return what a task has to know of the rows, once they are read."""
@@ -201,15 +217,15 @@ class TokenDataModule(Rows, LightningDataModule):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of validation batches, none where there is no validation split."""
-        return self._loader("validation", self._eval_rows()) if "validation" in self._encoded else []
+        return self._evaluation_loader("validation", "val")
 
     def test_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of test batches, none where there is no test split."""
-        return self._loader("test", self._eval_rows()) if "test" in self._encoded else []
+        return self._evaluation_loader("test", "test")
 
     def predict_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of the test rows."""
-        return self.test_dataloader()
+        return self._evaluation_loader("test", "predict")
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training stands: the epoch, and how many of its batches are done."""
@@ -231,8 +247,26 @@ class TokenDataModule(Rows, LightningDataModule):
         # Lightning looks for the place in the loader, and it is here
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
 
-    def _eval_rows(self) -> int:
-        return self.eval_batch_size or 2 * self.batch_size
+    def _evaluation_loader(self, split: str, stage: Literal["val", "test", "predict"]) -> DataLoader[Any] | list[Any]:
+        """Return a loader that begins with the batches which the Trainer takes under its limit."""
+        if split not in self._encoded:
+            return []
+        limit = getattr(self.trainer, f"limit_{stage}_batches") if self.trainer else 1.0
+        loader = self._loader(split, self.eval_batch_size or 2 * self.batch_size, limit=limit)
+        self._note_sample(split, loader.sampler.taken_rows(), f"trainer.limit_{stage}_batches")  # type: ignore[attr-defined]
+        return loader
+
+    def _note_sample(self, split: str, taken: list[int], limited_by: str) -> None:
+        rows = self._encoded[split]
+        if not 0 < len(taken) < len(rows):
+            self._rows_scored.pop(split, None)
+            return
+        column = "rows" if "rows" in rows.column_names else "row"  # a packed row holds several
+        numbers = rows[taken][column]
+        scored = len({row for packed in numbers for row in packed} if column == "rows" else set(numbers))
+        if self._rows_scored.get(split) != scored:
+            self._rows_scored[split] = scored
+            log.info("%s: a random sample of %d rows is scored (%s)", split, scored, limited_by)
 
     @property
     def _training_seed(self) -> int:
@@ -247,18 +281,19 @@ class TokenDataModule(Rows, LightningDataModule):
     def _pin_memory(self) -> bool:
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
-    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False) -> DataLoader[Any]:
+    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, limit: float = 1.0) -> DataLoader[Any]:
         rank, world_size = self._place
         sampler = LengthGroupedSampler(
             self._encoded[split]["length"][:],
             batch_size,
             shuffle=shuffle,
-            seed=self._training_seed,
+            seed=self._training_seed if shuffle else self.split_seed,
             group_by_length=self.group_by_length,
             tokens_per_batch=self.tokens_per_batch if shuffle else None,
             rank=rank,
             world_size=world_size,
             resume_at=self._resume_at if shuffle else (0, 0),
+            limit=limit,
         )
         return DataLoader(
             self._dataset(split),

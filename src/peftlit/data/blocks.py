@@ -25,17 +25,13 @@ class BlockEncoder:
 
     Args:
         tokenizer: The tokenizer.
-        state: All that its answers depend on.
         objective: What the blocks are for.
         max_length: Tokens of a block at most.
         long: What becomes of documents with more.
     """
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, state: str, objective: Objective, max_length: int, long: Long
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, objective: Objective, max_length: int, long: Long) -> None:
         self.tokenizer = tokenizer
-        self.state = state
         self.objective = objective
         self.max_length = max_length
         self.long = long
@@ -43,11 +39,12 @@ class BlockEncoder:
         if objective == "causal" and tokenizer.eos_token_id is not None:
             self.back = [t for t in self.back if t != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
 
-    def encode(self, rows: datasets.Dataset, num_proc: int, split: str) -> datasets.Dataset:
+    def encode(self, rows: datasets.Dataset, key: str, num_proc: int, split: str) -> datasets.Dataset:
         """Tokenize and cut documents, or take their blocks from the cache, memory-mapped.
 
         Args:
             rows: Documents: ``row`` and ``text``.
+            key: Names the rows, and all that the tokenizer's answers depend on.
             num_proc: Processes.
             split: What to call the rows while it lasts.
 
@@ -56,9 +53,9 @@ class BlockEncoder:
             token is a piece of, -1 for special tokens); ``length``, ``row``, ``block`` (its number in the document)
             and ``tokens`` (of the whole document, in its first block; else 0).
         """
-        key = [self.state, self.objective, self.max_length, self.long, self.back]
+        whole_key = [key, self.objective, self.max_length, self.long, self.back]
         return map_once(
-            rows, self._encode, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=rows.column_names
+            rows, self._encode, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=rows.column_names
         )
 
     def _encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
@@ -118,7 +115,8 @@ def pack(blocks: datasets.Dataset, max_length: int) -> datasets.Dataset:
         max_length: Tokens of a row at most.
 
     Returns:
-        ``input_ids``, ``labels``, ``position_ids``, ``length`` and ``row``, that of the first block.
+        ``input_ids``, ``labels``, ``position_ids``, ``length``, ``row``, that of the first block, and ``rows``, those
+        of all of them.
     """
     lengths: list[int] = blocks["length"][:]
     bins = best_fit(lengths, max_length)
@@ -130,6 +128,7 @@ def pack(blocks: datasets.Dataset, max_length: int) -> datasets.Dataset:
             "position_ids": [[position for i in packed for position in range(lengths[i])] for packed in bins],
             "length": [sum(lengths[i] for i in packed) for packed in bins],
             "row": [rows[packed[0]] for packed in bins],
+            "rows": [[rows[i] for i in packed] for packed in bins],
         }
     )
 

@@ -145,7 +145,7 @@ class ChatFiles(TokenDataModule, FilesOrHub):
                 "tokens": [len(one.input_ids) for one in found],
             }
 
-        key = [self._tokenizer_state, tokenizer.chat_template, self.max_length]
+        key = [self._cache_key(split), tokenizer.chat_template, self.max_length]
         encoded = map_once(
             rows,
             encode,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
 import datasets
 
 from peftlit.data.labels import Labels
+from peftlit.data.manifest import row_hash
 from peftlit.data.table import column_values
 from peftlit.errors import DataError
 
@@ -127,64 +128,58 @@ def check_text(text: object, column: str, source: str, row: int) -> None:
             ) from error
 
 
-def report_splits(splits: Mapping[str, datasets.Dataset], labels: Labels) -> dict[str, RowReport]:
-    """Count labels, empty texts and duplicates within and across splits. Logs a line for each split.
+def describe_splits(
+    splits: Mapping[str, datasets.Dataset], labels: Labels
+) -> tuple[dict[str, RowReport], dict[str, list[str]]]:
+    """Count labels, empty texts and duplicates, and hash every row, each read once. Logs a line for each split.
 
     Args:
         splits: The normalised rows of each split; a split is compared with those before it.
-        labels: Counts the labels.
-    """
-    seen: dict[str, set[int]] = {}
-    reports = {}
-    for split, part in splits.items():
-        rows = part["row"][:]
-        report, keys = report_rows(joined_texts(part), rows, labels.summary(part["label"][:]))
-        for other, earlier in seen.items():
-            compare_splits(report, joined_texts(part), rows, other, earlier)
-        seen[split] = keys
-        reports[split] = report
-        log.info("%s", f"{split}: {report.rows} rows{report.oddities()}")
-    return reports
-
-
-def report_rows(texts: Iterable[str], rows: Sequence[int], labels: dict[str, float]) -> tuple[RowReport, set[int]]:
-    """Count empty texts and duplicates of one split.
-
-    Args:
-        texts: The texts; pairs joined.
-        rows: Their row numbers in the source.
-        labels: What to say of the labels.
+        labels: Counts the labels, and spells them.
 
     Returns:
-        The report, and the keys of the texts: 64 bits stand for each, as for a row in the manifest.
+        The report of each split, and its rows' hashes in order.
     """
-    report = RowReport(rows=len(rows), labels=labels)
-    seen: set[int] = set()
-    for row, text in zip(rows, texts, strict=True):
-        if not all(map(str.strip, text.split(PAIR_SEPARATOR))):
-            report.empty_texts += 1
-            report.empty_text_rows += [row][: _LISTED - len(report.empty_text_rows)]
-        if hash(text) in seen:
-            report.duplicates += 1
-            report.duplicate_rows += [row][: _LISTED - len(report.duplicate_rows)]
-        seen.add(hash(text))
-    return report, seen
+    earlier: dict[str, set[int]] = {}
+    reports: dict[str, RowReport] = {}
+    hashes: dict[str, list[str]] = {}
+    for split, part in splits.items():
+        rows, values = part["row"][:], part["label"][:]
+        reports[split] = RowReport(rows=len(rows), labels=labels.summary(values))
+        keys: set[int] = set()
+        hashes[split] = []
+        for row, text, value in zip(rows, joined_texts(part), values, strict=True):
+            hashes[split].append(row_hash(text, labels.spell(value)))
+            count_row(reports[split], row, text, keys, earlier)
+        earlier[split] = keys
+        log.info("%s", f"{split}: {len(rows)} rows{reports[split].oddities()}")
+    return reports, hashes
 
 
-def compare_splits(report: RowReport, texts: Iterable[str], rows: Sequence[int], other: str, theirs: set[int]) -> None:
-    """Count the rows whose text also stands in another split.
+def count_row(report: RowReport, row: int, text: str, seen: set[int], earlier: Mapping[str, set[int]]) -> None:
+    """Note in a split's report whether a text is empty, and whether it was seen before.
 
     Args:
         report: The split's report, completed in place.
-        texts: The split's texts; pairs joined.
-        rows: Their row numbers in the source.
-        other: Name of the other split.
-        theirs: The keys of the other split's texts.
+        row: The row's number in the source.
+        text: Its text; a pair joined.
+        seen: The keys of the split's texts so far, completed in place. 64 bits stand for a text, as for a row in the
+            manifest.
+        earlier: The keys of the texts of other splits.
     """
-    shared = [row for row, text in zip(rows, texts, strict=True) if hash(text) in theirs]
-    if shared:
-        report.duplicates_of[other] = len(shared)
-        report.duplicate_rows_of[other] = shared[:_LISTED]
+    if not all(map(str.strip, text.split(PAIR_SEPARATOR))):
+        report.empty_texts += 1
+        report.empty_text_rows += [row][: _LISTED - len(report.empty_text_rows)]
+    key = hash(text)
+    if key in seen:
+        report.duplicates += 1
+        report.duplicate_rows += [row][: _LISTED - len(report.duplicate_rows)]
+    seen.add(key)
+    for other, theirs in earlier.items():
+        if key in theirs:
+            report.duplicates_of[other] = report.duplicates_of.get(other, 0) + 1
+            listed = report.duplicate_rows_of.setdefault(other, [])
+            listed += [row][: _LISTED - len(listed)]
 
 
 def refuse_if_strict(reports: dict[str, RowReport], sources: dict[str, str]) -> None:

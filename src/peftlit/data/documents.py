@@ -116,8 +116,8 @@ class DocumentDataModule(TokenDataModule):
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer = self.get_tokenizer()
         objective: Objective = "masked" if self.is_masked else "causal"
-        encoder = BlockEncoder(tokenizer, self._tokenizer_state, objective, self.max_length, self.long)
-        blocks = encoder.encode(self.read()[split], self.num_proc, split)
+        encoder = BlockEncoder(tokenizer, objective, self.max_length, self.long)
+        blocks = encoder.encode(self.read()[split], self._cache_key(split), self.num_proc, split)
         if not len(blocks):
             raise DataError(f"{self.sources[split]}: its documents hold no tokens")
         if not self.is_masked and max(blocks["length"][:]) < 2:

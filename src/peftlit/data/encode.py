@@ -1,18 +1,14 @@
-"""Tokenize rows once; whoever asks again, in this process or another, finds them in the cache of ``datasets``."""
+"""Tokenize rows once; whoever asks again, in this process or another, finds them in the cache."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-_HASHED = 1000
-"""Rows that are hashed at once; other numbers of them would give other names."""
+from peftlit.data.cache import cache_file, clean_cache
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -31,7 +27,7 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
 def encode(
     rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    state: str,
+    key: str,
     max_length: int,
     num_proc: int,
     split: str,
@@ -41,7 +37,7 @@ def encode(
     Args:
         rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
         tokenizer: The tokenizer.
-        state: What :func:`tokenizer_state` gave.
+        key: Names the rows, and all that the tokenizer's answers depend on.
         max_length: Tokens per row at most.
         num_proc: Processes.
         split: What to call the rows while it lasts.
@@ -63,8 +59,7 @@ def encode(
                     encoded[name][i] = value
         return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "tokens": tokens}
 
-    key = [state, max_length, "length", "tokens"]
-    return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+    return map_once(rows, tokenize, [key, max_length], num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
 
 
 def map_once(
@@ -81,23 +76,23 @@ def map_once(
     Args:
         rows: The rows.
         function: From columns to columns.
-        key: All that the result depends on beside the rows, as JSON; with them it names the cache file.
+        key: All that the result depends on, as JSON: what names the rows, and the arguments. The versions of the code
+            are added.
         num_proc: Processes.
         desc: What to call the work while it lasts.
         remove: Columns to leave out.
     """
-    digest = sha256(json.dumps(key).encode())
-    for batch in rows.iter(_HASHED):
-        digest.update(json.dumps(batch).encode())
-    name = digest.hexdigest()
-    folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
-    folder.mkdir(parents=True, exist_ok=True)
-    return rows.map(
+    file = cache_file(["tokens", *key])
+    is_new = not any(file.parent.iterdir())
+    mapped = rows.map(
         function,
         batched=True,
         num_proc=num_proc if num_proc > 1 else None,
         remove_columns=remove,
-        cache_file_name=str(folder / f"{name}.arrow"),
-        new_fingerprint=name[:32],
+        cache_file_name=str(file),
+        new_fingerprint=file.parent.name[:32],
         desc=desc,
     )
+    if is_new:
+        clean_cache()
+    return mapped

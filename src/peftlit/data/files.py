@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections import deque
 from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 
+from peftlit.data.cache import cache_file, clean_cache
+from peftlit.data.table import AT_ONCE, map_rows, write_rows
 from peftlit.errors import DataError
 
 FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
@@ -21,7 +24,8 @@ FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".pa
 def read_rows(path: str | Path) -> datasets.Dataset:
     """Read one file, or one folder written by ``Dataset.save_to_disk``; memory-mapped either way.
 
-    CSV and TSV values stay text, exactly as written; nothing is taken for a missing value.
+    A file is read once: checked and written to an Arrow file, which whoever reads it unchanged is given again. CSV and
+    TSV values stay text, exactly as written; nothing is taken for a missing value.
 
     Args:
         path: A ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` file, or an Arrow folder.
@@ -34,12 +38,14 @@ def read_rows(path: str | Path) -> datasets.Dataset:
         return _read_arrow(path)
     kind = _kind(path)
     if kind == "parquet":
-        return _load("parquet", path)
-    check_encoding(path)
-    if kind == "csv":
-        return _read_csv(path)
-    deque(_iterate_json(path), maxlen=0)  # checks each line
-    return _load("json", path)
+        return _read_parquet(path)
+    state = path.stat()
+    file = cache_file(["rows", str(path.resolve()), state.st_size, state.st_mtime_ns])
+    if not file.exists():
+        with _naming_bytes(path):
+            write_rows(file, _csv_columns(path) if kind == "csv" else _json_columns(path))
+        clean_cache()
+    return map_rows(file)
 
 
 def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
@@ -59,16 +65,42 @@ def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     if kind == "parquet":
         yield from _iterate_parquet(path)
         return
-    try:
+    with _naming_bytes(path):
         if kind == "json":
             yield from _iterate_json(path)
         else:
             records = _iterate_csv(path)
             header = next(records)
             yield from (dict(zip(header, record, strict=True)) for record in records)
+
+
+@contextmanager
+def _naming_bytes(path: Path) -> Iterator[None]:
+    """Name the place of what cannot be decoded, or encoded, in a file that is being read."""
+    try:
+        yield
     except UnicodeDecodeError as error:
         check_encoding(path)  # raises, naming the line
         raise DataError(f"{path}: a text holds bytes that are not UTF-8") from error
+    except DataError:
+        check_encoding(path)  # bytes that are not UTF-8 come first
+        raise
+    except UnicodeEncodeError as error:
+        for number, record in enumerate(_iterate_json(path), 1):
+            for name, value in record.items():
+                if not _is_utf8(json.dumps({name: value}, ensure_ascii=False)):
+                    raise DataError(
+                        f"{path}, line {number}: {name} holds half of a surrogate pair, which is no UTF-8"
+                    ) from error
+        raise
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def require_file(path: Path) -> None:
@@ -177,21 +209,22 @@ def not_utf8(source: str, number: int, error: UnicodeDecodeError) -> str:
     )
 
 
-def _read_csv(path: Path) -> datasets.Dataset:
+def _csv_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+    """Yield a file's columns, some rows at a time."""
     records = _iterate_csv(path)
     header = next(records)
-    deque(records, maxlen=0)  # checks each record
-    return _load(
-        "csv",
-        path,
-        features=datasets.Features({name: datasets.Value("string") for name in header}),
-        names=header,
-        header=0,
-        delimiter=_delimiter(path),
-        keep_default_na=False,
-        na_filter=False,
-        encoding="utf-8-sig",
-    )
+    while part := list(islice(records, AT_ONCE)):
+        yield {name: [record[i] for record in part] for i, name in enumerate(header)}
+
+
+def _json_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+    """Yield a file's columns, some rows at a time; a key that an object lacks is null."""
+    records, names = _iterate_json(path), dict[str, None]()
+    while part := list(islice(records, AT_ONCE)):
+        names |= dict.fromkeys(name for record in part for name in record)
+        if not names:
+            raise DataError(f"{path}, line 1: an object without keys; every row needs its columns")
+        yield {name: [record.get(name) for record in part] for name in names}
 
 
 def _delimiter(path: Path) -> str:
@@ -266,8 +299,8 @@ def _read_arrow(path: Path) -> datasets.Dataset:
     return loaded
 
 
-def _load(kind: str, path: Path, **options: object) -> datasets.Dataset:
+def _read_parquet(path: Path) -> datasets.Dataset:
     try:
-        return datasets.load_dataset(kind, data_files=str(path), split="train", **options)
+        return datasets.load_dataset("parquet", data_files=str(path), split="train")
     except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
         raise DataError(f"{path}: {str(error.__cause__ or error).splitlines()[0]}") from error

@@ -156,11 +156,11 @@ class TextDataModule(TokenDataModule):
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer, rows = self.get_tokenizer(), self.read()[split]
         if self.objective is not None:
-            source, state = self.sources[split], self._tokenizer_state
-            encoded = encode_prompted(rows, self.label_prompts, state, self.num_proc, source, split)
+            key, source = self._cache_key(split), self.sources[split]
+            encoded = encode_prompted(rows, self.label_prompts, key, self.num_proc, source, split)
             self._note_lengths(split, encoded["tokens"][:])
             return encoded
-        encoded = encode(rows, tokenizer, self._tokenizer_state, self.max_length, self.num_proc, split)
+        encoded = encode(rows, tokenizer, self._cache_key(split), self.max_length, self.num_proc, split)
         self._note_lengths(split, encoded["tokens"][:])
         return encoded
 

@@ -7,11 +7,6 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-import datasets
-
-from peftlit.data.checks import joined_texts
-from peftlit.data.labels import Labels
-
 
 def row_hash(text: str, label: str) -> str:
     """Name a row by its content: the first 64 bits of SHA-256, in hex.
@@ -21,18 +16,6 @@ def row_hash(text: str, label: str) -> str:
         label: The row's label.
     """
     return sha256(f"{label}\x1f{text}".encode()).hexdigest()[:16]
-
-
-def row_hashes(rows: datasets.Dataset, labels: Labels) -> list[str]:
-    """Name each row of a split, in order.
-
-    Args:
-        rows: The normalised rows.
-        labels: Spells the labels.
-    """
-    return [
-        row_hash(text, labels.spell(label)) for text, label in zip(joined_texts(rows), rows["label"][:], strict=True)
-    ]
 
 
 def build_manifest(

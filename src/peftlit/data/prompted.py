@@ -20,14 +20,14 @@ from peftlit.data.table import column_values
 
 
 def encode_prompted(
-    rows: datasets.Dataset, prompts: LabelPrompts, state: str, num_proc: int, source: str, split: str
+    rows: datasets.Dataset, prompts: LabelPrompts, key: str, num_proc: int, source: str, split: str
 ) -> datasets.Dataset:
     """Tokenize rows with every label, or take them from the cache, memory-mapped.
 
     Args:
         rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
         prompts: Puts a text to the model.
-        state: All that the tokenizer's answers depend on.
+        key: Names the rows, and all that the tokenizer's answers depend on.
         num_proc: Processes.
         source: Where the rows are from.
         split: What to call the rows while it lasts.
@@ -49,8 +49,8 @@ def encode_prompted(
             "tokens": [one.tokens for one in found],
         }
 
-    key = [state, prompts.prompt.settings(), prompts.words, prompts.max_length]
-    return map_once(rows, tokenize, key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+    whole_key = [key, prompts.prompt.settings(), prompts.words, prompts.max_length]
+    return map_once(rows, tokenize, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
 
 
 def first_tokens_differ(encoded: datasets.Dataset) -> bool:

@@ -10,11 +10,11 @@ from typing import Any
 
 import datasets
 
-from peftlit.data.checks import RowReport, refuse_if_strict, report_splits
+from peftlit.data.checks import RowReport, describe_splits, refuse_if_strict
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.files import read_rows
 from peftlit.data.labels import Labels
-from peftlit.data.manifest import build_manifest, row_hashes
+from peftlit.data.manifest import build_manifest
 from peftlit.data.split import cut
 from peftlit.data.unlabelled import Unlabelled
 from peftlit.errors import ConfigError, DataError
@@ -34,7 +34,8 @@ class Rows:
             order they are named. What each step removed is in the split manifest.
         validation_share: Fraction of all rows to cut for validation where the set brings no such split.
         test_share: Fraction of all rows to cut for test where the set brings no such split.
-        split_seed: Seed of the cut. It is apart from the training seed: other seeds, same split.
+        split_seed: Seed of the cut, and of the rows that a limited evaluation scores. It is apart from the training
+            seed: other seeds, same split.
         max_train_samples: Use only the first so many training rows, of those that are left by the cut.
         strict: Treat empty texts and duplicates within or across splits as errors.
 
@@ -64,6 +65,7 @@ class Rows:
         self.sources: dict[str, str] = {}
         self.reports: dict[str, RowReport] = {}
         self.lengths: dict[str, dict[str, float]] = {}
+        self._row_hashes: dict[str, list[str]] = {}
         self._labels: Labels = Unlabelled()
         self._splits: dict[str, datasets.Dataset] | None = None
         self._cut: dict[str, float] = {}
@@ -144,7 +146,7 @@ class Rows:
         return {split: splits[split] for split in SPLITS if split in splits}
 
     def _describe(self, splits: dict[str, datasets.Dataset]) -> None:
-        self.reports = report_splits(splits, self._labels)
+        self.reports, self._row_hashes = describe_splits(splits, self._labels)
         if self._cleaner.steps:
             log.info("cleaning: %s", self._cleaner.summary())
         if self.strict:
@@ -152,7 +154,7 @@ class Rows:
 
     def manifest(self) -> dict[str, Any]:
         """Describe the splits: what was cut how, what was found, and each row's hash in order."""
-        splits = self.read()
+        self.read()
         shares = {"train": 1 - sum(self._cut.values()), **self._cut}
         return build_manifest(
             problem_type=self._labels.problem_type,
@@ -162,7 +164,7 @@ class Rows:
             cleaning=self._cleaner.changed,
             removed_characters=self._cleaner.removed,
             reports={split: report.as_dict() for split, report in self.reports.items()},
-            row_hashes={split: row_hashes(rows, self._labels) for split, rows in splits.items()},
+            row_hashes=self._row_hashes,
             sources=self.sources,
             lengths=self.lengths,
         )

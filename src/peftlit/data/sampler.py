@@ -43,13 +43,16 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
     Args:
         lengths: Tokens in each row.
         batch_size: Rows per batch and rank; the upper bound under a token budget.
-        shuffle: Another order in every epoch; else longest rows first.
-        seed: Which sequence of orders.
+        shuffle: Another order in every epoch; else longest rows first: memory that does not suffice shows in the first
+            batch, Lightning's sanity check among them.
+        seed: Which sequence of orders; without ``shuffle``, which sample.
         group_by_length: Batch rows of similar length together; False = plain shuffling.
         tokens_per_batch: Padded tokens per batch and rank at most; batches then vary in rows.
         rank: This process among ``world_size``.
         world_size: Number of processes.
         resume_at: Epoch, and number of its batches, behind which to begin: where a checkpoint was written.
+        limit: Without ``shuffle``, how many batches are taken, or which share, as ``trainer.limit_val_batches``. Those
+            come first, and are a random sample of the rows, the longest first; the other rows follow.
     """
 
     def __init__(
@@ -64,6 +67,7 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
         rank: int = 0,
         world_size: int = 1,
         resume_at: tuple[int, int] = (0, 0),
+        limit: float = 1.0,
     ) -> None:
         self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
         self.batch_size = batch_size
@@ -74,6 +78,7 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
         self.rank = rank
         self.world_size = world_size
         self.resume_at = resume_at
+        self.limit = limit
         self.epoch = resume_at[0]  # loader workers ask for batches before Lightning says which epoch it is
         self._num_batches = len(self._global_batches())
 
@@ -84,6 +89,15 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
             epoch: Number of the epoch, from 0.
         """
         self.epoch = epoch
+
+    def taken_rows(self) -> list[int]:
+        """Return the rows of the batches that are taken under the limit, over all ranks."""
+        batches = self._global_batches()
+        return [row for rows in batches[: self._taken(len(batches))] for row in rows.tolist()]
+
+    def _taken(self, batches: int) -> int:
+        """Return how many of so many batches Lightning takes."""
+        return min(batches, self.limit) if isinstance(self.limit, int) else int(batches * self.limit)
 
     def __len__(self) -> int:
         return self._num_batches
@@ -100,23 +114,36 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         if self.tokens_per_batch is not None:
             batches = self._by_token_budget(self.tokens_per_batch, generator)
-        else:
+        elif self.shuffle:
             batches = self._by_rows(generator)
+        else:
+            return self._sample_first()
         batches = self._fill_ranks(batches)
         if self.shuffle and (self.group_by_length or self.tokens_per_batch is not None):
             order = torch.randperm(len(batches), generator=generator).tolist()
             batches = [batches[i] for i in order]
         return batches
 
+    def _sample_first(self) -> list[torch.Tensor]:
+        """Return the batches of an evaluation: of all rows in order, or of the sample and then of the others."""
+        total = len(self.lengths)
+        whole = self._in_order(torch.arange(total))
+        taken = self._taken(len(whole))
+        if not 0 < taken < len(whole):
+            return whole
+        # the others keep a row for each rank
+        size = min(taken * self.batch_size * self.world_size, total - self.world_size)
+        shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
+        sample, others = (part.sort().values for part in shuffled.split([size, total - size]))
+        return [*self._in_order(sample), *self._in_order(others)]
+
+    def _in_order(self, rows: torch.Tensor) -> list[torch.Tensor]:
+        if self.group_by_length:
+            rows = rows[self.lengths[rows].argsort(descending=True, stable=True)]
+        return self._fill_ranks(list(rows.split(self.batch_size * self.world_size)))
+
     def _by_rows(self, generator: torch.Generator) -> list[torch.Tensor]:
         size = self.batch_size * self.world_size
-        if not self.shuffle:
-            order = (
-                self.lengths.argsort(descending=True, stable=True)
-                if self.group_by_length
-                else torch.arange(len(self.lengths))
-            )
-            return list(order.split(size))
         order = torch.randperm(len(self.lengths), generator=generator)
         if self.group_by_length:
             pools = order.split(size * _POOL_BATCHES)

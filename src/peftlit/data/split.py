@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import uuid
 from collections.abc import Mapping, Sequence
 
 import datasets
@@ -35,7 +36,8 @@ def cut(
     for name, indices in stratified_split(strata, shares, seed).items():
         if not indices:
             raise DataError(f"{source}: {name}_share of {len(rows)} rows gives not one row; raise it or set 0")
-        splits[name] = rows.select(indices)
+        # named at random: datasets would pickle the indices to name the rows after them
+        splits[name] = rows.select(indices, new_fingerprint=uuid.uuid4().hex[:16])
     return splits
 
 

@@ -1,34 +1,151 @@
-"""Rows held as Arrow, made and read a few at a time, so that they are never all Python objects at once."""
+"""Rows as Arrow files, written and read a few at a time, so that they are never all in memory."""
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow
 
+from peftlit.data.cache import private_file
 from peftlit.errors import DataError
 
-_AT_ONCE = 1000
+AT_ONCE = 1000
+"""Rows that are written or read at once."""
+
+_JSON = pyarrow.json_()
 
 
 def make_rows(columns: Mapping[str, Iterable[Any]]) -> datasets.Dataset:
-    """Put columns together into rows.
-
-    ``Dataset.from_dict`` does so too, and then pickles every row to name the set after its content: several times the
-    memory, for a name that nothing here asks for.
+    """Put columns together into rows, mapped from a file that lasts as long as this process.
 
     Args:
         columns: The values of each column, as many of each; they are taken one row after the other.
     """
     rows = zip(*columns.values(), strict=True)
-    parts: list[datasets.table.Table] = []
-    while (part := list(islice(rows, _AT_ONCE))) or not parts:
-        values = {name: [row[i] for row in part] for i, name in enumerate(columns)}
-        parts.append(datasets.table.InMemoryTable.from_pydict(values))
-    return datasets.Dataset(datasets.table.concat_tables(parts), fingerprint=uuid.uuid4().hex[:16])
+
+    def parts() -> Iterator[dict[str, list[Any]]]:
+        part = list(islice(rows, AT_ONCE))
+        while True:
+            yield {name: [row[i] for row in part] for i, name in enumerate(columns)}
+            part = list(islice(rows, AT_ONCE))
+            if not part:
+                return
+
+    file = private_file()
+    write_rows(file, parts())
+    return map_rows(file)
+
+
+def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
+    """Write rows to an Arrow file, which takes its name when it is whole.
+
+    A column's type widens to fit all its values, and a column that a part lacks is empty there. Values that share no
+    type, such as numbers and texts, are kept as ``datasets.Json``.
+
+    Args:
+        file: The file.
+        parts: The values of each column, some rows at a time.
+    """
+    aside = _Writer(file.with_name(f"tmp{uuid.uuid4().hex}"))
+    try:
+        for part in parts:
+            aside.write(part)
+        aside.close()
+        aside.path.replace(file)
+    finally:
+        aside.close()
+        aside.path.unlink(missing_ok=True)
+
+
+def map_rows(file: Path) -> datasets.Dataset:
+    """Map an Arrow file.
+
+    Args:
+        file: What :func:`write_rows` wrote.
+    """
+    # named at random: datasets would pickle the rows to name them after their content
+    return datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(file)), fingerprint=uuid.uuid4().hex[:16])
+
+
+class _Writer:
+    """An Arrow stream that is written anew when a column's type has to widen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.schema = pyarrow.schema([])
+        self._stream: Any = None
+
+    def write(self, columns: Mapping[str, list[Any]]) -> None:
+        arrays = {name: _array(values) for name, values in columns.items()}
+        types = {field.name: field.type for field in self.schema}
+        for name, array in arrays.items():
+            types[name] = _common(types.get(name, pyarrow.null()), array.type)
+        schema = pyarrow.schema(list(types.items()))
+        if self._stream is None:
+            self._open(schema)
+        elif schema != self.schema:
+            self._rewrite(schema)
+        rows = len(next(iter(arrays.values()), ()))
+        self._write(arrays, columns, rows)
+
+    def close(self) -> None:
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _open(self, schema: pyarrow.Schema) -> None:
+        self.schema, self._stream = schema, pyarrow.ipc.new_stream(str(self.path), schema)
+
+    def _rewrite(self, schema: pyarrow.Schema) -> None:
+        self.close()
+        narrow = self.path.rename(self.path.with_name(f"{self.path.name}-narrow"))
+        self._open(schema)
+        try:
+            with pyarrow.ipc.open_stream(str(narrow)) as batches:
+                for batch in batches:
+                    arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+                    values = {name: array.to_pylist() for name, array in arrays.items()}
+                    self._write(arrays, values, len(batch))
+        finally:
+            narrow.unlink()
+
+    def _write(self, arrays: Mapping[str, Any], columns: Mapping[str, list[Any]], rows: int) -> None:
+        """Write a batch; an array whose type is not the schema's is made again from its values."""
+        fitting = [
+            arrays[name]
+            if name in arrays and arrays[name].type == kind
+            else _array(columns.get(name, [None] * rows), kind)
+            for name, kind in zip(self.schema.names, self.schema.types, strict=True)
+        ]
+        self._stream.write_batch(pyarrow.record_batch(fitting, schema=self.schema))
+
+
+def _array(values: list[Any], kind: pyarrow.DataType | None = None) -> pyarrow.Array:
+    if kind != _JSON:
+        with suppress(pyarrow.ArrowException, OverflowError):  # no type has them all
+            try:
+                return pyarrow.array(values, kind)
+            except OverflowError:  # numbers of more than 64 bits
+                return pyarrow.array([float(value) if isinstance(value, int) else value for value in values], kind)
+    return pyarrow.array([None if value is None else json.dumps(value) for value in values], _JSON)
+
+
+def _common(first: pyarrow.DataType, second: pyarrow.DataType) -> pyarrow.DataType:
+    """Return the type that has the values of both."""
+    if _JSON in (first, second):
+        return _JSON
+    try:
+        schemas = [pyarrow.schema([("", kind)]) for kind in (first, second)]
+        return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except pyarrow.ArrowException:
+        return _JSON
 
 
 def column_values(rows: datasets.Dataset, column: str, source: str) -> Iterator[Any]:
@@ -43,9 +160,9 @@ def column_values(rows: datasets.Dataset, column: str, source: str) -> Iterator[
         DataError: A value is not UTF-8.
     """
     values = rows[column]
-    for start in range(0, len(rows), _AT_ONCE):
+    for start in range(0, len(rows), AT_ONCE):
         try:
-            part = values[start : start + _AT_ONCE]
+            part = values[start : start + AT_ONCE]
         except UnicodeDecodeError:
             for row in range(start, len(rows)):
                 try:

@@ -123,7 +123,7 @@ def conclude_evaluation(
     if not scalars:
         log.warning("%s: no batch was scored, and nothing is written", split)
         return
-    numbers: dict[str, Any] = {"rows": data.reports[split].rows, **scalars, **module.told}
+    numbers: dict[str, Any] = {"rows": data.rows_scored(split), **scalars, **module.told}
     recorded = read_metrics(folder) or {"adapter_sha256": weights_sha256(folder.adapter)}
     write_json(folder.path / METRICS_FILE, {**recorded, split: numbers})
     if module.problem is not None and split == "test":
