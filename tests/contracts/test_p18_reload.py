@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from peftlit.modules import SequenceClassification
 from peftlit.run import export as export_room
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
-from tests import tiny
+from tests import fork_server, tiny
 from tests.modules.cases import pad_left
 
 ADAPTERS = {
@@ -215,8 +214,7 @@ def test_p18_auto_peft_model_answers_with_label_names(finished_run, toy_data) ->
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         first = next(csv.DictReader(file))
     text = json.loads((toy_data / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
-    command = [sys.executable, "-c", PLAIN_USE, str(folder / "adapter"), text]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run([sys.executable, "-c", PLAIN_USE, folder / "adapter", text])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == first["prediction"]
 
