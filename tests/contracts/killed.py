@@ -85,7 +85,8 @@ def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Ca
         if prepare is not None:
             prepare()
 
-    return peftlit_in(folder, *FIT, *more, prepare=in_child, ranks=ranks).code
+    patience = 20.0 if ranks > 1 else 0.0
+    return peftlit_in(folder, *FIT, *more, prepare=in_child, ranks=ranks, others_may_take=patience).code
 
 
 def traces(folder: Path) -> dict[str, str]:

@@ -162,7 +162,7 @@ def on_two_ranks(folder: Path, out: Path, **same: Any) -> list[Gradients]:
         batches = cut([size for window in ON_TWO_RANKS for size in window])[rank::2]
         save_steps(gradients(folder, batches, 2, **TOGETHER, **same), out, rank)
 
-    outcome = forked(partial(on_ranks, begin), out)
+    outcome = forked(partial(on_ranks, begin), out, others_may_take=60.0)
     assert outcome.code == 0, outcome.said
     return [gradients(folder, cut(list(map(sum, ON_TWO_RANKS))), 1, **same), *map(partial(read_steps, out), (0, 1))]
 

@@ -104,7 +104,7 @@ def on_two_ranks(learned: str, folder: Path, out: Path, clip: float | None) -> l
         save_steps(seen, out, rank)
         (out / f"rank{rank}.json").write_text(json.dumps(seen.logged))  # type: ignore[attr-defined]
 
-    outcome = forked(partial(on_ranks, begin), out)
+    outcome = forked(partial(on_ranks, begin), out, others_may_take=60.0)
     assert outcome.code == 0, outcome.said
     ranks = [read_steps(out, rank) for rank in range(2)]
     for rank, seen in enumerate(ranks):

@@ -42,7 +42,8 @@ def base(tmp_path_factory) -> Path:
 
 
 def trained_together(names: list[str], base: Path, out: Path) -> Path:
-    outcome = forked(partial(on_ranks, partial(on_two_ranks.train_all, names, out, base)), out)
+    train = partial(on_two_ranks.train_all, names, out, base)
+    outcome = forked(partial(on_ranks, train), out, others_may_take=60.0)
     assert outcome.code == 0, outcome.said
     return out
 
