@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # with a thread per core in each, worker processes would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; their subprocesses inherit it
-from tests import device, tiny
+from tests import device, fork_server, tiny
 from tests.contracts.outcomes import Outcomes
 
 # what is said at import comes out at the very end, and pytest's closing line has to be the last one
@@ -41,6 +42,14 @@ def _own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("datasets")
     datasets.config.HF_DATASETS_CACHE = folder
     os.environ["HF_DATASETS_CACHE"] = str(folder)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fork_servers(_own_dataset_cache: None) -> Iterator[None]:
+    """Prove exports in forks of a process that has imported plain transformers + peft: see :mod:`tests.fork_server`."""
+    with fork_server.serving():
+        fork_server.prove_in_forks()
+        yield
 
 
 @pytest.fixture
@@ -165,18 +174,23 @@ def errors_of(err: str) -> list[str]:
     return [line for line in err.splitlines() if line.startswith("peftlit: error: ")]
 
 
-def run_in_process(folder: Path, *arguments: object, code: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a command line as a user would, in a process of its own; ``code`` takes the place of ``-m peftlit``."""
+def run_in_process(
+    folder: Path, *arguments: object, code: str | None = None, fresh: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Run a command line in a process of its own: a fork, or a ``fresh`` one, as a user would.
+
+    ``code`` takes the place of ``-m peftlit``.
+    """
     start = ["-m", "peftlit"] if code is None else ["-c", code]
     command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    run = subprocess.run if fresh else fork_server.run
+    return run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="session")
-def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder, toy_data: Path):
-    """One finished run of tiny BERT with NF4, LoRA, 8-bit AdamW and accumulation: (folder, its process)."""
-    folder = tmp_path_factory.mktemp("finished")
-    settings = {
+def finished_settings(model_folder, toy_data: Path) -> dict[str, object]:
+    """A run of tiny BERT with NF4, LoRA, 8-bit AdamW and accumulation."""
+    return {
         "model": {
             "class_path": "SequenceClassification",
             "init_args": {
@@ -198,7 +212,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, model_folder, toy_dat
             "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
         },
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory, finished_settings):
+    """One finished run of :func:`finished_settings`: (folder, its process)."""
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "config.yaml").write_text(yaml.safe_dump(finished_settings), encoding="utf-8")
     done = run_in_process(folder, "fit", "--config", "config.yaml")
     assert done.returncode == 0, done.stderr
     return folder / "runs" / "001", done

@@ -59,7 +59,7 @@ def main() -> int:
                     rows.append(("everything", name, 1, precision, clip, one, [many]))
                 out = Path(scratch) / f"{precision} {clip}"
                 out.mkdir()
-                one, *ranks = on_two_ranks(folder, out, precision, clip or 0.0)
+                one, *ranks = on_two_ranks(folder, out, **same)
                 rows.append(("everything", ragged_on_two, 2, precision, clip, one, ranks))
         for adapter in PENALISED:
             one = gradients(folder, cut(windows(RAGGED, 3)), 1, adapter=adapter)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 
 import pytest
 
@@ -14,10 +12,10 @@ from tests.contracts.outcomes import PROPERTY
 
 
 @pytest.fixture
-def kept_or_refused(request: pytest.FixtureRequest) -> Callable[[str | None], AbstractContextManager[None]]:
-    """Return :func:`families.judged` for the cell of the test's promise and row; it takes the reason of a refusal."""
-    promise = re.sub(r"test_p0*(\d+)_.*", r"P\1", request.node.name)
-    cell: list[str] = []
+def kept_or_refused(request: pytest.FixtureRequest) -> Callable[[str, str | None], AbstractContextManager[None]]:
+    """Return :func:`families.judged` for a promise of the test's row; it takes the reason of a refusal."""
     row = str(request.node.callspec.params["case"])
-    request.node.user_properties.append((PROPERTY, [promise, row, cell, len(families.KEYS)]))
-    return partial(families.judged, cell)
+    cells: dict[str, list[str]] = {promise: [] for promise in families.PROMISES}
+    for promise, cell in cells.items():
+        request.node.user_properties.append((PROPERTY, [promise, row, cell, len(families.KEYS)]))
+    return lambda promise, reason: families.judged(cells[promise], reason)

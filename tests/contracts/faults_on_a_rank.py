@@ -1,7 +1,6 @@
 """Things that break at one batch of one of two ranks, and guards that are taken away."""
 
 import contextlib
-import json
 import os
 import signal
 from typing import Any
@@ -13,18 +12,21 @@ from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import StopOnSignal, random_states
 from peftlit.run import reload
 
-VARIABLE = "FAULT"
-"""Holds a JSON object: ``what`` happens at which ``batch`` (from 1) of which ``rank``; ``without`` which guard."""
 
+def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, what: str = "") -> None:
+    """Break something in this process and those that it forks.
 
-def break_as_asked() -> None:
-    """Break what the variable asks for; the processes that this one starts inherit it."""
-    fault = json.loads(os.environ.get(VARIABLE, "{}"))
-    if "without" in fault:
-        GUARDS[fault["without"]]()
-    reload.prove_reload = _fail_proof if fault.get("what") == "proof" else lambda *_: 0.0
-    if "batch" in fault:
-        _break_batch(**{name: fault[name] for name in ("what", "rank", "batch")})
+    Args:
+        without: A guard to take away.
+        batch: At which batch, from 1, something happens; 0 = at none.
+        rank: Of which rank.
+        what: What happens; ``proof`` = the proof of the export fails.
+    """
+    if without is not None:
+        GUARDS[without]()
+    reload.prove_reload = _fail_proof if what == "proof" else lambda *_: 0.0
+    if batch:
+        _break_batch(what, rank, batch)
 
 
 def _break_batch(what: str, rank: int, batch: int) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 
 from tests import device
 from tests.contracts import interruptions
-from tests.contracts.forked import peftlit_in
 from tests.contracts.toy_runs import BEST, EIGHT_BIT, EVERY_STEP, FIT, NF4, differences, result, write_run
+from tests.forked import peftlit_in
 
 BATCHES = 12
 """Training batches of an epoch on one rank: 96 rows, 8 at a time, windows of two."""
@@ -68,10 +68,10 @@ def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Ca
         folder: Where.
         more: Further arguments.
         kill_at: When.
-        ranks: Processes; of several, each has to start from nothing, as one on a GPU has to.
+        ranks: Processes.
         prepare: Called in the process first, where it is forked.
     """
-    if ranks > 1 or device.current == "cuda":
+    if device.current == "cuda":  # which no fork may use after its parent
         command = [sys.executable, "-m", "peftlit", *FIT, *more]
         with (folder / "said.txt").open("w") as said:
             done = subprocess.run(
@@ -85,7 +85,8 @@ def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Ca
         if prepare is not None:
             prepare()
 
-    return peftlit_in(folder, *FIT, *more, prepare=in_child).code
+    patience = 20.0 if ranks > 1 else 0.0
+    return peftlit_in(folder, *FIT, *more, prepare=in_child, ranks=ranks, others_may_take=patience).code
 
 
 def traces(folder: Path) -> dict[str, str]:

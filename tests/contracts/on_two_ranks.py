@@ -1,12 +1,10 @@
-"""Train and measure the cases of P21; as a script, two gloo processes do it together and write down what came of it.
+"""Train and measure the cases of P21, alone or with a second process, and write down what came of it.
 
-Run as ``python -m tests.contracts.on_two_ranks OUT MODEL_FOLDER DATA NAME...``; Lightning starts the second process.
 A name is that of a case, or of a guard that is taken away from one.
 """
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -31,7 +29,6 @@ from peftlit.modules.window import AccumulationWindow
 from peftlit.optim import LinearWarmup
 from peftlit.plugins import FiniteGuard, TrainabilityGuard
 from peftlit.run.predictions import Predictions
-from tests.contracts.forked_ranks import fork_ranks
 from tests.modules.cases import NF4, make_trainer, tokenizer
 
 GLOBAL_BATCH = 8
@@ -146,15 +143,8 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
     save_file({n: p.detach() for n, p in module.named_parameters() if p.requires_grad}, f"{file}.safetensors")
 
 
-def main() -> int:
-    """Do all that the command line names, in turn."""
+def train_all(names: list[str], out: Path, base: Path) -> None:
+    """Train all of these cases in turn, on the rank that this process is."""
     console.set_up()
-    out_folder, model_folder, toy_data = map(Path, sys.argv[1:4])
-    for chosen in sys.argv[4:]:
-        train(chosen, out_folder, model_folder, toy_data, ranks=2)
-    return 0
-
-
-if __name__ == "__main__":
-    fork_ranks(main)
-    sys.exit(main())
+    for name in names:
+        train(name, out, base / "bert", base, ranks=2)

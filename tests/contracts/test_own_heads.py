@@ -8,14 +8,14 @@ from peft import LoraConfig
 from safetensors.torch import load_file
 
 from peftlit.heads import PooledHead
-from peftlit.modules import SequenceClassification
 from peftlit.plugins import TrainabilityGuard
 from peftlit.run.export import HEAD_FILE, export
-from tests import tiny
+from tests import device, tiny
+from tests.contracts.recorded import record
 from tests.contracts.test_p02_trainability import contract_trainability
 from tests.contracts.test_p03_dropout import contract_dropout
-from tests.contracts.test_p10_padding import contract_batch_mates, trained
-from tests.modules.cases import FAMILIES, NF4, STORAGES, Case, fit, make_module, pad_left, tokenizer
+from tests.contracts.test_p10_padding import EXACT, LargerPositions, contract_batch_mates, trained
+from tests.modules.cases import FAMILIES, NF4, STORAGES, Case, make_module, pad_left, tokenizer
 
 POOLINGS = ["mean", "cls", "last"]
 DEALT = [
@@ -31,15 +31,14 @@ over_the_families = pytest.mark.parametrize(
 )
 
 
-def with_head(case: Case, folder, pooling: str) -> SequenceClassification:
-    return make_module(case, folder, head=PooledHead(pooling=pooling, hidden_sizes=[16]))
-
-
 @over_the_families
-def test_p01_an_own_head_is_float_trainable_and_saved_by_itself(case, pooling, model_folder, tmp_path):
+def test_p01_p02_p03_p10_an_own_head_keeps_its_promises(case, pooling, model_folder, tmp_path):
+    """It is float, trainable, and saved by itself; all learns, in training mode; padding changes nothing."""
     folder = model_folder(case.family)
-    module = with_head(case, folder, pooling)
-    fit(module, folder, 2)
+    module = make_module(case, folder, backbone=EXACT, head=PooledHead(pooling=pooling, hidden_sizes=[16]))
+    seen = record(module, folder, LargerPositions(), TrainabilityGuard())
+    contract_trainability(seen)
+    contract_dropout(seen)
     export(module, tokenizer(folder), tmp_path / "adapter", {})
     saved = load_file(tmp_path / "adapter" / HEAD_FILE)
     for name, weight in module.head.named_parameters():
@@ -50,26 +49,7 @@ def test_p01_an_own_head_is_float_trainable_and_saved_by_itself(case, pooling, m
     if case.adapter != "none":
         trains = {name for name, p in module.model.named_parameters() if p.requires_grad}
         assert not [name for name in trains if "pooler" in name or "modules_to_save" in name]
-
-
-@over_the_families
-def test_p02_an_own_head_and_the_adapter_below_it_learn(case, pooling, model_folder):
-    folder = model_folder(case.family)
-    contract_trainability(with_head(case, folder, pooling), folder, TrainabilityGuard())
-
-
-@over_the_families
-def test_p03_an_own_head_trains_in_training_mode(case, pooling, model_folder):
-    folder = model_folder(case.family)
-    module = with_head(case, folder, pooling)
-    contract_dropout(module, folder)
-    assert module.head.training
-
-
-@over_the_families
-def test_p10_under_an_own_head_logits_do_not_depend_on_batch_mates(case, pooling, model_folder):
-    folder = model_folder(case.family)
-    module = trained(case, folder, head=PooledHead(pooling=pooling))
+    module.to(device.current)
     right = contract_batch_mates(module, folder, "right")
     if case.family in tiny.DECODERS:
         pad_left(module)
@@ -88,5 +68,5 @@ def test_p02_targets_in_an_unused_pooler_are_left_out(model_folder):
     folder = model_folder("bert")
     adapter = LoraConfig(r=4, target_modules="all-linear")
     module = make_module(Case("bert", "lora", NF4), folder, adapter=adapter, head=PooledHead())
-    contract_trainability(module, folder, TrainabilityGuard())
+    contract_trainability(record(module, folder, TrainabilityGuard()))
     assert any("output.dense.lora_A" in name for name, _ in module.named_parameters())

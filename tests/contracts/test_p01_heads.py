@@ -17,14 +17,13 @@ from peftlit.errors import AdapterError, PeftlitError
 from peftlit.facts import DataFacts
 from peftlit.modules import SequenceClassification, build
 from peftlit.run.export import export
+from tests.contracts.recorded import Recorded, record
 from tests.modules.cases import (
     LABELS,
     NF4,
     RED,
     Case,
-    fit,
     make_module,
-    over_every_row,
     read,
     tokenizer,
 )  # fmt: skip
@@ -49,12 +48,12 @@ def trained_copy(module: SequenceClassification, head: str) -> torch.nn.Module:
     return found.modules_to_save["default"] if hasattr(found, "modules_to_save") else found
 
 
-def contract_heads(module: SequenceClassification, heads: list[str], folder: Path, out: Path) -> None:
-    fit(module, folder, 2)
+def contract_heads(seen: Recorded, heads: list[str], out: Path) -> None:
+    module = seen.module
     kinds = [type(layer).__name__ for layer in module.model.modules()]
     quantized = [kind for kind in kinds if kind in ("Linear4bit", "Linear8bitLt")]
     assert bool(quantized) == (module.backbone.quantization is not None), "the backbone is not stored as asked"
-    export(module, tokenizer(folder), out, {})
+    export(module, tokenizer(seen.folder), out, {})
     saved = read(out)
     for head in heads:
         trained = trained_copy(module, head)
@@ -70,13 +69,6 @@ def contract_heads(module: SequenceClassification, heads: list[str], folder: Pat
             assert any(torch.equal(value, weight) for value in files), f"{head}.{name} is not saved"
 
 
-@over_every_row
-def test_p01_heads_are_float_trainable_saved_and_left_alone(case, model_folder, tmp_path, kept_or_refused):
-    folder = model_folder(case.family)
-    with kept_or_refused(case.refused):
-        contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
-
-
 @pytest.fixture
 def without_pooler(tmp_path, model_folder) -> Path:
     """BERT weights as a masked language model saves them: no pooler."""
@@ -89,7 +81,8 @@ def without_pooler(tmp_path, model_folder) -> Path:
 
 @pytest.mark.parametrize("case", [Case("bert", "lora", NF4), Case("bert", "none", NF4), Case("bert", "hira")], ids=str)
 def test_p01_a_pooler_that_the_weights_lack_counts_as_head(case, without_pooler, tmp_path):
-    contract_heads(make_module(case, without_pooler), ["bert.pooler", "classifier"], without_pooler, tmp_path / "out")
+    seen = record(make_module(case, without_pooler), without_pooler, steps=2)
+    contract_heads(seen, ["bert.pooler", "classifier"], tmp_path / "out")
 
 
 def test_p01_a_pooler_that_the_weights_bring_stays_frozen(model_folder):
@@ -114,7 +107,7 @@ def test_p01_the_library_of_a_user_may_choose_its_own_quantization_and_heads_sta
         LoraConfig(target_modules=["q_lin"]),
         data=DataFacts(label_names=LABELS, pad_token_id=1),
     )
-    contract_heads(module, HEADS["distilbert"], folder, tmp_path / "adapter")
+    contract_heads(record(module, folder, steps=2), HEADS["distilbert"], tmp_path / "adapter")
     assert type(module.model.get_base_model().distilbert.transformer.layer[0].attention.out_lin).__name__ == "Linear"
     assert own.llm_int8_skip_modules == ["out_lin"], "the user's object was changed"
 
@@ -140,7 +133,7 @@ def test_p01_targets_that_reach_into_a_head_are_refused_or_leave_it_alone(family
     except AdapterError as error:
         assert "head" in str(error)  # noqa: PT017  both outcomes keep the promise
     else:
-        contract_heads(module, HEADS[family], folder, tmp_path / "adapter")
+        contract_heads(record(module, folder, steps=2), HEADS[family], tmp_path / "adapter")
 
 
 QUANTIZED = [Case("bert", "none", NF4), Case("distilbert", "lora", NF4), Case("deberta-v3", "lora", "int8"),
@@ -159,12 +152,13 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
     monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
     folder = model_folder(case.family)
     with pytest.raises((*RED, RuntimeError, PeftlitError)):
-        contract_heads(make_module(case, folder), HEADS[case.family], folder, tmp_path / "adapter")
+        contract_heads(record(make_module(case, folder), folder, steps=2), HEADS[case.family], tmp_path / "adapter")
 
 
 @pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
 def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
     monkeypatch.setattr(build, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
     folder = model_folder(family)
+    seen = record(make_module(Case(family, "lora"), folder), folder, steps=2)
     with pytest.raises(AssertionError, match=f"{frozen}.* is frozen"):
-        contract_heads(make_module(Case(family, "lora"), folder), HEADS[family], folder, tmp_path / "out")
+        contract_heads(seen, HEADS[family], tmp_path / "out")

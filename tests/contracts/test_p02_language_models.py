@@ -11,6 +11,7 @@ from lightning import Callback
 from peftlit.errors import TrainabilityError
 from peftlit.modules.base import PeftModule
 from peftlit.plugins import TrainabilityGuard
+from tests.contracts.recorded import record
 from tests.contracts.test_p02_trainability import contract_trainability
 from tests.contracts.test_p03_dropout import contract_dropout
 from tests.modules.cases import NF4
@@ -52,29 +53,24 @@ def fit_kind(kind: Any, options: dict[str, Any]) -> Any:
     return fit
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["", "checkpointing"])
 @over_rows
-def test_p02_what_trains_moves_and_what_is_frozen_stays(
-    kind, family, quantization, options, checkpointing, language_folder
+def test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays(
+    kind, family, quantization, options, language_folder
 ):
     folder = language_folder(family)
-    module = module_of(kind, folder, family, quantization, options, gradient_checkpointing=checkpointing)
-    contract_trainability(module, folder, TrainabilityGuard(), fit=fit_kind(kind, options))
+    for checkpointing in (False, True):
+        module = module_of(kind, folder, family, quantization, options, gradient_checkpointing=checkpointing)
+        seen = record(module, folder, TrainabilityGuard(), fit=fit_kind(kind, options))
+        contract_trainability(seen)
+        contract_dropout(seen)
 
 
 @pytest.mark.parametrize(("adapter", "quantization"), [("lora", NF4), ("none", None)])
 def test_p02_a_new_head_moves_whole(adapter, quantization, model_folder):
     config = lora("bert") if adapter == "lora" else None
     module = make_language_module("masked", model_folder("bert"), config, backbone={"quantization": quantization})
-    contract_trainability(module, model_folder("bert"), TrainabilityGuard(), fit=fit_kind("masked", {}))
+    contract_trainability(record(module, model_folder("bert"), TrainabilityGuard(), fit=fit_kind("masked", {})))
     assert len(module.fresh) == 5  # weight and bias of a layer and of its norm, and the bias of the words
-
-
-@over_rows
-def test_p03_everything_trains_in_training_mode(kind, family, quantization, options, language_folder):
-    folder = language_folder(family)
-    module = module_of(kind, folder, family, quantization, options)
-    contract_dropout(module, folder, fit=fit_kind(kind, options))
 
 
 @pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("text", "llama"), ("labels", "gpt2")])
@@ -85,12 +81,13 @@ def test_p02_goes_red_when_the_adapter_is_detached(kind, family, language_folder
     layer = next(layer for name, layer in module.named_modules() if name.endswith("lora_A.default"))
     layer.register_forward_hook(lambda _, __, output: output.detach())
     with pytest.raises(TrainabilityError, match=r"lora_A.* trains but had no finite gradient"):
-        contract_trainability(module, folder, TrainabilityGuard(), fit=fit_kind(kind, {}))
+        record(module, folder, TrainabilityGuard(), fit=fit_kind(kind, {}))
 
 
 @pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("labels", "llama")])
 def test_p03_goes_red_when_validation_does_not_switch_back(kind, family, language_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
     folder = language_folder(family)
+    seen = record(module_of(kind, folder, family, None, {}), folder, fit=fit_kind(kind, {}))
     with pytest.raises(AssertionError, match="in evaluation mode at batch"):
-        contract_dropout(module_of(kind, folder, family, None, {}), folder, fit=fit_kind(kind, {}))
+        contract_dropout(seen)

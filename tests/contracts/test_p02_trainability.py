@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,56 +15,23 @@ from peftlit.modules import SequenceClassification
 from peftlit.optim import LinearWarmup, learning_rate
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
 from tests import tiny
-from tests.modules.cases import NF4, RED, Case, fit, make_module, over_every_row, weights_of
+from tests.contracts.recorded import Recorded, record
+from tests.modules.cases import NF4, RED, Case, fit, make_module
 
 NEEDS_REPACKING_CPU = pytest.mark.skipif(
     not torch.cpu._is_avx512_bf16_supported(), reason="bitsandbytes repacks 4-bit weights on AVX512-BF16 CPUs only"
 )
 
 
-class Watch(Callback):
-    """Write down weights before training, and who had which gradient."""
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        self.before = weights_of(pl_module)
-        self.finite: set[str] = set()
-        self.not_finite: set[str] = set()
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        for name, parameter in pl_module.named_parameters():
-            if parameter.grad is not None:
-                finite = bool(parameter.grad.isfinite().all())
-                if not finite:
-                    self.not_finite.add(name)
-                elif bool(parameter.grad.any()):
-                    self.finite.add(name)
-
-
-def contract_trainability(module: Any, folder: Path, *callbacks: Callback, fit: Callable[..., Any] = fit) -> None:
-    """Validate, train 6 steps with a validation among them."""
-    watch = Watch()
-    fit(module, folder, 6, watch, *callbacks, val_check_interval=2)
-    assert not watch.not_finite
+def contract_trainability(seen: Recorded) -> None:
+    module = seen.module
+    assert not seen.not_finite
     trainable = {name for name, p in module.named_parameters() if p.requires_grad}
-    moved = {name for name, p in module.named_parameters() if not torch.equal(p, watch.before[name])}
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, seen.before[name])}
     assert trainable, "nothing trains"
-    assert trainable - watch.finite == set(), "trains, but had no gradient"
+    assert trainable - seen.finite == set(), "trains, but had no gradient"
     assert trainable - moved == set(), "trains, but did not move"
     assert moved - trainable == set(), "frozen, but moved"
-
-
-NO_CHECKPOINTING = {"custom-code": "FusedForSequenceClassification does not support gradient checkpointing"}
-"""What peftlit says where a family's code cannot recompute activations."""
-
-
-@over_every_row
-def test_p02_what_trains_moves_and_what_is_frozen_stays(case, model_folder, kept_or_refused):
-    folder = model_folder(case.family)
-    with kept_or_refused(case.refused):
-        contract_trainability(make_module(case, folder), folder, TrainabilityGuard())
-    with kept_or_refused(case.refused or NO_CHECKPOINTING.get(case.family)):
-        module = make_module(case, folder, backbone={"gradient_checkpointing": True})
-        contract_trainability(module, folder, TrainabilityGuard())
 
 
 def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
@@ -97,7 +62,7 @@ def test_p02_an_optimizer_that_finds_its_own_rate_is_judged_too(model_folder, ca
 def test_p02_warmup_steps_at_learning_rate_zero_are_not_judged(model_folder):
     folder, guard = model_folder("bert"), TrainabilityGuard(num_steps=2)
     module = make_module(Case("bert", "lora"), folder, scheduler=LinearWarmup(num_warmup_steps=3))
-    contract_trainability(module, folder, guard)
+    contract_trainability(record(module, folder, guard))
 
 
 def adapter_layer(module: SequenceClassification, kind: str) -> tuple[str, torch.nn.Module]:
@@ -162,9 +127,9 @@ def test_p02_goes_red_when_4bit_layers_may_repack(family, tmp_path, monkeypatch)
     # at the usual hidden size of 32 the repacked kernel happens to crash; from 64 on it is silent
     folder, case = tiny.write_model(tmp_path / family, family, hidden_size=64), Case(family, "lora", NF4)
     with pytest.raises(AssertionError, match="had no gradient"):
-        contract_trainability(make_module(case, folder), folder)
+        contract_trainability(record(make_module(case, folder), folder))
     with pytest.raises(TrainabilityError, match=r"lora_A.* had no finite gradient"):
-        contract_trainability(make_module(case, folder), folder, TrainabilityGuard())
+        record(make_module(case, folder), folder, TrainabilityGuard())
 
 
 def test_p02_goes_red_without_the_guard(model_folder, monkeypatch):

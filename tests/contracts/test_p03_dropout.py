@@ -2,48 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import torch
-from lightning import Callback
 
 from peftlit.modules.base import PeftModule
 from tests.conftest import toy_rows
-from tests.modules.cases import NF4, Case, collate, fit, make_module, over_every_row
+from tests.contracts.recorded import Recorded, record
+from tests.modules.cases import NF4, Case, collate, fit, make_module
 
 
-class Modes(Callback):
-    """Write down at every training batch which layers are in evaluation mode, and after how many validations."""
-
-    def __init__(self) -> None:
-        self.evaluating: list[list[str]] = []
-        self.validations: list[int] = []
-        self._validations = 0
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        self._validations += 1
-
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.evaluating.append([name for name, layer in pl_module.model.named_modules() if not layer.training])
-        self.validations.append(self._validations)
-
-
-def contract_dropout(module: Any, folder: Path, *, fit: Callable[..., Any] = fit) -> None:
-    modes = Modes()
-    fit(module, folder, 6, modes, val_check_interval=2)
-    assert modes.validations == [1, 1, 2, 2, 3, 3], "the sanity check and one validation every two batches"
-    for batch, evaluating in enumerate(modes.evaluating):
+def contract_dropout(seen: Recorded) -> None:
+    assert seen.validations == [1, 1, 2, 2, 3, 3], "the sanity check and one validation every two batches"
+    for batch, evaluating in enumerate(seen.evaluating):
         assert not evaluating, f"in evaluation mode at batch {batch}: {evaluating[:3]}"
-
-
-@over_every_row
-def test_p03_everything_trains_in_training_mode(case, model_folder, kept_or_refused):
-    folder = model_folder(case.family)
-    with kept_or_refused(case.refused):
-        contract_dropout(make_module(case, folder), folder)
 
 
 FELT = [Case("bert", "none"), Case("gpt2", "lora", NF4), Case("llama", "lora"), Case("deberta-v3", "none", "int8"),
@@ -69,11 +40,11 @@ SWITCHED = [Case("bert", "lora"), Case("deberta-v3", "hira", NF4), Case("custom-
 def test_p03_goes_red_when_nothing_switches_to_training(case, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "train", lambda self, mode=True: self)
     with pytest.raises(AssertionError, match="in evaluation mode at batch 0"):
-        contract_dropout(make_module(case, model_folder(case.family)), model_folder(case.family))
+        contract_dropout(record(make_module(case, model_folder(case.family)), model_folder(case.family)))
 
 
 @pytest.mark.parametrize("case", SWITCHED, ids=str)
 def test_p03_goes_red_when_validation_does_not_switch_back(case, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
     with pytest.raises(AssertionError, match="in evaluation mode at batch"):
-        contract_dropout(make_module(case, model_folder(case.family)), model_folder(case.family))
+        contract_dropout(record(make_module(case, model_folder(case.family)), model_folder(case.family)))

@@ -17,7 +17,8 @@ from peftlit.modules import SequenceClassification, build
 from peftlit.plugins import AdapterPrecision, precision
 from peftlit.plugins.precision import choose_precision
 from tests import device
-from tests.modules.cases import NF4, Case, command_line, fit, make_module, over_the_table, weights_of
+from tests.contracts.recorded import Recorded, record
+from tests.modules.cases import FAST, NF4, Case, command_line, fit, make_module, weights_of
 
 COMPUTE = {"32-true": torch.float32, "bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -28,43 +29,27 @@ def bfloat16_everywhere(monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
 
 
-class Dtypes(Callback):
-    """Write down the dtypes of gradients, and what the head's last linear layer puts out."""
-
-    def __init__(self) -> None:
-        self.gradients: set[torch.dtype] = set()
-        self.outputs: set[torch.dtype] = set()
-
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
-        *_, last = (m for n, m in pl_module.model.named_modules() if type(m) is torch.nn.Linear and "original" not in n)
-        last.register_forward_hook(lambda _, __, output: self.outputs.add(output.dtype))
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        self.gradients |= {p.grad.dtype for p in pl_module.parameters() if p.grad is not None}
-
-
-def contract_precision(module: SequenceClassification, folder: Path, name: str) -> None:
-    dtypes = Dtypes()
-    trainer = fit(module, folder, 8, dtypes, precision=name)  # float16 may skip the first few on its way to a scale
-    assert dtypes.outputs == {COMPUTE[name]}, "computes in another precision than asked"
-    odd = {n: p.dtype for n, p in module.named_parameters() if p.requires_grad and p.dtype != torch.float32}
+def contract_precision(seen: Recorded, name: str) -> None:
+    assert seen.outputs == {COMPUTE[name]}, "computes in another precision than asked"
+    odd = {n: p.dtype for n, p in seen.module.named_parameters() if p.requires_grad and p.dtype != torch.float32}
     assert not odd, "trains, but not in float32"
-    assert dtypes.gradients == {torch.float32}
-    states = trainer.optimizers[0].state.values()
+    assert seen.gradients == {torch.float32}
+    states = seen.trainer.optimizers[0].state.values()
     kept = {v.dtype for state in states for v in state.values() if isinstance(v, torch.Tensor) and v.ndim}
     assert kept == {torch.float32}, "optimizer state is not in float32"
 
 
-@over_the_table
-@pytest.mark.parametrize("name", ["bf16-mixed", "16-mixed"])
-@pytest.mark.usefixtures("bfloat16_everywhere")
-def test_p04_trainables_stay_float32(case, name, model_folder):
+@pytest.mark.parametrize("case", [case for case in FAST if case.refused is None], ids=str)
+def test_p04_trainables_stay_float32_under_float16(case, model_folder):
+    """Every family twice and every adapter in every storage; bfloat16 on every row is in ``test_rows.py``."""
     folder = model_folder(case.family)
-    contract_precision(make_module(case, folder), folder, name)
+    seen = record(make_module(case, folder), folder, steps=8, precision="16-mixed")  # it may skip a few for a scale
+    contract_precision(seen, "16-mixed")
 
 
 def test_p04_float32_computes_in_float32(model_folder):
-    contract_precision(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), "32-true")
+    folder = model_folder("bert")
+    contract_precision(record(make_module(Case("bert", "lora"), folder), folder, steps=2), "32-true")
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none", "full"])
@@ -73,7 +58,7 @@ def test_p04_float32_computes_in_float32(model_folder):
 def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, name, model_folder):
     folder = model_folder("bert")
     module = make_module(Case("bert", adapter), folder, backbone={"dtype": dtype})
-    contract_precision(module, folder, name)
+    contract_precision(record(module, folder, steps=8, precision=name), name)
     if adapter != "full":
         frozen = {p.dtype for n, p in module.named_parameters() if "embeddings" in n}
         assert frozen == {getattr(torch, dtype)}
@@ -188,8 +173,10 @@ def test_p04_goes_red_when_trainables_are_cast_to_16_bits(model_folder, monkeypa
 
     monkeypatch.setattr(build, "attach", cast)
     monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
+    folder = model_folder("bert")
+    seen = record(make_module(Case("bert", "lora"), folder), folder, precision="bf16-mixed")
     with pytest.raises(AssertionError, match="not in float32"):
-        contract_precision(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), "bf16-mixed")
+        contract_precision(seen, "bf16-mixed")
 
 
 def test_p04_goes_red_when_skipped_steps_are_not_counted(model_folder, monkeypatch):

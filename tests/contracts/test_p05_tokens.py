@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader
 
 from peftlit.adapters import FullFineTuning
@@ -22,11 +20,14 @@ from peftlit.modules.window import AccumulationWindow
 from tests.contracts.test_p05_accumulation import (
     ON_TWO_RANKS,
     RAGGED,
-    ROOT,
+    TOGETHER,
     Gradients,
     contract_same_gradients,
+    read_steps,
+    save_steps,
     windows,
 )  # fmt: skip
+from tests.forked import forked, on_ranks
 from tests.modules.cases import make_trainer
 from tests.modules.language_cases import NO_DROPOUT, TWO_TOKENS, language_batches, make_language_module
 
@@ -92,26 +93,27 @@ def test_p05_the_micro_batches_differ_in_tokens_a_row(language_folder):
     assert max(shares) > 1.5 * min(shares)
 
 
-def on_two_ranks(learned: str, folder: Path, out: Path, clip: float) -> list[Gradients]:
-    """Return what each of two processes steps with, and what one does with whole windows."""
-    command = [sys.executable, "-m", "tests.contracts.accumulate_tokens_on_two_ranks", learned, out, folder, clip]
-    environment = {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
-    done = subprocess.run(
-        list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    one = language_gradients(learned, folder, list(map(sum, ON_TWO_RANKS)), 1, gradient_clip_val=clip or None)
-    found = [one]
-    for rank in range(2):
-        seen = Gradients()
-        seen.steps = [load_file(out / f"rank{rank}_step{step}.safetensors") for step in range(len(ON_TWO_RANKS))]
+def on_two_ranks(learned: str, folder: Path, out: Path, clip: float | None) -> list[Gradients]:
+    """Return what each of two processes steps with and logs, and what one does with whole windows."""
+
+    def begin() -> None:
+        rank = int(os.environ.get("LOCAL_RANK", 0))
+        sizes = [size for window in ON_TWO_RANKS for size in window]
+        share = slice(rank, None, 2)
+        seen = language_gradients(learned, folder, sizes, 2, share=share, gradient_clip_val=clip, **TOGETHER)
+        save_steps(seen, out, rank)
+        (out / f"rank{rank}.json").write_text(json.dumps(seen.logged))  # type: ignore[attr-defined]
+
+    outcome = forked(partial(on_ranks, begin), out, others_may_take=60.0)
+    assert outcome.code == 0, outcome.said
+    ranks = [read_steps(out, rank) for rank in range(2)]
+    for rank, seen in enumerate(ranks):
         seen.logged = json.loads((out / f"rank{rank}.json").read_text())  # type: ignore[attr-defined]
-        found.append(seen)
-    return found
+    return [language_gradients(learned, folder, list(map(sum, ON_TWO_RANKS)), 1, gradient_clip_val=clip), *ranks]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("clip", [0.0, 0.05], ids=["unclipped", "clipped"])
+@pytest.mark.parametrize("clip", [None, 0.05], ids=["unclipped", "clipped"])
 @pytest.mark.parametrize("learned", TWO_RANKS)
 def test_p05_two_ranks_with_unequal_numbers_of_label_tokens(learned, clip, language_folder, tmp_path):
     one, *ranks = on_two_ranks(learned, language_folder(LEARNED[learned][1], 0.02), tmp_path, clip)

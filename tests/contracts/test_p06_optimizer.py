@@ -7,24 +7,24 @@ from typing import Any
 
 import pytest
 import torch
-from lightning import Callback
 from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
 )  # fmt: skip
 
-from peftlit.modules import SequenceClassification, base
+from peftlit.modules import base
 from peftlit.modules.base import PeftModule
 from peftlit.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule
 from peftlit.plugins import PagedAdamW8bit
-from tests.modules.cases import Case, command_line, fit, loader, make_module, make_trainer, over_the_table
+from tests.contracts.recorded import Recorded, record
+from tests.modules.cases import Case, command_line, loader, make_module, make_trainer
 
 LR = 1e-2
 
 
-def contract_optimizer(module: SequenceClassification, folder: Path) -> None:
-    (optimizer,) = fit(module, folder, 1).optimizers
+def contract_optimizer(seen: Recorded) -> None:
+    module, (optimizer,) = seen.module, seen.trainer.optimizers
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     trainable = {id(p): name for name, p in module.named_parameters() if p.requires_grad}
     assert len(held) == len({id(p) for p in held}), "holds a parameter twice"
@@ -39,9 +39,8 @@ def contract_optimizer(module: SequenceClassification, folder: Path) -> None:
                 assert group["weight_decay"] > 0, f"{trainable[id(parameter)]} does not decay"
 
 
-@over_the_table
-def test_p06_the_optimizer_holds_what_trains_and_biases_do_not_decay(case, model_folder):
-    contract_optimizer(make_module(case, model_folder(case.family)), model_folder(case.family))
+def trained(adapter: str, folder: Path, **arguments: Any) -> Recorded:
+    return record(make_module(Case("bert", adapter), folder, **arguments), folder, steps=2)
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, PagedAdamW8bit], ids=lambda o: o.__name__)
@@ -49,7 +48,7 @@ def test_p06_whatever_the_optimizer(optimizer, model_folder):
     module = make_module(
         Case("bert", "full"), model_folder("bert"), optimizer=lambda groups: optimizer(groups, lr=LR, weight_decay=0.1)
     )
-    contract_optimizer(module, model_folder("bert"))
+    contract_optimizer(record(module, model_folder("bert"), steps=2))
 
 
 @pytest.mark.parametrize(("name", "decay"), [("torch.optim.SGD", 0.0), ("torch.optim.AdamW", 0.01), (None, 0.01)])
@@ -57,17 +56,6 @@ def test_p06_an_optimizer_has_its_own_defaults_and_not_those_of_another(name, de
     more = [] if name is None else [f"--model.optimizer={name}", "--model.optimizer.lr=0.1"]
     cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
     assert [group["weight_decay"] for group in cli.trainer.optimizers[0].param_groups] == [decay, 0.0]
-
-
-class Rates(Callback):
-    """Write down the learning rate that every optimizer step is made with."""
-
-    def __init__(self) -> None:
-        self.rates: list[float] = []
-
-    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
-        (rate,) = {group["lr"] for group in optimizer.param_groups}
-        self.rates.append(rate)
 
 
 def analytic(reference: Any, warmup: int, steps: int) -> list[float]:
@@ -87,14 +75,14 @@ def contract_learning_rate(
     folder: Path, schedule: Schedule, reference: Any, warmup: int, *, batches: int, accumulate: int, epochs: int
 ) -> None:
     """``warmup`` in optimizer steps, whichever way the schedule was given it."""
-    rates = Rates()
     module = make_module(Case("bert", "none"), folder, scheduler=schedule,
                          optimizer=lambda groups: torch.optim.AdamW(groups, lr=LR))  # fmt: skip
-    trainer = make_trainer(-1, rates, max_epochs=epochs, accumulate_grad_batches=accumulate)
+    seen = Recorded(module, folder)
+    trainer = make_trainer(-1, seen, max_epochs=epochs, accumulate_grad_batches=accumulate)
     trainer.fit(module, loader(folder, batches), loader(folder, 1))
     steps = epochs * -(-batches // accumulate)
-    assert len(rates.rates) == trainer.global_step == steps
-    assert rates.rates == pytest.approx(analytic(reference, warmup, steps), rel=1e-9, abs=1e-15)
+    assert len(seen.rates) == trainer.global_step == steps
+    assert seen.rates == pytest.approx(analytic(reference, warmup, steps), rel=1e-9, abs=1e-15)
 
 
 LINEAR, COSINE, CONSTANT = (
@@ -129,10 +117,11 @@ def test_p06_the_learning_rate_is_the_analytic_curve(
 
 
 def test_p06_the_curve_ends_with_max_steps(model_folder):
-    folder, rates = model_folder("bert"), Rates()
+    folder = model_folder("bert")
     module = make_module(Case("bert", "none"), folder, scheduler=LinearWarmup(num_warmup_steps=1))
-    make_trainer(5, rates, max_epochs=100).fit(module, loader(folder, 3), loader(folder, 1))
-    assert rates.rates == pytest.approx(analytic(get_linear_schedule_with_warmup, 1, 5))
+    seen = Recorded(module, folder)
+    make_trainer(5, seen, max_epochs=100).fit(module, loader(folder, 3), loader(folder, 1))
+    assert seen.rates == pytest.approx(analytic(get_linear_schedule_with_warmup, 1, 5))
 
 
 def test_p06_goes_red_when_all_parameters_decay(model_folder, monkeypatch):
@@ -140,13 +129,17 @@ def test_p06_goes_red_when_all_parameters_decay(model_folder, monkeypatch):
         base, "parameter_groups", lambda model: [{"params": [p for p in model.parameters() if p.requires_grad]}]
     )
     with pytest.raises(AssertionError, match=r"(bias|LayerNorm.weight) decays"):
-        contract_optimizer(make_module(Case("bert", "full"), model_folder("bert")), model_folder("bert"))
+        contract_optimizer(
+            record(make_module(Case("bert", "full"), model_folder("bert")), model_folder("bert"), steps=2)
+        )
 
 
 def test_p06_goes_red_when_frozen_parameters_are_handed_over(model_folder, monkeypatch):
     monkeypatch.setattr(base, "parameter_groups", lambda model: [{"params": list(model.parameters())}])
     with pytest.raises(AssertionError, match="something else than what trains"):
-        contract_optimizer(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
+        contract_optimizer(
+            record(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), steps=2)
+        )
 
 
 def test_p06_goes_red_when_the_schedule_steps_with_every_batch(model_folder, monkeypatch):

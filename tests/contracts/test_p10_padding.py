@@ -31,7 +31,6 @@ from tests.modules.cases import (
     command_line,
     fit,
     make_module,
-    over_every_row,
     pad_left,
     tokenizer,
 )  # fmt: skip
@@ -40,6 +39,10 @@ CAUSAL = sorted(tiny.DECODERS)
 NOT_CAUSAL = sorted(set(FAMILIES) - tiny.DECODERS)
 TOLERANCE = {None: 1e-5, NF4: 1e-5, "int8": 1e-3}
 SHORT = [{"text": "good movie", "label": 1}, {"text": "bad", "label": 0}]
+EXACT = {"compute_dtype": "float32"}
+"""4-bit layers compute in float32: a sum over more padding may differ in its last bit, and rounding to bfloat16 makes
+that a difference as large as what is looked for.
+"""
 LONG = max(toy_rows(40), key=lambda row: len(str(row["text"])))
 
 
@@ -53,12 +56,8 @@ class LargerPositions(Callback):
 
 
 def trained(case: Case, folder: Path, **arguments: Any) -> SequenceClassification:
-    """A module whose adapter is no longer the identity.
-
-    4-bit layers compute in float32: a sum over more padding may differ in its last bit, and rounding to bfloat16 makes
-    that a difference as large as what is looked for.
-    """
-    module = make_module(case, folder, backbone={"compute_dtype": "float32"}, **arguments)
+    """A module whose adapter is no longer the identity, and whose positions matter."""
+    module = make_module(case, folder, backbone=EXACT, **arguments)
     fit(module, folder, 3, LargerPositions())
     return module.to(device.current)  # from the CPU, where training leaves it
 
@@ -72,9 +71,8 @@ def contract_batch_mates(module: SequenceClassification, folder: Path, side: str
     return together
 
 
-def contract_padding(case: Case, folder: Path) -> None:
+def contract_padding(module: SequenceClassification, case: Case, folder: Path) -> None:
     """Trained with right padding, a causal model answers the same under left padding; others refuse it."""
-    module = trained(case, folder)
     right = contract_batch_mates(module, folder, "right")
     if case.family in CAUSAL:
         pad_left(module)
@@ -84,12 +82,6 @@ def contract_padding(case: Case, folder: Path) -> None:
     else:
         with pytest.raises(ConfigError, match=r"padding_side.*right"):
             make_module(case, folder, data={"padding_side": "left"}).check()
-
-
-@over_every_row
-def test_p10_logits_depend_neither_on_batch_mates_nor_on_the_side(case, model_folder, kept_or_refused):
-    with kept_or_refused(case.refused):
-        contract_padding(case, model_folder(case.family))
 
 
 @pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
@@ -218,8 +210,9 @@ def test_p10_goes_red_when_the_attention_mask_is_dropped(family, model_folder, m
 @pytest.mark.parametrize("family", CAUSAL)
 def test_p10_goes_red_under_left_padding_when_the_attention_mask_is_dropped(family, model_folder, monkeypatch):
     monkeypatch.setattr(PeftModule, "model_inputs", without_mask)
+    case = Case(family, "none")
     with pytest.raises(AssertionError, match="not close"):
-        contract_padding(Case(family, "none"), model_folder(family))
+        contract_padding(trained(case, model_folder(family)), case, model_folder(family))
 
 
 def test_p10_goes_red_when_positions_count_the_padding(model_folder, monkeypatch):
@@ -227,5 +220,6 @@ def test_p10_goes_red_when_positions_count_the_padding(model_folder, monkeypatch
     monkeypatch.setattr(
         PeftModule, "model_inputs", lambda self, b: {k: v for k, v in inputs(self, b).items() if k != "position_ids"}
     )
+    case = Case("gpt2", "none")
     with pytest.raises(AssertionError, match="not close"):
-        contract_padding(Case("gpt2", "none"), model_folder("gpt2"))
+        contract_padding(trained(case, model_folder("gpt2")), case, model_folder("gpt2"))

@@ -16,8 +16,8 @@ from peftlit.modules import SequenceClassification
 from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import resumption
 from tests.contracts import interruptions, killed
-from tests.contracts.forked import peftlit_in
 from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_base, write_run
+from tests.forked import peftlit_in
 
 pytestmark = pytest.mark.slow
 

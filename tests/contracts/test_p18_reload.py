@@ -6,7 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 from functools import partial
 from pathlib import Path
@@ -28,9 +27,9 @@ from peftlit.run import conclude, reload
 from peftlit.run import export as export_room
 from peftlit.run.export import export
 from peftlit.run.reload import prove_reload
-from tests import tiny
+from tests import fork_server, tiny
 from tests.conftest import errors_of
-from tests.contracts.forked import peftlit_in
+from tests.forked import peftlit_in
 from tests.modules.cases import pad_left
 
 ADAPTERS = {
@@ -222,8 +221,7 @@ def test_p18_auto_peft_model_answers_with_label_names(finished_run, toy_data) ->
     with (folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         first = next(csv.DictReader(file))
     text = json.loads((toy_data / "test.jsonl").read_text(encoding="utf-8").splitlines()[0])["text"]
-    command = [sys.executable, "-c", PLAIN_USE, str(folder / "adapter"), text]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = fork_server.run([sys.executable, "-c", PLAIN_USE, folder / "adapter", text])
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == first["prediction"]
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +19,15 @@ from safetensors.torch import load_file
 from tests.conftest import errors_of, run_in_process
 from tests.contracts import on_two_ranks
 from tests.contracts import toy_runs as toy
-from tests.contracts.forked import Outcome
+from tests.contracts.faults_on_a_rank import break_as_asked
 from tests.contracts.on_two_ranks import BREAKERS, CASES, FAST
+from tests.forked import Outcome, forked, on_ranks, peftlit_in
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-6
 """Of weights: their way is about 5e-2. Sums over rows are cut at another place, and so are rounded otherwise."""
 
 CLOSE = 1e-6
 """Of losses, scores and probabilities."""
-
-
-def environment() -> dict[str, str]:
-    """Without the seed that another test has left there: DDP would set it again, and give the head other weights."""
-    return {name: value for name, value in os.environ.items() if name != "PL_GLOBAL_SEED"}
 
 
 # --- the same as one process
@@ -49,9 +42,9 @@ def base(tmp_path_factory) -> Path:
 
 
 def trained_together(names: list[str], base: Path, out: Path) -> Path:
-    command = [sys.executable, "-m", "tests.contracts.on_two_ranks", str(out), str(base / "bert"), str(base), *names]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment())
-    assert done.returncode == 0, done.stderr
+    train = partial(on_two_ranks.train_all, names, out, base)
+    outcome = forked(partial(on_ranks, train), out, others_may_take=60.0)
+    assert outcome.code == 0, outcome.said
     return out
 
 
@@ -145,26 +138,11 @@ def test_p21_goes_red_when(guard, alone, together_slowly):
 # --- the command line
 
 
-class Peftlit:
-    """Runs command lines on two forked processes; see :mod:`tests.contracts.forked_ranks`."""
-
-    def __init__(self) -> None:
-        command = [sys.executable, "-m", "tests.contracts.forked_ranks"]
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, env=environment(), text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def fit(self, folder: Path, *more: str, devices: int = 2, **fault: Any) -> Outcome:
-        arguments = ["fit", "--config=config.yaml", "--run_dir=run", f"--trainer.devices={devices}", *more]
-        print(json.dumps([str(folder), fault, *arguments]), file=self.process.stdin, flush=True)
-        return Outcome(**json.loads(self.process.stdout.readline()))
-
-
-@pytest.fixture(scope="module")
-def peftlit_on_two() -> Iterator[Peftlit]:
-    peftlit = Peftlit()
-    with peftlit.process:
-        yield peftlit
+def fit(folder: Path, *more: str, devices: int = 2, **fault: Any) -> Outcome:
+    """Run a command line on two processes; see :mod:`tests.contracts.faults_on_a_rank` for what may be broken."""
+    arguments = ["fit", "--config=config.yaml", "--run_dir=run", f"--trainer.devices={devices}", *more]
+    prepare = partial(break_as_asked, **fault)
+    return peftlit_in(folder, *arguments, prepare=prepare, ranks=2, others_may_take=20.0)
 
 
 KIND = {
@@ -221,16 +199,16 @@ FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FAULTS)
-def test_p21_all_end_and_one_says_why(name, folder, peftlit_on_two):
+def test_p21_all_end_and_one_says_why(name, folder):
     fault, code, why = FAULTS[name]
-    contract_all_end_and_one_says_why(peftlit_on_two.fit(folder, "--trainer.max_epochs=1", **fault), code, why)
+    contract_all_end_and_one_says_why(fit(folder, "--trainer.max_epochs=1", **fault), code, why)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["an error on the second", "the first is killed", "the proof fails"])
-def test_p21_goes_red_when_each_ends_by_itself(name, folder, peftlit_on_two):
+def test_p21_goes_red_when_each_ends_by_itself(name, folder):
     fault, code, why = FAULTS[name]
-    outcome = peftlit_on_two.fit(folder, "--trainer.max_epochs=1", **fault, without="ending together")
+    outcome = fit(folder, "--trainer.max_epochs=1", **fault, without="ending together")
     with pytest.raises((AssertionError, ValueError)):
         contract_all_end_and_one_says_why(outcome, code, why)
 
@@ -239,11 +217,11 @@ def test_p21_goes_red_when_each_ends_by_itself(name, folder, peftlit_on_two):
 
 
 @pytest.fixture(scope="module")
-def whole(base, tmp_path_factory, peftlit_on_two) -> Path:
+def whole(base, tmp_path_factory) -> Path:
     """A run that nothing has interrupted."""
     folder = tmp_path_factory.mktemp("whole") / "run_of_two"
     toy.write_run(folder, base, KIND)
-    outcome = peftlit_on_two.fit(folder)
+    outcome = fit(folder)
     assert outcome.code == 0, outcome.said
     return folder
 
@@ -273,46 +251,44 @@ def test_p21_each_line_is_said_once(whole):
 
 
 @pytest.mark.slow
-def test_p21_goes_red_when_all_speak(folder, peftlit_on_two):
-    said = peftlit_on_two.fit(folder, "--trainer.fast_dev_run=1", without="one voice").said
+def test_p21_goes_red_when_all_speak(folder):
+    said = fit(folder, "--trainer.fast_dev_run=1", without="one voice").said
     with pytest.raises(AssertionError):
         contract_said_once(said)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), ("SIGINT", 0)])
-def test_p21_a_signal_ends_a_step_of_all_and_the_run_goes_on(name, rank, folder, whole, peftlit_on_two):
-    stopped = peftlit_on_two.fit(folder, what=name, rank=rank, batch=3)
+def test_p21_a_signal_ends_a_step_of_all_and_the_run_goes_on(name, rank, folder, whole):
+    stopped = fit(folder, what=name, rank=rank, batch=3)
     contract_stops_with_one_word(stopped, signal.Signals[name])
-    contract_goes_on_as_if_never_interrupted(whole, folder, peftlit_on_two.fit(folder, "--ckpt_path=last"))
+    contract_goes_on_as_if_never_interrupted(whole, folder, fit(folder, "--ckpt_path=last"))
 
 
 @pytest.mark.slow
-def test_p21_goes_red_when_only_the_first_hears(folder, peftlit_on_two):
-    outcome = peftlit_on_two.fit(folder, what="SIGTERM", rank=1, batch=3, without="hearing each rank")
+def test_p21_goes_red_when_only_the_first_hears(folder):
+    outcome = fit(folder, what="SIGTERM", rank=1, batch=3, without="hearing each rank")
     with pytest.raises(AssertionError):
         contract_stops_with_one_word(outcome, signal.SIGTERM)
 
 
 @pytest.mark.slow
-def test_p21_killed_before_a_validation_and_resumed_it_goes_on_and_breaks_without_its_guards(
-    folder, whole, peftlit_on_two, tmp_path
-):
-    outcome = peftlit_on_two.fit(folder, what="SIGKILL to all", rank=1, batch=11)
+def test_p21_killed_before_a_validation_and_resumed_it_goes_on_and_breaks_without_its_guards(folder, whole, tmp_path):
+    outcome = fit(folder, what="SIGKILL to all", rank=1, batch=11)
     assert outcome.code == -signal.SIGKILL
     for guard in ("the place in the epoch", "the random states"):
         copy = shutil.copytree(folder, tmp_path / guard)
-        resumed = peftlit_on_two.fit(copy, "--ckpt_path=last", without=guard)
+        resumed = fit(copy, "--ckpt_path=last", without=guard)
         with pytest.raises(AssertionError):
             contract_goes_on_as_if_never_interrupted(whole, copy, resumed)
-    contract_goes_on_as_if_never_interrupted(whole, folder, peftlit_on_two.fit(folder, "--ckpt_path=last"))
+    contract_goes_on_as_if_never_interrupted(whole, folder, fit(folder, "--ckpt_path=last"))
 
 
 # --- as a user starts it
 
 
 @pytest.mark.slow
-def test_p21_started_by_a_user_with_default_flags(base, tmp_path, peftlit_on_two):
+def test_p21_started_by_a_user_with_default_flags(base, tmp_path):
     kind = {
         "trainer": {"precision": "32-true", "callbacks": KIND["trainer"]["callbacks"][:1]},
         "backbone": {"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
@@ -324,10 +300,10 @@ def test_p21_started_by_a_user_with_default_flags(base, tmp_path, peftlit_on_two
         settings["data"]["init_args"] |= {"batch_size": 8 // devices, "eval_batch_size": 8 // devices}
         settings["model"]["init_args"]["adapter"]["init_args"]["lora_dropout"] = 0.0
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
-    alone = peftlit_on_two.fit(runs[1], devices=1)
+    alone = fit(runs[1], devices=1)
     assert alone.code == 0, alone.said
     flags = ("--config=config.yaml", "--trainer.devices=2", "--trainer.accelerator=cpu")
-    done = run_in_process(runs[2], "fit", *flags)
+    done = run_in_process(runs[2], "fit", *flags, fresh=True)
     assert done.returncode == 0, done.stderr
     contract_said_once(done.stdout + done.stderr)
     assert [path.name for path in (runs[2] / "runs").iterdir()] == ["001"]

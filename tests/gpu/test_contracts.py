@@ -6,24 +6,19 @@ from tests.adapters.test_allocation import (
     test_micro_batches_count_as_one_step as test_ranks_are_given_out_once_for_a_step,
 )
 from tests.contracts.test_own_heads import (
-    test_p01_an_own_head_is_float_trainable_and_saved_by_itself,
-    test_p02_an_own_head_and_the_adapter_below_it_learn,
-    test_p10_under_an_own_head_logits_do_not_depend_on_batch_mates,
+    test_p01_p02_p03_p10_an_own_head_keeps_its_promises,
 )
-from tests.contracts.test_p01_heads import test_p01_heads_are_float_trainable_saved_and_left_alone
 from tests.contracts.test_p02_language_models import (
-    test_p02_what_trains_moves_and_what_is_frozen_stays as test_p02_language_models_learn,
+    test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays as test_p02_language_models_learn,
 )
 from tests.contracts.test_p02_trainability import (
     test_p02_gradient_checkpointing_gives_the_same_weights,
-    test_p02_what_trains_moves_and_what_is_frozen_stays,
 )
-from tests.contracts.test_p03_dropout import test_p03_everything_trains_in_training_mode
 from tests.contracts.test_p04_precision import (
     bfloat16_everywhere,
     test_p04_steps_skipped_by_the_scaler_are_counted,
-    test_p04_trainables_stay_float32,
     test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits,
+    test_p04_trainables_stay_float32_under_float16,
 )
 from tests.contracts.test_p05_accumulation import (
     test_p05_a_penalty_counts_once_for_a_step,
@@ -34,8 +29,8 @@ from tests.contracts.test_p05_accumulation import (
 )
 from tests.contracts.test_p05_tokens import test_p05_ragged_numbers_of_label_tokens_and_a_short_last_window
 from tests.contracts.test_p06_optimizer import test_p06_whatever_the_optimizer
-from tests.contracts.test_p10_padding import test_p10_logits_depend_neither_on_batch_mates_nor_on_the_side
 from tests.contracts.test_p13_likelihood import byte_folder, test_p13_probabilities_are_those_of_plain_transformers
 from tests.contracts.test_p14_perplexity import test_p14_perplexity_is_that_of_plain_transformers
+from tests.contracts.test_rows import test_p01_p02_p03_p04_p06_p10_a_row_keeps_its_promises
 
 pytestmark = pytest.mark.gpu

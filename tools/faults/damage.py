@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tests.contracts import toy_runs as toy
 from tests.contracts.file_operations import watch
-from tests.contracts.forked import Outcome, peftlit_in
+from tests.forked import Outcome, peftlit_in
 
 from peftlit.plugins import AdapterCheckpointIO
 from tools.faults.stage import RESUME, Stage, Tried, files

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tests.contracts import toy_runs as toy
 from tests.contracts.file_operations import watch
-from tests.contracts.forked import peftlit_in
+from tests.forked import peftlit_in
 
 from tools.faults.stage import Stage, Tried, files
 

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.contracts.file_operations import was_killed, watch
-from tests.contracts.forked import kill_at
+from tests.forked import kill_at
 
 from tools.faults.stage import Stage, Tried
 

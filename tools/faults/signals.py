@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tests.contracts import toy_runs as toy
-from tests.contracts.forked import peftlit_in
+from tests.forked import peftlit_in
 
 from peftlit.modules import SequenceClassification
 from peftlit.modules.window import AccumulationWindow

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.contracts import toy_runs as toy
-from tests.contracts.forked import Outcome, peftlit_in
+from tests.forked import Outcome, peftlit_in
 
 RESUME = "--ckpt_path=last"
 

@@ -1,22 +1,27 @@
-"""Run peftlit in forked processes: as real as any other process, without its seconds of imports."""
+"""Run functions and command lines in forked processes: as real as any other, without their seconds of imports."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import torch
+from lightning.fabric.strategies.launchers import subprocess_script as fabric_launcher
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 
 import peftlit.commands  # before any fork, so that no child has to
 import peftlit.run.load  # noqa: F401
 from peftlit.__main__ import main
+from tests.fork_server import become_a_process, leave_with
 
 LIMIT_S = 300.0
 
@@ -49,18 +54,52 @@ class Outcome:
 
 
 def peftlit_in(
+    folder: Path, *arguments: str, prepare: Callable[[], None] | None = None, ranks: int = 1, **options: Any
+) -> Outcome:
+    """Run one command line; ``prepare`` is called in the child first, the rest is as in :func:`forked`."""
+
+    def begin() -> int:
+        sys.argv = ["peftlit", *arguments]
+        if prepare is not None:
+            prepare()
+        return main(arguments)
+
+    return forked(partial(on_ranks, begin) if ranks > 1 else begin, folder, **options)
+
+
+def on_ranks(begin: Callable[[], Any]) -> Any:
+    """Call a function whose Trainer has several ranks: each process that Lightning starts is a fork that calls it."""
+
+    class Fork(subprocess.Popen):  # type: ignore[type-arg]
+        def _execute_child(self, *arguments: Any) -> None:
+            environment = next(argument for argument in arguments if isinstance(argument, dict))
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.pid = os.fork()
+            if self.pid == 0:
+                os.environ.clear()
+                os.environ.update(environment)
+                rank_zero_only.rank = int(environment["LOCAL_RANK"])
+                leave_with(begin)
+            self._child_created = True
+
+    for module in (fabric_launcher, launcher):
+        module.subprocess = type("subprocess", (), {"Popen": Fork})
+    return begin()
+
+
+def forked(
+    begin: Callable[[], Any],
     folder: Path,
-    *arguments: str,
-    prepare: Callable[[], None] | None = None,
+    *,
     watch: Callable[[int, float], int | None] | None = None,
     others_may_take: float = 0.0,
 ) -> Outcome:
-    """Run one command line in a forked process group of its own.
+    """Call a function in a forked process group of its own, and end it with what the function returns.
 
     Args:
-        folder: Where.
-        arguments: The command line without the program's name.
-        prepare: Called in the child first.
+        begin: The function.
+        folder: Where; what is written to the terminal goes to ``said.txt`` there.
         watch: Called every few milliseconds with the child's id and its age in seconds; a signal that it returns is
             sent.
         others_may_take: Seconds in which the processes that it started may end after it, before they are killed.
@@ -69,7 +108,12 @@ def peftlit_in(
     said = folder / "said.txt"
     child = os.fork()
     if child == 0:
-        _be_the_child(folder, said, arguments, prepare)
+        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.chdir(folder)
+        # a seed that a test has left there would be set again by DDP, and give the head other weights
+        os.environ.pop("PL_GLOBAL_SEED", None)
+        become_a_process(output, output)
+        leave_with(begin)
     code: int | None = None
     while code is None:
         done, status = os.waitpid(child, os.WNOHANG)
@@ -89,31 +133,6 @@ def peftlit_in(
         os.killpg(child, signal.SIGKILL)  # loader workers of a killed process
         outlived = True
     return Outcome(code, said.read_text(encoding="utf-8", errors="replace"), seconds, outlived)
-
-
-def _be_the_child(folder: Path, said: Path, arguments: tuple[str, ...], prepare: Callable[[], None] | None) -> None:
-    code = 70
-    try:
-        os.setsid()
-        os.chdir(folder)
-        output = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        # threads of the parent's are not here, and what waits for them would wait for ever
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        torch.set_num_threads(1)
-        sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-        if prepare is not None:
-            prepare()
-        code = main(arguments)
-    except SystemExit as stop:
-        code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def kill_at(seconds: float) -> Callable[[int, float], int | None]:
