@@ -33,7 +33,10 @@ VARIABLE = "PEFTLIT_FORK_SERVERS"
 ROOT = Path(__file__).parents[1]
 PLAIN = ["accelerate", "bitsandbytes", "peft", "safetensors.torch", "transformers", "transformers.modeling_utils"]
 PLAIN += [f"transformers.models.{name}.modeling_{name}" for name in ("bert", "distilbert", "gpt2", "llama", "roberta")]
-IMPORTS = {"plain": PLAIN, "peftlit": [*PLAIN, "peftlit.commands", "peftlit.run.load", "peftlit.run.reload"]}
+IMPORTS = {
+    "plain": PLAIN,
+    "peftlit": [*PLAIN, "peftlit.cli.commands", "peftlit.export.load", "peftlit.export.reload_check"],
+}
 
 
 @contextmanager
@@ -192,7 +195,7 @@ def serve(name: str) -> None:
 
 def prove_in_forks() -> None:
     """Let what peftlit starts to prove an export be a fork of a server."""
-    from peftlit.run import reload
+    from peftlit.export import reload_check as reload
 
     reload.subprocess = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
 

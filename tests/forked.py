@@ -18,8 +18,8 @@ from lightning.fabric.strategies.launchers import subprocess_script as fabric_la
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.strategies.launchers import subprocess_script as launcher
 
-import peftlit.commands  # before any fork, so that no child has to
-import peftlit.run.load  # noqa: F401
+import peftlit.cli.commands  # before any fork, so that no child has to
+import peftlit.export.load  # noqa: F401
 from peftlit.__main__ import main
 from tests.fork_server import become_a_process, leave_with
 

@@ -17,8 +17,8 @@ import yaml
 import peftlit as package
 from peftlit.api import _plain
 from peftlit.errors import ConfigError, Stopped
+from tests.cli.test_process_state import differing, state
 from tests.conftest import run_in_process
-from tests.test_process_state import differing, state
 
 ROOT = Path(__file__).parents[1]
 
@@ -84,7 +84,7 @@ def test_a_signal_ends_a_fit_from_python_with_its_own_error(settings, monkeypatc
     def stop(arguments: list[str]) -> None:
         raise Stopped(f"stopped by SIGTERM; go on with: peftlit {' '.join(arguments)}", signal.SIGTERM)
 
-    monkeypatch.setattr("peftlit.commands.run", stop)
+    monkeypatch.setattr("peftlit.cli.commands.run", stop)
     with pytest.raises(Stopped, match=r"peftlit fit --config config_1\.yaml$") as caught:
         package.fit(settings)
     assert caught.value.exit_code == 128 + signal.SIGTERM

@@ -10,9 +10,9 @@ import pytest
 
 from peftlit.modules import build
 from tests import tiny
+from tests.cli.test_lightning_cli import change, contract_one_line_and_nothing_written
 from tests.conftest import toy_rows
 from tests.modules.language_cases import CHAT_TEMPLATE, ONE_TOKEN, TEMPLATE, TWO_TOKENS
-from tests.test_cli import change, contract_one_line_and_nothing_written
 
 MODEL, DATA = "model.init_args", "data.init_args"
 CONVERSATION = [{"role": "user", "content": "is the film good ?"}, {"role": "assistant", "content": "very good"}]

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from peftlit import foreign
+from peftlit import files as foreign
 from peftlit.errors import RunFolderError
-from peftlit.foreign import check_folder, read_record
+from peftlit.files import check_folder, read_record
 
 
 @pytest.fixture

@@ -27,13 +27,13 @@ from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from transformers import AutoModel, BertConfig
 
 import peftlit
+from peftlit.backbone.hardware import has_bfloat16
+from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu
+from peftlit.cli.error_mapping import without_gaps
+from peftlit.cli.trainer_checks import check_trainer
 from peftlit.errors import PeftlitError
-from peftlit.failures import without_gaps
-from peftlit.hardware import has_bfloat16
-from peftlit.quantization import keep_4bit_trainable_on_cpu
-from peftlit.run.begin import _check_windows
-from peftlit.trainer_checks import check_trainer
-from tests.run.test_begin import trainer
+from peftlit.run.setup import _check_windows
+from tests.run.test_setup import trainer
 
 SRC = Path(peftlit.__file__).parent
 DOCUMENTED = {"_exit", "_replace"}

@@ -212,7 +212,7 @@ def main() -> int:
         return 0
     if arguments.model is None:
         parser.error("--model: name the folder of a causal language model")
-    from peftlit import console
+    from peftlit.cli import console
 
     console.set_up(logging.WARNING)
     most = {"train": arguments.train_rows, "validation": 200, "test": arguments.test_rows}

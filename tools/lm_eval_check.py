@@ -18,10 +18,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 import peftlit
+from peftlit.backbone.model_source import resolve
 from peftlit.data.prompted import ask
-from peftlit.location import resolve
+from peftlit.export.classifier import Classifier
 from peftlit.modules import CausalLM
-from peftlit.run.classifier import Classifier
 
 
 def ours(classifier: Classifier, texts: list[str]) -> torch.Tensor:

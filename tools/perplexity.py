@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
-from peftlit.location import resolve
+from peftlit.backbone.model_source import resolve
 
 IGNORED = -100
 Block = tuple[list[int], list[int]]

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from peftlit.api import Run, fit
-    from peftlit.run.load import load
+    from peftlit.export.load import load
 
 __all__ = ["Run", "__version__", "fit", "load"]
 __version__ = "0.1.0"
@@ -17,7 +17,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     if name == "load":
-        from peftlit.run.load import load
+        from peftlit.export.load import load
 
         return load
     raise AttributeError(f"module 'peftlit' has no attribute {name!r}")

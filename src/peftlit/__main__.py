@@ -6,7 +6,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from peftlit import __version__, console, ranks
+from peftlit import __version__, distributed
+from peftlit.cli import console
 from peftlit.errors import PeftlitError, ReloadError, Stopped
 
 HELP = """\
@@ -53,22 +54,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
     console.set_up()
-    ranks.leave_interrupts_to_the_first()
+    distributed.leave_interrupts_to_the_first()
     try:
         if arguments[0] == "predict":
-            from peftlit.predict import run as run_predict
+            from peftlit.cli.predict import run as run_predict
 
             run_predict(arguments)
         else:
-            from peftlit.commands import run
+            from peftlit.cli.commands import run
 
             run(arguments)
     except Stopped as stop:
-        if ranks.is_first():
+        if distributed.is_rank_zero():
             print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201
         return stop.exit_code
     except PeftlitError as error:
-        if not isinstance(error, ReloadError) or ranks.is_first():  # which all ranks raise
+        if not isinstance(error, ReloadError) or distributed.is_rank_zero():  # which all ranks raise
             print(f"peftlit: error: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except KeyboardInterrupt:

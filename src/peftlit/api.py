@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from peftlit import commands
+from peftlit.cli import commands
+from peftlit.cli.process_state import preserved
 from peftlit.errors import ConfigError, PeftlitError
-from peftlit.process_state import preserved
-from peftlit.run.answerer import Answerer
+from peftlit.export.load import load
+from peftlit.export.predictor import Predictor
 from peftlit.run.folder import METRICS_FILE
-from peftlit.run.load import load
 
 
 class Run:
@@ -38,7 +38,7 @@ class Run:
         content: dict[str, Any] = json.loads((self.path / METRICS_FILE).read_text(encoding="utf-8"))
         return content
 
-    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Answerer:
+    def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
         """Load the trained model; see :func:`peftlit.load`.
 
         Args:

@@ -19,8 +19,8 @@ from transformers import AutoModelForSequenceClassification
 from peftlit.adapters import FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
 from peftlit.backbone import Backbone
+from peftlit.backbone.weights import load_weights
 from peftlit.errors import AdapterError
-from peftlit.weights import load_weights
 from tests import tiny
 
 AUTO = AutoModelForSequenceClassification

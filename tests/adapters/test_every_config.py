@@ -52,7 +52,7 @@ def test_it_trains_or_is_refused_in_one_line(name: str, storage: str, model_fold
         Backbone(folder, quantization=None if storage == "plain" else "nf4-double"),
         config,
         optimizer=partial(torch.optim.AdamW, lr=1e-2),
-        data=data.facts(),
+        data=data.data_spec(),
     )
     trainer = Trainer(
         max_steps=8, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

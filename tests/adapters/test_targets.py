@@ -5,8 +5,8 @@ from peft import LoraConfig, PrefixTuningConfig
 from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters.targets import check_targets
-from peftlit.architecture import linear_layers
 from peftlit.backbone import Backbone
+from peftlit.backbone.architecture import linear_layers
 from peftlit.errors import AdapterError
 from tests import tiny
 

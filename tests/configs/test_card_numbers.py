@@ -12,7 +12,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from peftlit.adapters.attach import attach, count_parameters
-from peftlit.architecture import head_modules
+from peftlit.backbone.architecture import head_modules
 from peftlit.data import Reviews
 from peftlit.modules import PeftModule
 from tests import tiny

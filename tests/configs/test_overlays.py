@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from peftlit.cli import PeftlitCLI
+from peftlit.cli.lightning_cli import PeftlitCLI
 from tests.configs.stand_ins import OVERLAYS, RECIPES, flat, name_of, read, write_stand_in
 from tests.conftest import errors_of
 

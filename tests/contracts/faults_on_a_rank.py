@@ -5,12 +5,13 @@ import os
 import signal
 from typing import Any
 
-from peftlit import ranks
+from peftlit import distributed as ranks
+from peftlit.checkpoint import random_states
 from peftlit.data import TextDataModule
 from peftlit.errors import DataError, ReloadError
+from peftlit.export import reload_check as reload
 from peftlit.modules.window import AccumulationWindow
-from peftlit.plugins import StopOnSignal, random_states
-from peftlit.run import reload
+from peftlit.plugins import StopOnSignal
 
 
 def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, what: str = "") -> None:
@@ -24,7 +25,7 @@ def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, wh
     """
     if without is not None:
         GUARDS[without]()
-    reload.prove_reload = _fail_proof if what == "proof" else lambda *_: 0.0
+    reload.compare_answers = _fail_proof if what == "proof" else lambda *_: 0.0
     if batch:
         _break_batch(what, rank, batch)
 
@@ -61,7 +62,7 @@ def _part_in_peace() -> None:
 
 
 def _speak_all() -> None:
-    ranks.is_first = lambda: True
+    ranks.is_rank_zero = lambda: True
 
 
 def _hear_the_first_alone() -> None:

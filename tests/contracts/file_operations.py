@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peftlit.plugins import checkpoint_io
+from peftlit.checkpoint import format as checkpoint_io
 
 _PATHS_OF = {"os.mkdir": 1, "os.rename": 2, "os.remove": 1, "os.rmdir": 1, "shutil.rmtree": 1}
 """Audit events, and how many of their arguments are paths; each comes before what it tells of."""

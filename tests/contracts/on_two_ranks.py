@@ -17,16 +17,16 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
 
-from peftlit import console
 from peftlit.adapters import FullFineTuning
 from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
+from peftlit.cli import console
 from peftlit.data import SST2, sampler
 from peftlit.data.sampler import LengthGroupedSampler
-from peftlit.facts import DataFacts
-from peftlit.heads import PooledHead
 from peftlit.modules import SequenceClassification
+from peftlit.modules.heads import PooledHead
+from peftlit.modules.optim import LinearWarmup
 from peftlit.modules.window import AccumulationWindow
-from peftlit.optim import LinearWarmup
 from peftlit.plugins import FiniteGuard, TrainabilityGuard
 from peftlit.run.predictions import Predictions
 from tests.modules.cases import NF4, make_trainer, tokenizer
@@ -117,7 +117,7 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
         Backbone(str(folder), config_overrides=no_dropout, **case.backbone),
         case.adapter,
         head=case.head(),
-        data=DataFacts(label_names=["negative", "positive"], pad_token_id=tokenizer(folder).pad_token_id),
+        data=DataSpec(label_names=["negative", "positive"], pad_token_id=tokenizer(folder).pad_token_id),
         optimizer=case.optimizer,
         scheduler=LinearWarmup(num_warmup_steps=1),
     )
@@ -138,7 +138,8 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
         numbers |= {k: float(v) for k, v in trainer.callback_metrics.items()}
         trainer.test(module, datamodule=data, verbose=False)
     numbers |= {k: float(v) for k, v in trainer.callback_metrics.items()}
-    numbers |= {"test/rows": module.told["rows"], "test/confusion_matrix": module.told["confusion_matrix"]}
+    extras = module.evaluation_extras
+    numbers |= {"test/rows": extras["rows"], "test/confusion_matrix": extras["confusion_matrix"]}
     Path(f"{file}.json").write_text(json.dumps(numbers))
     save_file({n: p.detach() for n, p in module.named_parameters() if p.requires_grad}, f"{file}.safetensors")
 

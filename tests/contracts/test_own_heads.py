@@ -7,9 +7,9 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 
-from peftlit.heads import PooledHead
+from peftlit.export.write import HEAD_FILE, export
+from peftlit.modules.heads import PooledHead
 from peftlit.plugins import TrainabilityGuard
-from peftlit.run.export import HEAD_FILE, export
 from tests import device, tiny
 from tests.contracts.recorded import record
 from tests.contracts.test_p02_trainability import contract_trainability

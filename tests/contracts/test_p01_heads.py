@@ -13,10 +13,10 @@ from transformers import AutoConfig, AutoModelForMaskedLM
 
 from peftlit.adapters import attach as attach_adapter
 from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
 from peftlit.errors import AdapterError, PeftlitError
-from peftlit.facts import DataFacts
+from peftlit.export.write import export
 from peftlit.modules import SequenceClassification, build
-from peftlit.run.export import export
 from tests.contracts.recorded import Recorded, record
 from tests.modules.cases import (
     LABELS,
@@ -105,7 +105,7 @@ def test_p01_the_library_of_a_user_may_choose_its_own_quantization_and_heads_sta
     module = SequenceClassification(
         Backbone(str(folder), quantization=own),
         LoraConfig(target_modules=["q_lin"]),
-        data=DataFacts(label_names=LABELS, pad_token_id=1),
+        data=DataSpec(label_names=LABELS, pad_token_id=1),
     )
     contract_heads(record(module, folder, steps=2), HEADS["distilbert"], tmp_path / "adapter")
     assert type(module.model.get_base_model().distilbert.transformer.layer[0].attention.out_lin).__name__ == "Linear"

@@ -12,12 +12,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 
 import peftlit
-from peftlit.architecture import head_modules
 from peftlit.backbone import Backbone
+from peftlit.backbone.architecture import head_modules
+from peftlit.backbone.weights import Loaded, load_weights
 from peftlit.errors import AdapterError, PeftlitError
+from peftlit.export.write import export
 from peftlit.modules import build
-from peftlit.run.export import export
-from peftlit.weights import Loaded, load_weights
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, RED, read, tokenizer
@@ -200,7 +200,7 @@ def test_p01_goes_red_when_the_head_may_be_quantized(family, quantization, langu
         return config
 
     monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
-    monkeypatch.setattr("peftlit.weights.require_float", lambda model, names: None)
+    monkeypatch.setattr("peftlit.backbone.weights.require_float", lambda model, names: None)
     folder = language_folder(family)
     module = case_module(family, folder, tiny.TARGETS[family], quantization)
     with pytest.raises((*RED, RuntimeError, PeftlitError)):

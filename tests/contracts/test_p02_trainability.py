@@ -9,10 +9,10 @@ import torch
 from lightning import Callback
 from transformers import Adafactor
 
-from peftlit import weights
+from peftlit.backbone import weights
 from peftlit.errors import TrainabilityError
 from peftlit.modules import SequenceClassification
-from peftlit.optim import LinearWarmup, learning_rate
+from peftlit.modules.optim import LinearWarmup, learning_rate
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
 from tests import tiny
 from tests.contracts.recorded import Recorded, record

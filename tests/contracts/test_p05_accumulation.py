@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from peftlit.adapters import FullFineTuning, penalty
-from peftlit.losses import BinaryCrossEntropy, CrossEntropy
 from peftlit.modules import base
+from peftlit.modules.losses import BinaryCrossEntropy, CrossEntropy
 from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import AdapterPrecision
 from tests import device

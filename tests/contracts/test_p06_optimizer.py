@@ -15,7 +15,7 @@ from transformers import (
 
 from peftlit.modules import base
 from peftlit.modules.base import PeftModule
-from peftlit.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule
+from peftlit.modules.optim import ConstantWarmup, CosineWarmup, LinearWarmup, Schedule
 from peftlit.plugins import PagedAdamW8bit
 from tests.contracts.recorded import Recorded, record
 from tests.modules.cases import Case, command_line, loader, make_module, make_trainer

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning import seed_everything
 
+from peftlit.export.write import trainable_sha256
 from peftlit.modules.base import PeftModule
-from peftlit.run.export import trainable_sha256
 from tests.modules.cases import NF4, Case, command_line, fit, make_module
 
 SEEDED = [

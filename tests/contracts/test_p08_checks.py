@@ -12,7 +12,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from peftlit.commands import run
+from peftlit.cli.commands import run
 from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
 from peftlit.data import labelled as labelled_rows
 from peftlit.data.labels import Values

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.data import chat_files
+from peftlit.data.datasets import chat_files
 from tests import tiny
 from tests.conftest import errors_of
 from tests.contracts.test_p11_templates import NOTHING
@@ -87,7 +87,7 @@ def test_p08_breaker_lines_that_replace_what_they_cannot_read(peftlit, model, tm
     def replacing(path: Any) -> Any:
         return iter(Path(path).read_text(encoding="utf-8", errors="replace").splitlines())
 
-    monkeypatch.setattr("peftlit.data.text_lines.iterate_lines", replacing)
+    monkeypatch.setattr("peftlit.data.datasets.text_lines.iterate_lines", replacing)
     with pytest.raises(AssertionError):
         contract_told_before_weights(peftlit, model, tmp_path, "bytes")
 

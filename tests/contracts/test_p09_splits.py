@@ -18,7 +18,7 @@ import pytest
 
 from peftlit.data import TextDataModule, checks, split
 from peftlit.data.labels import Labels, LabelSets, Values
-from peftlit.run.files import write_json
+from peftlit.files import write_json
 from tests.data.helpers import labelled, text_files
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}

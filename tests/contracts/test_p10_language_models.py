@@ -11,11 +11,10 @@ from peft import LoraConfig, PrefixTuningConfig, PromptEncoderConfig, PromptTuni
 from torch.nn.functional import cross_entropy
 
 from peftlit.backbone import Backbone
-from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.data import ChatFiles, TextLines, collate
 from peftlit.data.collate import pad
 from peftlit.errors import ConfigError
-from peftlit.facts import DataFacts
 from peftlit.modules import CausalLM, MaskedLM
 from peftlit.modules.base import PeftModule
 from tests import tiny
@@ -35,7 +34,7 @@ def lm(family: str, folder: Path, attention: str = "sdpa", side: str | None = No
     module = kind(
         Backbone(str(folder), attn_implementation=attention),
         LoraConfig(r=4, target_modules=tiny.TARGETS[family], fan_in_fan_out=family == "gpt2"),
-        data=DataFacts(pad_token_id=1, padding_side=side),
+        data=DataSpec(pad_token_id=1, padding_side=side),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -135,7 +134,7 @@ def test_p10_a_row_of_a_masked_model_does_not_depend_on_batch_mates(family, mode
 
 @pytest.mark.parametrize("family", MASKED)
 def test_p10_masked_models_refuse_left_padding_before_weights_load(family, model_folder):
-    module = MaskedLM(Backbone(str(model_folder(family))), data=DataFacts(padding_side="left"))
+    module = MaskedLM(Backbone(str(model_folder(family))), data=DataSpec(padding_side="left"))
     with pytest.raises(ConfigError, match=r"^data\.padding_side: left padding would move the positions"):
         module.check()
     assert module.model is None
@@ -195,7 +194,7 @@ def test_p10_packed_prompts_cost_what_they_do_alone(family, model_folder, tmp_pa
 
 @pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 def test_p10_packed_rows_under_virtual_tokens_are_refused_before_weights_load(adapter, model_folder):
-    packed = DataFacts(packing=True)
+    packed = DataSpec(packing=True)
     module = CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), data=packed)
     with pytest.raises(
         ConfigError, match=r"^data\.packing: .* puts its virtual tokens before the first .* leave packing"
@@ -207,7 +206,7 @@ def test_p10_packed_rows_under_virtual_tokens_are_refused_before_weights_load(ad
 @pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
 def test_p10_padding_between_virtual_tokens_and_text_is_refused_before_weights_load(adapter, model_folder):
     """Their positions move with it, and peft takes no others; what stands in the past moves nothing."""
-    left = DataFacts(padding_side="left")
+    left = DataSpec(padding_side="left")
     module = CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), data=left)
     if adapter is PrefixTuningConfig:
         module.check()
@@ -236,7 +235,7 @@ def contract_one_end(kind: str, model: Path, folder: Path, **settings: Any) -> N
     """In all batches of an epoch, each document has one label that ends it, and the token is seen."""
     data = language_data(kind, folder, model, **settings)
     end = data.get_tokenizer().eos_token_id
-    assert data.facts().pad_token_id == end, "the tokenizer pads with its end token"
+    assert data.data_spec().pad_token_id == end, "the tokenizer pads with its end token"
     ends: list[int] = []
     for batch in data.train_dataloader():
         here = batch["labels"] == end

@@ -13,13 +13,13 @@ from peft import AutoPeftModelForSequenceClassification, PrefixTuningConfig, Pro
 from transformers import AutoConfig, AutoTokenizer
 
 from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
 from peftlit.data import TextFiles
 from peftlit.errors import AdapterError, ConfigError
-from peftlit.facts import DataFacts
+from peftlit.export.reload_check import compare_answers
+from peftlit.export.write import export
 from peftlit.modules import SequenceClassification, build
 from peftlit.modules.base import PeftModule
-from peftlit.run.export import export
-from peftlit.run.reload import prove_reload
 from tests import device, tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import (
@@ -145,7 +145,7 @@ def test_p10_a_missing_pad_token_is_set_on_tokenizer_and_config(family, model_fo
     assert AutoConfig.from_pretrained(folder).pad_token_id is None
     data = TextFiles(train_file=str(toy_data / "train.jsonl"), tokenizer=str(folder), max_length=64)
     assert data.get_tokenizer().pad_token == "</s>"
-    module = make_module(Case(family, "lora"), folder, data={"pad_token_id": data.facts().pad_token_id})
+    module = make_module(Case(family, "lora"), folder, data={"pad_token_id": data.data_spec().pad_token_id})
     module.configure_model()
     assert module.model.config.pad_token_id == data.get_tokenizer().pad_token_id == 1
 
@@ -161,7 +161,7 @@ def test_p10_the_pad_token_is_saved_with_the_tokenizer(family, adapter, model_fo
 
 
 def test_p10_the_pad_token_is_saved_with_the_config_of_random_weights(model_folder, tmp_path):
-    facts = DataFacts(label_names=LABELS, pad_token_id=1)
+    facts = DataSpec(label_names=LABELS, pad_token_id=1)
     module = SequenceClassification(Backbone(config=str(model_folder("gpt2"))), Case("gpt2", "lora").peft(), data=facts)
     module.configure_model()
     export(module, tokenizer(model_folder("gpt2")), tmp_path / "adapter", {})
@@ -192,7 +192,7 @@ def test_p10_the_reload_proof_takes_the_pad_token_from_the_exported_folder(famil
     fit(module, folder, 3)
     export(module, tokenizer(folder), tmp_path / "adapter", {})
     texts = [str(row["text"]) for row in (*SHORT, LONG)]
-    assert prove_reload(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
+    assert compare_answers(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
 
 
 def without_mask(self: PeftModule, batch: Any) -> dict[str, Any]:

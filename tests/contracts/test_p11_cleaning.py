@@ -12,10 +12,10 @@ from lightning import Trainer
 from peft import LoraConfig
 
 from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
 from peftlit.data.cleaning import Cleaner
-from peftlit.facts import DataFacts
+from peftlit.export.write import export
 from peftlit.modules import CausalLM, SequenceClassification
-from peftlit.run.export import export
 from peftlit.run.predictions import Predictions
 from tests import tiny
 from tests.conftest import toy_rows
@@ -48,7 +48,7 @@ def contract_predict_equals_predictions_csv(folder: Path, model: Path, task: str
     data = text_files(folder, rows, rows, **settings)
     adapter = LoraConfig(r=2, target_modules=tiny.TARGETS["llama"])
     make = CausalLM if task == "CausalLM" else SequenceClassification
-    module = shake(make(Backbone(str(model)), adapter, data=data.facts()))
+    module = shake(make(Backbone(str(model)), adapter, data=data.data_spec()))
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[Predictions(folder / "predictions.csv", module.problem)],
@@ -105,8 +105,8 @@ def break_nothing_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def break_steps_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = DataFacts.text_record
-    monkeypatch.setattr(DataFacts, "text_record", lambda self: {**whole(self), "cleaning_steps": []})
+    whole = DataSpec.text_record
+    monkeypatch.setattr(DataSpec, "text_record", lambda self: {**whole(self), "cleaning_steps": []})
 
 
 def break_cleaned_twice(monkeypatch: pytest.MonkeyPatch) -> None:

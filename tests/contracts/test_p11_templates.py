@@ -13,14 +13,15 @@ from transformers import AutoTokenizer
 
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data import ChatFiles, TextFiles, chat_files
+from peftlit.data import ChatFiles, TextFiles
 from peftlit.data.chat import Encoded, Renderer
+from peftlit.data.datasets import chat_files
 from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.export.classifier import Classifier
+from peftlit.export.generator import Generator
+from peftlit.export.load import load
+from peftlit.export.write import export
 from peftlit.modules import CausalLM
-from peftlit.run.classifier import Classifier
-from peftlit.run.export import export
-from peftlit.run.generator import Generator
-from peftlit.run.load import load
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.data import language_data
@@ -43,7 +44,7 @@ def exported(data: ChatFiles | TextFiles, model: Path, folder: Path, **arguments
     module = CausalLM(
         Backbone(str(model)),
         LoraConfig(r=2, target_modules=tiny.TARGETS["llama"]),
-        data=data.facts(),
+        data=data.data_spec(),
         **arguments,
     )
     module.configure_model(torch.device("cpu"))

@@ -14,8 +14,8 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews
 
 from peftlit.backbone import Backbone
 from peftlit.data import SST2
-from peftlit.metrics import CALIBRATION_BINS, SingleLabelMetrics
 from peftlit.modules import SequenceClassification
+from peftlit.modules.metrics import CALIBRATION_BINS, SingleLabelMetrics
 from peftlit.run.predictions import Predictions
 from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
 
@@ -58,7 +58,7 @@ def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, na
 def evaluate(model_folder, toy_data: Path, folder: Path, batch_size: int) -> tuple[dict[str, float], Path]:
     torch.manual_seed(0)
     data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=batch_size)
-    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.facts())
+    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.data_spec())
     path = folder / f"{batch_size}.csv"
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -109,14 +109,14 @@ def test_p12_a_causal_language_model_that_tells_labels_holds_the_same_numbers(
 
 def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(model_folder, toy_data, tmp_path) -> None:
     data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=4)
-    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.facts())
+    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.data_spec())
     trainer = Trainer(
         accelerator="cpu", logger=False, enable_progress_bar=False, limit_test_batches=0.3,
         callbacks=[Predictions(tmp_path / "predictions.csv", module.problem)],
     )  # fmt: skip
     trainer.test(module, datamodule=data, verbose=False)
     scored = [int(row["row"]) for row in read_predictions(tmp_path / "predictions.csv")]
-    assert len(scored) == len(set(scored)) == module.told["rows"] == data.rows_scored("test") == 8
+    assert len(scored) == len(set(scored)) == module.evaluation_extras["rows"] == data.rows_scored("test") == 8
     lengths = dict(zip(data._encoded["test"]["row"], data._encoded["test"]["length"], strict=True))
     assert sorted(lengths[row] for row in scored) != sorted(lengths.values())[-8:], "the longest rows alone"
 

@@ -19,9 +19,9 @@ from peftlit.backbone import Backbone
 from peftlit.data import TextFiles
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.errors import ConfigError, DataError
+from peftlit.export.write import export
 from peftlit.modules import CausalLM, label_scores
 from peftlit.modules.language_head import LanguageHead
-from peftlit.run.export import export
 from peftlit.run.predictions import Predictions
 from tests import device, tiny
 from tests.conftest import toy_rows
@@ -100,7 +100,7 @@ def classifier(folder: Path, data: TextFiles, scoring: Any) -> CausalLM:
         Backbone(str(folder)),
         LoraConfig(r=4, target_modules=targets),
         scoring=scoring,
-        data=data.facts(),
+        data=data.data_spec(),
     )
     return shake(module)
 

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokeniz
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import TextLines
+from peftlit.export.write import export
 from peftlit.modules import CausalLM, MaskedLM
 from peftlit.modules.token_scores import TokenScores
-from peftlit.run.export import export
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import make_trainer
@@ -49,7 +49,7 @@ def held_out(folder: Path, tmp_path: Path, objective: Any, batch_size: int) -> T
 
 def trained(folder: Path, family: str, data: TextLines) -> CausalLM | MaskedLM:
     kind = MaskedLM if data.is_masked else CausalLM
-    return shake(kind(Backbone(str(folder)), lora(family), data=data.facts()))
+    return shake(kind(Backbone(str(folder)), lora(family), data=data.data_spec()))
 
 
 def scores_of(module: Any, data: TextLines) -> dict[str, float]:
@@ -118,7 +118,9 @@ def test_p14_perplexity_is_that_of_plain_transformers(objective, family, batch_s
     module = trained(folder, family, data)
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
     logged, blocks = scores_of(module, data), blocks_of(folder, data)
-    assert module.told == {"tokens": sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)}
+    assert module.evaluation_extras == {
+        "tokens": sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)
+    }
     contract_perplexity(logged, plain_perplexity(folder, tmp_path / "adapter", blocks, AUTO_CLASSES[objective]))
 
 

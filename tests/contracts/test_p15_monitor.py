@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from peftlit import cli
+from peftlit.cli import lightning_cli as cli
+from peftlit.cli.monitors import check_monitors
 from peftlit.errors import ConfigError
 from peftlit.modules import build
-from peftlit.plugins.monitors import check_monitors
 from tests.modules.cases import RED, Case, command_line, fit, make_module
 
 CASE = Case("bert", "none")

@@ -13,8 +13,9 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from peft import LoraConfig
 
+from peftlit.checkpoint import format as checkpoint_io
 from peftlit.errors import CheckpointError
-from peftlit.plugins import AdapterCheckpointIO, PagedAdamW8bit, checkpoint_io
+from peftlit.plugins import AdapterCheckpointIO, PagedAdamW8bit
 from peftlit.run.folder import RunFolder
 from tests.contracts.file_operations import in_child, was_killed, watch
 from tests.modules.cases import Case, fit, make_module

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from peftlit.checkpoint import resume as resumption
 from peftlit.modules import SequenceClassification
 from peftlit.modules.window import AccumulationWindow
-from peftlit.plugins import resumption
 from tests.contracts import interruptions, killed
 from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_base, write_run
 from tests.forked import peftlit_in

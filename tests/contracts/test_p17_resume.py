@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from peftlit.checkpoint import contents as checkpoints
+from peftlit.checkpoint import random_states
+from peftlit.checkpoint import resume as resumption
 from peftlit.data import TextDataModule
-from peftlit.modules import checkpoints
-from peftlit.plugins import Resumption, random_states, resumption
+from peftlit.plugins import Resumption
 from tests.contracts import killed
 from tests.contracts.toy_runs import write_base
 

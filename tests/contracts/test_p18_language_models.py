@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from peftlit.adapters import FullFineTuning
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ReloadError
-from peftlit.run import export as export_room
-from peftlit.run import reload
-from peftlit.run.export import export
-from peftlit.run.reload import prove_reload
+from peftlit.export import reload_check as reload
+from peftlit.export import write as export_room
+from peftlit.export.reload_check import compare_answers
+from peftlit.export.write import export
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4
@@ -35,7 +35,7 @@ def contract_reload(module: Any, folder: Path, out: Path, chat_template: str | N
     if chat_template:
         tokenizer.chat_template = chat_template
     export(module, tokenizer, out, {})
-    prove_reload(module, tokenizer, TEXTS, out)
+    compare_answers(module, tokenizer, TEXTS, out)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_p18_goes_red_when_the_chat_template_is_lost(language_folder, tmp_path):
     tokenizer = load_tokenizer(str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "chat_template.jinja").unlink()
     with pytest.raises(ReloadError, match="no chat template"):
-        prove_reload(module, tokenizer, TEXTS, tmp_path / "adapter")
+        compare_answers(module, tokenizer, TEXTS, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("damage", ["lost", "changed"])
@@ -167,7 +167,7 @@ def test_p18_a_record_that_is_lost_or_changed_is_noticed(kind, family, damage, l
     else:
         file.write_text(json.dumps({**json.loads(file.read_text()), "problem_type": "regression"}))
     with pytest.raises(ReloadError, match=r"problem\.json"):
-        prove_reload(module, tokenizer, TEXTS, out)
+        compare_answers(module, tokenizer, TEXTS, out)
 
 
 def test_p18_the_record_says_what_the_model_is_for(language_folder, tmp_path):

@@ -21,12 +21,13 @@ from peftlit.backbone import Backbone
 from peftlit.data import SST2
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ReloadError
-from peftlit.heads import PooledHead
+from peftlit.export import reload_check as reload
+from peftlit.export import write as export_room
+from peftlit.export.reload_check import compare_answers
+from peftlit.export.write import export
 from peftlit.modules import SequenceClassification
-from peftlit.run import conclude, reload
-from peftlit.run import export as export_room
-from peftlit.run.export import export
-from peftlit.run.reload import prove_reload
+from peftlit.modules.heads import PooledHead
+from peftlit.run import finish as conclude
 from tests import fork_server, tiny
 from tests.conftest import errors_of
 from tests.forked import peftlit_in
@@ -48,7 +49,7 @@ def trained(
         Backbone(str(folder), quantization=quantization),
         ADAPTERS[adapter](tiny.TARGETS[family]),
         head=head,
-        data=data.facts(),
+        data=data.data_spec(),
     )
     module.configure_model()
     with torch.no_grad():
@@ -90,7 +91,7 @@ def test_p18_positions_under_left_padding_answer_the_same(model_folder, toy_data
 
 def contract_fresh_process_answers_the_same(module, tokenizer, texts, folder: Path) -> None:
     export(module, tokenizer, folder, {"log_history": []})
-    prove_reload(module, tokenizer, texts, folder)
+    compare_answers(module, tokenizer, texts, folder)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +139,7 @@ def test_p18_a_damaged_folder_with_an_own_head_is_refused(damage, model_folder, 
     else:
         (folder / damage).unlink()
     with pytest.raises(ReloadError):
-        prove_reload(module, tokenizer, texts, folder)
+        compare_answers(module, tokenizer, texts, folder)
 
 
 def test_p18_breaker_lost_head_fails_the_contract(model_folder, toy_data, tmp_path, monkeypatch) -> None:
@@ -179,7 +180,7 @@ def test_p18_a_damaged_folder_is_refused(damage, model_folder, toy_data, tmp_pat
     else:
         (folder / damage).unlink()
     with pytest.raises(ReloadError):
-        prove_reload(module, tokenizer, texts, folder)
+        compare_answers(module, tokenizer, texts, folder)
 
 
 def test_p18_the_export_is_whole(finished_run) -> None:
@@ -277,7 +278,7 @@ def test_p18_a_failed_check_costs_nothing_else(peftlit, two_steps, without_weigh
 @pytest.mark.slow
 def test_p18_goes_red_when_a_failure_is_only_raised(peftlit, two_steps, without_weights, tmp_path, monkeypatch) -> None:
     def check(module: Any, tokenizer: Any, texts: Any, folder: Path, device: Any) -> float:
-        return reload.prove_reload(module, tokenizer, texts, folder)
+        return reload.compare_answers(module, tokenizer, texts, folder)
 
     monkeypatch.setattr(conclude, "check_reload", check)
     with pytest.raises(AssertionError):

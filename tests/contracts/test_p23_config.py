@@ -8,7 +8,8 @@ import json
 import pytest
 import yaml
 
-from peftlit import config_errors, data, modules
+from peftlit import data, modules
+from peftlit.cli import config_errors
 from tests.conftest import errors_of
 
 MISSPELT = [

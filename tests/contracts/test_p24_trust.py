@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import yaml
 
-from peftlit.heads import PooledHead
-from peftlit.run.export import export
+from peftlit.export.write import export
+from peftlit.modules.heads import PooledHead
 from tests.conftest import errors_of
 from tests.contracts import watched
 from tests.contracts.strangers import (

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from peftlit import console
+from peftlit.cli import console
 
 NOISE = ("warning", "warn(", "deprecated", "tip:", "failed to", "traceback", "it/s]", "examples/s]", "\x1b[", "\r")
 OURS = ("peftlit: ",)

@@ -19,11 +19,14 @@ from unittest import mock
 
 import torch
 
-from peftlit import cli, foreign, weights
+from peftlit import files as foreign
 from peftlit.__main__ import main
+from peftlit.backbone import weights
+from peftlit.checkpoint import format as checkpoint_io
+from peftlit.cli import lightning_cli as cli
 from peftlit.data.tokenizer import load_tokenizer
-from peftlit.plugins import checkpoint_io
-from peftlit.run import export, load, sizes
+from peftlit.export import load, sizes
+from peftlit.export import write as export
 from peftlit.run.folder import RunFolder
 
 FORBIDDEN_MODULES = ("this", "stranger", "transformers_modules")
@@ -129,7 +132,7 @@ def answer(arguments: list[str], folder: str, written: list[str], breaker: str |
     before = memory("VmRSS")
     watched[:], done[:] = [folder], []
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.object(cli, "conclude_fit", nothing))  # its export would take most of the time
+        stack.enter_context(mock.patch.object(cli, "finish_fit", nothing))  # its export would take most of the time
         for patch in BREAKERS.get(breaker or "", []):
             stack.enter_context(mock.patch.object(*patch))
         stack.enter_context(contextlib.redirect_stdout(out))

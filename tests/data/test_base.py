@@ -221,7 +221,7 @@ def test_no_tokenizer_is_an_error_that_says_so(tmp_path):
 @pytest.mark.parametrize("padding_side", ["left", "right"])
 def test_the_model_can_ask_how_rows_are_padded(tmp_path, encoder, padding_side):
     data = text_files(tmp_path, labelled("ab"), tokenizer=encoder, padding_side=padding_side)
-    facts = data.facts()
+    facts = data.data_spec()
     assert (facts.pad_token_id, facts.padding_side) == (1, padding_side)
     assert (facts.tokenizer_size, facts.max_length) == (len(data.get_tokenizer()), data.max_length)
 

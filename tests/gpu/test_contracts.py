@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.adapters.test_allocation import (
+from tests.adapters.test_adalora import (
     test_micro_batches_count_as_one_step as test_ranks_are_given_out_once_for_a_step,
 )
 from tests.contracts.test_own_heads import (

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
+from tests.cli.test_lightning_cli import contract_out_of_memory
 from tests.conftest import run_in_process
 from tests.contracts import killed
 from tests.contracts.toy_runs import EIGHT_BIT, NF4, write_base
 from tests.modules.cases import STORAGES
 from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
-from tests.test_cli import contract_out_of_memory
 
 pytestmark = pytest.mark.gpu
 

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 from sklearn.metrics import accuracy_score, f1_score, hamming_loss, mean_absolute_error, mean_squared_error
 
-from peftlit.run.load import load
+from peftlit.export.load import load
 from tests import tiny
 
 REVIEWS = Path(__file__).parents[2] / "configs/data/product_reviews.csv"

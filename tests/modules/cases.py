@@ -21,11 +21,10 @@ from torch.utils.data import DataLoader
 
 from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch
-from peftlit.cli import RUN_DIR_VARIABLE, PeftlitCLI
+from peftlit.batch import Batch, DataSpec
+from peftlit.cli.lightning_cli import RUN_DIR_VARIABLE, PeftlitCLI
 from peftlit.data.collate import PadCollator
 from peftlit.data.tokenizer import load_tokenizer
-from peftlit.facts import DataFacts
 from peftlit.modules import PeftModule, SequenceClassification
 from peftlit.plugins import AdapterPrecision
 from tests import device, tiny
@@ -150,7 +149,7 @@ def make_module(
             **{**tiny.LOADED_WITH.get(case.family, {}), **(backbone or {})},
         ),
         case.peft() if adapter == "of the case" else adapter,
-        data=DataFacts(**{"label_names": LABELS, "pad_token_id": tokenizer(folder).pad_token_id, **(data or {})}),
+        data=DataSpec(**{"label_names": LABELS, "pad_token_id": tokenizer(folder).pad_token_id, **(data or {})}),
         **{"optimizer": lambda groups: torch.optim.AdamW(groups, lr=1e-2), **arguments},
     )
 

@@ -12,12 +12,11 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 from peftlit.backbone import Backbone
-from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.data.collate import LabelledCollator
 from peftlit.data.masking import Masking, MaskingCollator
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import collate_prompts
-from peftlit.facts import DataFacts
 from peftlit.modules import CausalLM, MaskedLM
 from tests import tiny
 from tests.conftest import toy_rows
@@ -64,16 +63,16 @@ def make_language_module(
     facts: dict[str, Any] = {"pad_token_id": tokenizer(folder).pad_token_id, **(data or {})}
     base = Backbone(str(folder), **(backbone or {}))
     if kind == "masked":
-        return MaskedLM(base, adapter, data=DataFacts(**facts), **arguments)
+        return MaskedLM(base, adapter, data=DataSpec(**facts), **arguments)
     if kind == "text":
-        return CausalLM(base, adapter, data=DataFacts(**{"prompt": {"chat": False}, **facts}), **arguments)
+        return CausalLM(base, adapter, data=DataSpec(**{"prompt": {"chat": False}, **facts}), **arguments)
     prompts = label_prompts(folder, words)
     found = prompts.encode([row["text"] for row in toy_rows(4)], "toy", range(1, 5))
     differ = all(len({ids[0] for ids in one.label_ids}) == len(one.label_ids) for one in found)
     record = {**prompts.prompt.settings(), "label_words": prompts.words, "chat": False, "chat_template": None}
     labels = {"problem_type": "single_label_classification", "label_names": LABELS}
     facts = {**labels, "first_tokens_differ": differ, "prompt": record, **facts}
-    return CausalLM(base, adapter, data=DataFacts(**facts), **arguments)
+    return CausalLM(base, adapter, data=DataSpec(**facts), **arguments)
 
 
 def label_prompts(folder: Path, words: Sequence[str] = ONE_TOKEN) -> LabelPrompts:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedM
 
 from peftlit.adapters import attach
 from peftlit.backbone import Backbone
-from peftlit.weights import load_weights
+from peftlit.backbone.weights import load_weights
 from tests import tiny
 
 VOCABULARY = 40

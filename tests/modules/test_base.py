@@ -11,7 +11,7 @@ from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig
 from peftlit.backbone import Backbone
 from peftlit.errors import AdapterError, BackboneError, ConfigError
 from peftlit.modules import SequenceClassification, build
-from peftlit.optim import LinearWarmup
+from peftlit.modules.optim import LinearWarmup
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, Case, collate, fit, loader, make_module, make_trainer

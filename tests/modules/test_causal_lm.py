@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from peft import PromptTuningConfig
 
-from peftlit.batch import IGNORE_INDEX
+from peftlit.batch import IGNORE_INDEX, DataSpec
 from peftlit.errors import ConfigError, DataError
-from peftlit.facts import DataFacts
 from peftlit.modules import CausalLM
 from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.token_scores import TokenScores
@@ -115,7 +114,7 @@ def test_labels_make_a_classifier_of_it_and_texts_do_not(language_folder):
 def test_only_one_class_a_row_can_be_told_by_likelihood(problem_type, language_folder):
     module = make_language_module("text", language_folder("llama"), lora("llama"))
     with pytest.raises(ConfigError, match=f"data.problem_type: {problem_type} cannot be told by a label's likelihood"):
-        CausalLM(module.backbone, lora("llama"), data=DataFacts(label_names=LABELS, problem_type=problem_type))
+        CausalLM(module.backbone, lora("llama"), data=DataSpec(label_names=LABELS, problem_type=problem_type))
 
 
 def test_a_test_step_gives_rows_labels_and_probabilities_of_a_classifier_alone(language_folder):

@@ -43,7 +43,7 @@ def test_scores_are_logged_and_told(module, language_folder):
     assert set(logged) == {"val/loss", "val/perplexity", "val/accuracy"}
     assert {f"val/{name}" for name in module.metric_directions()} == set(logged) - {"val/loss"}
     assert set(module.monitors()) >= set(logged)
-    assert module.told["tokens"] > 0
+    assert module.evaluation_extras["tokens"] > 0
 
 
 def test_the_record_says_what_the_model_is_for(module):

@@ -12,7 +12,7 @@ from lightning import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 
-from peftlit.losses import CrossEntropy
+from peftlit.modules.losses import CrossEntropy
 from peftlit.modules.window import AccumulationWindow, at_step_boundary
 from peftlit.plugins import FiniteGuard, LineProgress, RichProgress, TrainabilityGuard
 from peftlit.plugins.throughput import Throughput

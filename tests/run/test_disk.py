@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError
 
 from peftlit.errors import RunFolderError
-from peftlit.run.disk import disk_problem
+from peftlit.files import disk_problem
 from peftlit.run.folder import RunFolder
 
 FULL = "cannot be written (No space left on device); mend this, then go on with --ckpt_path last"

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from peftlit.checkpoint.format import TREE_FILE, AdapterCheckpointIO
+from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import CheckpointError, RunFolderError
-from peftlit.plugins.checkpoint_io import TREE_FILE, AdapterCheckpointIO
-from peftlit.plugins.resumption import RECORD
-from peftlit.run.files import write_json, write_text
+from peftlit.files import write_json, write_text
 from peftlit.run.folder import RunFolder, next_run_folder
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
 from peftlit.data import SST2
-from peftlit.facts import DataFacts
 from peftlit.modules import SequenceClassification
 from peftlit.run.memory import explain_out_of_memory, is_out_of_memory, peak_mib
 
@@ -52,7 +52,7 @@ def test_a_real_failed_allocation_is_recognized() -> None:
 )
 def test_the_change_most_likely_to_fit(shape, quantization, checkpointing, rows, length, advice) -> None:
     backbone = Backbone("x", quantization=quantization, gradient_checkpointing=checkpointing)
-    module = SequenceClassification(backbone, data=DataFacts(label_names=["a", "b"]))
+    module = SequenceClassification(backbone, data=DataSpec(label_names=["a", "b"]))
     module.batch_shape = shape
     data = SST2(batch_size=rows, max_length=length)
     line = explain_out_of_memory(MemoryError(), module, data, TRAINER)

@@ -21,7 +21,7 @@ from peft import LoraConfig
 from torch.utils.data import DataLoader
 
 from peftlit.backbone import Backbone
-from peftlit.facts import DataFacts
+from peftlit.batch import DataSpec
 from peftlit.modules import SequenceClassification
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, Resumption
 
@@ -82,7 +82,7 @@ def save(trainer: Trainer, io: Any, path: Path) -> float:
 def bench(name: str) -> None:
     """Train for some steps, and save after the last."""
     backbone, adapter, rows, tokens = MODELS[name]
-    facts = DataFacts(label_names=["a", "b"], pad_token_id=2 if "Llama" in name else 0)
+    facts = DataSpec(label_names=["a", "b"], pad_token_id=2 if "Llama" in name else 0)
     module = SequenceClassification(backbone, adapter, optimizer=torch.optim.AdamW, data=facts)
     batch = {
         "input_ids": torch.randint(5, 1000, (rows, tokens)),

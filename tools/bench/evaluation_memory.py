@@ -22,7 +22,7 @@ from pathlib import Path
 _STEADY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": str(128 << 10), "RAYON_NUM_THREADS": "1"}
 _TEST = """
 import sys
-import bitsandbytes, datasets, peftlit.commands, peftlit.modules, peftlit.run.load, torch
+import bitsandbytes, datasets, peftlit.cli.commands, peftlit.modules, peftlit.export.load, torch
 from peftlit.__main__ import main
 
 print("imported", flush=True)

@@ -12,12 +12,12 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from transformers import PreTrainedModel
 
-from peftlit.adapters.allocation import freeze_rank_numbers
-from peftlit.adapters.full import FullFineTuning
+from peftlit.adapters.adalora import freeze_rank_numbers
+from peftlit.adapters.full_fine_tuning import FullFineTuning
 from peftlit.adapters.targets import check_targets, is_target
-from peftlit.architecture import linear_layers
+from peftlit.backbone.architecture import linear_layers
+from peftlit.backbone.quantization import WEIGHT_4BIT, WEIGHT_INT8, answer_in_autocast_dtype
 from peftlit.errors import AdapterError
-from peftlit.quantization import WEIGHT_4BIT, WEIGHT_INT8, answer_in_autocast_dtype
 
 Adapter = PeftConfig | FullFineTuning | None
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from peft import PeftConfig
 from torch import nn
 
-from peftlit.architecture import linear_layers
+from peftlit.backbone.architecture import linear_layers
 from peftlit.errors import AdapterError
 
 

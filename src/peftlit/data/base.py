@@ -18,7 +18,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.batch import Objective
+from peftlit.batch import DataSpec, Objective
 from peftlit.data import lengths
 from peftlit.data.collate import Collator
 from peftlit.data.encode import tokenizer_state
@@ -26,7 +26,6 @@ from peftlit.data.rows import Rows
 from peftlit.data.sampler import LengthGroupedSampler
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError
-from peftlit.facts import DataFacts
 
 log = logging.getLogger(__name__)
 
@@ -122,11 +121,11 @@ class TokenDataModule(Rows, LightningDataModule):
         """
         return self._rows_scored.get(split, self.reports[split].rows)
 
-    def facts(self) -> DataFacts:
+    def data_spec(self) -> DataSpec:
         """Return what a task has to know of the rows, once they are read."""
         self.read()
         tokenizer, train = self.get_tokenizer(), self.reports.get("train")
-        return DataFacts(
+        return DataSpec(
             tokenizer_size=len(tokenizer),
             pad_token_id=int(tokenizer.pad_token_id),
             padding_side="left" if tokenizer.padding_side == "left" else "right",

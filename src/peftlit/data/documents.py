@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.batch import Objective
+from peftlit.batch import DataSpec, Objective
 from peftlit.data import lengths
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import BlockEncoder, Long, pack
@@ -19,7 +19,6 @@ from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
 from peftlit.data.table import make_rows
 from peftlit.errors import ConfigError, DataError
-from peftlit.facts import DataFacts
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +66,10 @@ class DocumentDataModule(TokenDataModule):
         """How texts are put to a causal language model, for whoever asks it later; None with other models."""
         return None if self.is_masked else {"chat": False}
 
-    def facts(self) -> DataFacts:
+    def data_spec(self) -> DataSpec:
         """Return what a task has to know of the documents, how texts are put to the model among it."""
         return replace(
-            super().facts(), text_columns=[self.text_column], prompt=self.prompt_record, packing=self.packing
+            super().data_spec(), text_columns=[self.text_column], prompt=self.prompt_record, packing=self.packing
         )
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:

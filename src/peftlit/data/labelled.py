@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import datasets
 
-from peftlit.batch import ProblemType
+from peftlit.batch import DataSpec, ProblemType
 from peftlit.data.base import TokenDataModule
 from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.cleaning import Cleaner
@@ -19,7 +19,6 @@ from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
 from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
-from peftlit.facts import DataFacts
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -111,10 +110,10 @@ class TextDataModule(TokenDataModule):
             return None
         return all(first_tokens_differ(self._encode(split)) for split in self.read())
 
-    def facts(self) -> DataFacts:
+    def data_spec(self) -> DataSpec:
         """Return what a task has to know of the rows, labels among it."""
         return replace(
-            super().facts(),
+            super().data_spec(),
             problem_type=self.problem_type,
             label_names=self.label_names,
             class_counts=self.class_counts,

@@ -7,7 +7,7 @@ from typing import Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from peftlit import location
+from peftlit.backbone import model_source
 from peftlit.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def load_tokenizer(
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(
-            location.resolve(name_or_path),
+            model_source.resolve(name_or_path),
             revision=revision,
             trust_remote_code=trust_remote_code,
             **({} if padding_side is None else {"padding_side": padding_side}),  # set later, it would not be saved

@@ -16,29 +16,28 @@ from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter
-from peftlit.adapters.allocation import allocate, warn_of_unsettled_ranks
+from peftlit.adapters.adalora import allocate, warn_of_unsettled_ranks
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch, Objective
+from peftlit.backbone.hardware import current_device_type
+from peftlit.batch import Batch, DataSpec, Objective
+from peftlit.checkpoint.contents import check_trainables, keep_trainables
 from peftlit.errors import ConfigError
-from peftlit.facts import DataFacts
-from peftlit.hardware import current_device_type
-from peftlit.heads import Head
-from peftlit.metrics import Average, Direction
 from peftlit.modules.build import build_model, report_parameters, trainer_of
 from peftlit.modules.check import check_fit
-from peftlit.modules.checkpoints import check_trainables, keep_trainables
+from peftlit.modules.evaluation import EvaluationModule
+from peftlit.modules.heads import Head
 from peftlit.modules.inference import in_evaluation, model_inputs
 from peftlit.modules.language_head import LanguageHead
-from peftlit.modules.scored import ScoredModule
+from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.optim import Schedule, parameter_groups, with_schedule
+from peftlit.modules.problems import Problem
 from peftlit.modules.window import AccumulationWindow
-from peftlit.optim import Schedule, parameter_groups, with_schedule
-from peftlit.problems import Problem
 
 log = logging.getLogger(__name__)
 
 
-class PeftModule(ScoredModule):
+class PeftModule(EvaluationModule):
     """A backbone with an adapter and a head. A task says its Auto class, its loss and its metrics.
 
     Nothing is loaded in the constructor: :meth:`check` looks at names and shapes, and Lightning calls
@@ -49,7 +48,7 @@ class PeftModule(ScoredModule):
         adapter: A ``peft`` config, :class:`~peftlit.adapters.FullFineTuning`, or None for the head alone.
         head: Makes logits of hidden states; None = the head that belongs to the Auto class.
         optimizer: Builds the optimizer from parameter groups; None = ``torch.optim.AdamW`` with its defaults.
-        scheduler: A :class:`~peftlit.optim.Schedule`, or anything that builds a torch scheduler.
+        scheduler: A :class:`~peftlit.modules.optim.Schedule`, or anything that builds a torch scheduler.
         data: What is known of the data; linked from it.
     """
 
@@ -76,7 +75,7 @@ class PeftModule(ScoredModule):
         head: Head | None = None,
         optimizer: OptimizerCallable | None,
         scheduler: Schedule | LRSchedulerCallable | None,
-        data: DataFacts | None,
+        data: DataSpec | None,
     ) -> None:
         super().__init__()
         self.backbone = backbone
@@ -87,7 +86,7 @@ class PeftModule(ScoredModule):
         # not the default of the argument: the parser would hand AdamW's settings on to whatever class is named instead
         self.optimizer = optimizer or torch.optim.AdamW
         self.scheduler = scheduler
-        self.data = data or DataFacts()
+        self.data = data or DataSpec()
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
         self.fresh: list[str] = []

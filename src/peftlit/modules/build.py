@@ -10,12 +10,12 @@ from lightning import LightningModule, Trainer
 
 from peftlit.adapters import FullFineTuning, attach
 from peftlit.adapters.attach import count_parameters
-from peftlit.architecture import head_modules, poolers
+from peftlit.backbone.architecture import head_modules, poolers
+from peftlit.backbone.quantization import is_quantized
+from peftlit.backbone.weights import load_weights
 from peftlit.errors import BackboneError, ConfigError
 from peftlit.modules.check import NOTHING_TRAINS
 from peftlit.modules.language_head import LanguageHead
-from peftlit.quantization import is_quantized
-from peftlit.weights import load_weights
 
 if TYPE_CHECKING:
     from peftlit.modules.base import PeftModule

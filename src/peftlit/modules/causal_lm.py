@@ -15,18 +15,17 @@ from transformers import AutoModelForCausalLM
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import IGNORE_INDEX, Batch
+from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.errors import BackboneError, ConfigError, DataError
-from peftlit.facts import DataFacts
-from peftlit.losses import BinaryCrossEntropy, Loss
-from peftlit.metrics import Average, Direction
 from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
+from peftlit.modules.evaluation import Stage
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
-from peftlit.modules.scored import Stage
+from peftlit.modules.losses import BinaryCrossEntropy, Loss
+from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.optim import Schedule
+from peftlit.modules.problems import PROBLEM_FILE, make_problem
 from peftlit.modules.token_scores import TokenScores
-from peftlit.optim import Schedule
-from peftlit.problems import PROBLEM_FILE, make_problem
 
 LabelLoss = Literal["restricted", "completion"]
 Scoring = Literal["first_token", "sequence"]
@@ -68,7 +67,7 @@ class CausalLM(PeftModule):
         average: Average = "macro",
         optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        data: DataFacts | None = None,
+        data: DataSpec | None = None,
     ) -> None:
         super().__init__(backbone, adapter, optimizer=optimizer, scheduler=scheduler, data=data)
         self.label_loss, self.average = label_loss, average

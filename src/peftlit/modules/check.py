@@ -11,13 +11,13 @@ from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from peftlit.adapters import FullFineTuning
-from peftlit.adapters.allocation import check_allocation
+from peftlit.adapters.adalora import check_allocation
 from peftlit.adapters.attach import check_task, check_virtual_tokens, stand_in_rows, virtual_tokens
 from peftlit.adapters.penalty import check_penalty
 from peftlit.adapters.targets import check_targets
-from peftlit.architecture import head_modules, is_causal, learned_positions, poolers
+from peftlit.backbone.architecture import head_modules, is_causal, learned_positions, poolers
 from peftlit.errors import AdapterError, BackboneError, ConfigError
-from peftlit.foreign import WEIGHTS_SUFFIX
+from peftlit.files import WEIGHTS_SUFFIX
 
 if TYPE_CHECKING:
     from peftlit.modules.base import PeftModule

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from peftlit.metrics import Metrics
+from peftlit.modules.metrics import Metrics
 from peftlit.modules.scores import Scores, exact_sum
 
 

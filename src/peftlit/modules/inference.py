@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftlit.architecture import half_dtype
+from peftlit.backbone.architecture import half_dtype
 from peftlit.batch import Batch
 
 if TYPE_CHECKING:

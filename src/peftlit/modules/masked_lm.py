@@ -10,14 +10,13 @@ from transformers import AutoModelForMaskedLM
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import IGNORE_INDEX, Batch
-from peftlit.facts import DataFacts
-from peftlit.metrics import Direction
+from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.modules.base import PeftModule
-from peftlit.modules.scored import Stage
+from peftlit.modules.evaluation import Stage
+from peftlit.modules.metrics import Direction
+from peftlit.modules.optim import Schedule
+from peftlit.modules.problems import PROBLEM_FILE
 from peftlit.modules.token_scores import TokenScores
-from peftlit.optim import Schedule
-from peftlit.problems import PROBLEM_FILE
 
 
 class MaskedLM(PeftModule):
@@ -49,7 +48,7 @@ class MaskedLM(PeftModule):
         *,
         optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        data: DataFacts | None = None,
+        data: DataSpec | None = None,
     ) -> None:
         super().__init__(backbone, adapter, optimizer=optimizer, scheduler=scheduler, data=data)
         self.val_scores, self.test_scores = TokenScores(), TokenScores()

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 from torchmetrics import SumMetric
 
-from peftlit.hardware import widest_float
+from peftlit.backbone.hardware import widest_float
 
 
 class Scores(nn.Module, ABC):

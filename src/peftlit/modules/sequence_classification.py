@@ -14,17 +14,16 @@ from transformers import AutoModelForSequenceClassification
 
 from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import Batch
+from peftlit.batch import Batch, DataSpec
 from peftlit.errors import ConfigError
-from peftlit.facts import DataFacts
-from peftlit.heads import Head
-from peftlit.losses import Loss
-from peftlit.metrics import Average, Direction
 from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
-from peftlit.modules.scored import Stage
-from peftlit.optim import Schedule
-from peftlit.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
+from peftlit.modules.evaluation import Stage
+from peftlit.modules.heads import Head
+from peftlit.modules.losses import Loss
+from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.optim import Schedule
+from peftlit.modules.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
 
 
 class SequenceClassification(PeftModule):
@@ -58,7 +57,7 @@ class SequenceClassification(PeftModule):
         average: Average = "macro",
         optimizer: OptimizerCallable | None = None,
         scheduler: Schedule | LRSchedulerCallable | None = None,
-        data: DataFacts | None = None,
+        data: DataSpec | None = None,
     ) -> None:
         super().__init__(backbone, adapter, head=head, optimizer=optimizer, scheduler=scheduler, data=data)
         if self.data.label_names is None:

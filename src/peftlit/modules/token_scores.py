@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from peftlit.metrics import Direction
+from peftlit.modules.metrics import Direction
 from peftlit.modules.scores import Scores, exact_sum
 
 _LARGEST_LOSS = 700.0

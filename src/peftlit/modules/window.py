@@ -9,7 +9,7 @@ import torch
 from lightning import Trainer
 from torch import Tensor, nn
 
-from peftlit.hardware import widest_float
+from peftlit.backbone.hardware import widest_float
 
 
 class AccumulationWindow:

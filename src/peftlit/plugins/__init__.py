@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from peftlit.plugins.checkpoint_io import AdapterCheckpointIO
-from peftlit.plugins.finite import FiniteGuard
+from peftlit.checkpoint.format import AdapterCheckpointIO
+from peftlit.checkpoint.resume import Resumption
+from peftlit.plugins.nan_guard import FiniteGuard
 from peftlit.plugins.precision import AdapterPrecision
 from peftlit.plugins.progress import LineProgress, RichProgress
-from peftlit.plugins.resumption import Resumption
 from peftlit.plugins.stop_on_signal import StopOnSignal
 from peftlit.plugins.trainability import TrainabilityGuard
 

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from lightning import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
 
+from peftlit.backbone.hardware import current_device_type, has_bfloat16
 from peftlit.errors import ConfigError
-from peftlit.hardware import current_device_type, has_bfloat16
 
 log = logging.getLogger(__name__)
 

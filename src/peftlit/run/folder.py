@@ -8,9 +8,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from peftlit.checkpoint.format import is_checkpoint, read_without_tensors
+from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import RunFolderError
-from peftlit.plugins.checkpoint_io import is_checkpoint, read_without_tensors
-from peftlit.plugins.resumption import RECORD
 
 CONFIG_FILE = "config.yaml"
 ADAPTER_FOLDER = "adapter"

@@ -9,10 +9,10 @@ from typing import Any
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from peftlit.hardware import widest_float
-from peftlit.metrics import plain
+from peftlit.backbone.hardware import widest_float
+from peftlit.modules.metrics import plain
+from peftlit.modules.optim import learning_rate
 from peftlit.modules.window import at_step_boundary
-from peftlit.optim import learning_rate
 
 
 class History(Callback):

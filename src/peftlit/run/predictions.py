@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
-from peftlit.problems import Problem
-from peftlit.run.files import write_text
+from peftlit.files import write_text
+from peftlit.modules.problems import Problem
 
 
 class Predictions(Callback):

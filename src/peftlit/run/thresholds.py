@@ -9,9 +9,9 @@ from lightning import Trainer
 from torch import Tensor
 
 from peftlit.data import TokenDataModule
-from peftlit.metrics import plain
 from peftlit.modules.base import PeftModule
-from peftlit.problems import MultiLabel
+from peftlit.modules.metrics import plain
+from peftlit.modules.problems import MultiLabel
 
 log = logging.getLogger(__name__)
 

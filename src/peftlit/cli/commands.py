@@ -1,0 +1,67 @@
+"""From a command line to what runs: which command, which files, which run's own config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow
+import torch
+
+from peftlit.cli import config_errors, console, error_mapping
+from peftlit.cli.lightning_cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
+from peftlit.cli.parser import Parser
+from peftlit.errors import ConfigError, PeftlitError, RunFolderError
+from peftlit.run.folder import CONFIG_FILE, RunFolder
+
+
+def _config_of_run(arguments: list[str]) -> list[str]:
+    """Take a finished run's own config where ``validate`` or ``test`` name none."""
+    if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
+        return arguments
+    for option, value in config_errors.options_of(arguments):
+        if option == "run_dir" and value:
+            folder = RunFolder(Path(value))
+            folder.require_adapter()
+            return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
+    if not {"-h", "--help"} & set(arguments):
+        raise RunFolderError(NO_RUN_DIR.format(arguments[0]))
+    return arguments
+
+
+def run(arguments: Sequence[str]) -> PeftlitCLI:
+    """Parse a command line and run it.
+
+    Args:
+        arguments: The command line without the program's name.
+
+    Returns:
+        What ran.
+
+    Raises:
+        PeftlitError: Anything that the user can mend.
+    """
+    console.quiet_lightning()
+    arguments = list(arguments)
+    if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
+        known = (*COMMANDS, "predict")
+        near = config_errors.nearest(arguments[0], known)
+        raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(known)})")
+    arguments = _config_of_run(arguments)
+    for file in config_errors.config_files(arguments):
+        if not file.is_file():
+            raise ConfigError(f"--config {file}: no such file")
+        if problem := config_errors.yaml_problem(file):
+            raise ConfigError(problem)
+    Parser.command_line = arguments
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("JSONARGPARSE_ADD_PRINT_COMPLETION_ARGUMENT", "true")
+    torch.set_float32_matmul_precision("high")
+    pyarrow.set_memory_pool(pyarrow.system_memory_pool())  # Arrow's own keeps tens of MiB long after rows were read
+    try:
+        with error_mapping.without_gaps():
+            return PeftlitCLI(arguments)
+    except PeftlitError as error:
+        error.args = (config_errors.located(str(error), arguments),)
+        raise

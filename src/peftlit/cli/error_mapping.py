@@ -1,0 +1,154 @@
+"""What Lightning, torch and the system raise while a run goes on, as one line that says what to do."""
+
+from __future__ import annotations
+
+import re
+import signal
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+from lightning import LightningDataModule, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from safetensors import SafetensorError
+
+from peftlit.errors import (
+    CheckpointError,
+    ConfigError,
+    OutOfMemoryError,
+    PeftlitError,
+    ProcessError,
+    RunFolderError,
+    Stopped,
+    first_line,
+)
+from peftlit.files import disk_problem
+from peftlit.plugins import Resumption
+from peftlit.run.folder import RunFolder
+from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
+
+_LIBRARIES = ("bitsandbytes", "datasets", "jsonargparse", "lightning", "peft", "torch", "transformers")
+_WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
+_ABOUT_WORKERS = {
+    "killed by signal: Bus error": "shared memory ran out: raise the limit of /dev/shm, or set fewer data.num_workers",
+}
+
+
+@contextmanager
+def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Turn what a user can mend into one of our errors; anything else passes as it is.
+
+    Args:
+        module: The LightningModule.
+        data: The data module.
+        trainer: The trainer.
+        folder: The run folder.
+
+    Raises:
+        PeftlitError: Saying what to mend.
+        KeyboardInterrupt: Lightning has made an exit code of it.
+    """
+    try:
+        with without_gaps():
+            yield
+    except PeftlitError:
+        raise
+    except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
+        if trainer.state.fn == "fit":  # nobody of ours listened
+            raise Stopped("stopped by SIGTERM; there are no checkpoints to go on from", signal.SIGTERM) from error
+        raise Stopped(
+            "stopped by SIGTERM before the scores were written; score again with: "
+            f"peftlit {trainer.state.fn and trainer.state.fn.value} --run_dir {folder.path}",
+            signal.SIGTERM,
+        ) from error
+    except SystemExit as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+        raise
+    except MisconfigurationException as error:
+        raise ConfigError(f"trainer: {_said(error)}") from error
+    except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
+        if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
+            raise ConfigError(f"trainer: {_said(error)}") from error
+        if reason := disk_problem(error):
+            raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
+        if reason := _worker_problem(error):
+            raise ProcessError(f"{reason}; then go on with --ckpt_path last") from error
+        if is_out_of_memory(error):
+            raise OutOfMemoryError(explain_out_of_memory(error, module, data, trainer)) from error
+        raise
+
+
+@contextmanager
+def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
+    """Report any error raised before the checkpoint is restored as a CheckpointError.
+
+    Args:
+        checkpoint: The checkpoint that the run goes on from, if it does.
+        resumption: Knows whether it is restored.
+
+    Raises:
+        CheckpointError: Nothing can go on from it.
+    """
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        if not checkpoint or resumption.restored:
+            raise
+        raise CheckpointError(
+            f"{checkpoint}: no run can go on from it ({type(error).__name__}: {_said(error)}); use another checkpoint"
+        ) from error
+
+
+@contextmanager
+def without_gaps() -> Iterator[None]:
+    """Report an attribute that peftlit's own code needs of a library, and that its installed version lacks.
+
+    Raises:
+        PeftlitError: Naming the library, its version and the attribute.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        library = type(error.obj).__module__.split(".")[0]
+        if isinstance(error.obj, ModuleType):
+            library = error.obj.__name__.split(".")[0]
+        frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code.co_name != "__getattr__"]
+        ours = str(frames[-1].f_globals.get("__name__")).startswith("peftlit.")
+        if not ours or library not in _LIBRARIES:
+            raise
+        raise PeftlitError(
+            f"{library} {version(library)}: {_said(error)}, which peftlit needs; install a version that it was tested "
+            "with (pip install -c constraints.txt)"
+        ) from error
+
+
+def _worker_problem(error: BaseException) -> str | None:
+    """Say what happened to a data loader worker, and what to do; None where an error is about something else.
+
+    What is raised inside a worker, torch raises here again as the same kind of error; that is not about the worker.
+    """
+    if match := _WORKER_ENDED.match(str(error)):
+        advice = _ABOUT_WORKERS.get(match[1], "set fewer data.num_workers where memory ran out, 0 to see its own error")
+        return f"a data loader worker ended ({match[1]}); {advice}"
+    modules = _modules(error)
+    steps = (f"{caller} {callee}" for caller, callee in pairwise(modules))
+    fetched = any(step.startswith("torch.utils.data.dataloader multiprocessing.") for step in steps)
+    if isinstance(error, (OSError, EOFError)) and (fetched or "in pin memory thread" in str(error)):
+        what = " ".join(f"{type(error).__name__}: {first_line(error)}".split())
+        return f"the connection to a data loader worker broke ({what}); set fewer data.num_workers"
+    return None
+
+
+def _modules(error: BaseException) -> list[str]:
+    """Return the modules that an error passed through; the last one raised it."""
+    return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+
+
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,55 @@
+"""What a run changes for the whole process: settings of libraries, environment, log levels, signals, random states."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow
+import torch
+
+from peftlit.checkpoint import random_states
+from peftlit.cli.console import LIGHTNING_LEVELS
+
+
+@contextmanager
+def preserved() -> Iterator[None]:
+    """Put all of it back at the end, for a caller who goes on with something else."""
+    with ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.callback(random_states.restore, random_states.capture())
+        stack.callback(pyarrow.set_memory_pool, pyarrow.default_memory_pool())
+        for read, write in _settings():
+            stack.callback(_put_back, read, write, read())
+        yield
+
+
+def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
+    """Yield functions that read a setting and write it."""
+    yield torch.get_float32_matmul_precision, torch.set_float32_matmul_precision
+    yield torch.get_num_threads, torch.set_num_threads
+    yield torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode
+    yield lambda: torch.backends.cudnn.benchmark, partial(setattr, torch.backends.cudnn, "benchmark")
+    yield lambda: dict(os.environ), _set_environment
+    for logger in map(logging.getLogger, LIGHTNING_LEVELS):
+        yield partial(getattr, logger, "level"), logger.setLevel
+    for number in signal.valid_signals() - {signal.SIGCHLD}:  # torch listens to it once for all loaders to come
+        if signal.getsignal(number) is not None:  # set in C, for which there is no way back
+            yield partial(signal.getsignal, number), partial(signal.signal, number)
+
+
+def _put_back(read: Callable[[], Any], write: Callable[[Any], Any], before: Any) -> None:
+    if read() != before:
+        write(before)
+
+
+def _set_environment(wanted: dict[str, str]) -> None:
+    for name in os.environ.keys() - wanted.keys():
+        del os.environ[name]
+    os.environ.update(wanted)

@@ -1,0 +1,97 @@
+"""A trained classifier, ready to answer texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import Batch
+from peftlit.data.checks import check_text
+from peftlit.data.collate import tokenize
+from peftlit.data.prompt import LabelPrompts, Text
+from peftlit.data.prompted import ask
+from peftlit.errors import DataError
+from peftlit.export.predictor import Predictor, Question
+from peftlit.modules import PeftModule
+
+
+class Classifier(Predictor):
+    """Answers texts or pairs of texts.
+
+    An answer is ``label`` and ``probabilities``; for several labels per row ``labels`` and ``probabilities``; for
+    regression ``value``.
+
+    Args:
+        module: The trained module, in evaluation mode, on its device.
+        tokenizer: The tokenizer it was trained with.
+        prompts: Puts texts to a causal language model; None with other models.
+    """
+
+    chunk_batches: ClassVar[int] = 32
+    """Texts are sorted by length within so many batches, so that there is less to pad."""
+
+    def __init__(
+        self, module: PeftModule, tokenizer: PreTrainedTokenizerBase, prompts: LabelPrompts | None = None
+    ) -> None:
+        super().__init__(module, tokenizer)
+        assert module.problem is not None
+        self.problem = module.problem
+        self.prompts = prompts
+
+    @property
+    def label_names(self) -> list[str]:
+        """The classes' names in the order of their ids."""
+        return self.problem.label_names
+
+    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
+        """Answer some texts, the longest first, and put the answers back in order.
+
+        Args:
+            questions: Texts, or pairs of texts.
+            batch_size: Texts per batch.
+            first_row: The first one's number.
+        """
+        texts = [_text(question, row) for row, question in enumerate(questions, first_row)]
+        order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
+        parts = []
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            batch = self._put([texts[i] for i in part], [first_row + i for i in part])
+            parts.append(self.problem.answers(self.logits(batch)))
+        return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
+
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Put texts to the model: as they are, or by the prompt it was trained with.
+
+        Args:
+            questions: Texts, or pairs of texts.
+            first_row: The first one's number.
+        """
+        rows = range(first_row, first_row + len(questions))
+        return self._put([_text(question, row) for row, question in zip(rows, questions, strict=True)], rows)
+
+    def _put(self, texts: list[Text], rows: Sequence[int]) -> Batch:
+        if self.prompts is None:
+            return tokenize(self.tokenizer, texts)
+        return ask(self.prompts, self.tokenizer, texts, rows)
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Return the logits (B, outputs) of a batch, in float32, on the CPU.
+
+        Args:
+            batch: A padded batch.
+        """
+        return self.module.evaluate_batch(batch)
+
+
+def _text(question: object, row: int) -> Text:
+    parts = question if isinstance(question, tuple) and len(question) == 2 else (question,)
+    if not all(isinstance(part, str) for part in parts):
+        raise DataError(f"predict: row {row} is {question!r}, needs a text or a pair of texts")
+    for part in parts:
+        check_text(part, "text", "predict", row)
+    return question  # type: ignore[return-value]  # found to be one

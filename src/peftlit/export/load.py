@@ -1,0 +1,231 @@
+"""Load an exported folder, ready to answer: the way back from ``RUN/adapter``, own heads included.
+
+The folder may come from a stranger. Nothing in it is unpickled, and nothing is imported because it asks for it.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from peft import PeftConfig
+from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
+
+from peftlit.adapters import Adapter, FullFineTuning
+from peftlit.backbone import Backbone
+from peftlit.backbone.hardware import current_device_type
+from peftlit.batch import DataSpec
+from peftlit.data.cleaning import CleaningStep
+from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.tokenizer import load_tokenizer
+from peftlit.errors import RunFolderError
+from peftlit.export.base_record import BACKBONE_FILE, check_base_weights
+from peftlit.export.classifier import Classifier
+from peftlit.export.generator import Generator
+from peftlit.export.mask_filler import MaskFiller
+from peftlit.export.predictor import Predictor
+from peftlit.export.sizes import check_sizes
+from peftlit.export.write import (
+    ADAPTER_CONFIG_FILE,
+    HEAD_FILE,
+    HEAD_RECORD_FILE,
+    MODEL_FILE,
+    QUANTIZATION_FILE,
+    RANDOM_BASE_FOLDER,
+    load_export,
+    reading,
+)
+from peftlit.files import read_record
+from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassification
+from peftlit.modules.heads import Head
+from peftlit.modules.losses import BinaryCrossEntropy
+from peftlit.modules.problems import PROBLEM_FILE
+from peftlit.run.folder import RunFolder
+
+_FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
+"""What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
+
+_LONGEST = 1 << 20
+"""A tokenizer that was saved without a length names a number beyond all windows."""
+
+_FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
+"""How an adapter's first values are found does not matter when it is loaded, but some ways read files or change the
+base."""
+
+
+def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
+    """Load a trained model.
+
+    Args:
+        folder: A run folder, or the ``adapter/`` folder of one, wherever it was copied to.
+        device: A torch device; None = the accelerator where there is one, else the CPU.
+        trust_remote_code: Run Python code that comes with the backbone.
+
+    Returns:
+        A classifier, or what continues prompts or fills gaps, with the weights and the precision in which they were
+        exported.
+
+    Raises:
+        RunFolderError: The folder is not an export, not a whole one, or holds what should not be followed.
+        BackboneError: The base model cannot be found, or is not the one that was trained on.
+        OutOfMemoryError: There is too little memory for the model.
+    """
+    folder = _exported(Path(folder))
+    with reading(folder):
+        return _load(folder, device, trust_remote_code)
+
+
+def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Predictor:
+    record = read_record(folder / PROBLEM_FILE, RunFolderError)
+    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+    module = _module(folder, record, tokenizer, trust_remote_code)
+    check_sizes(module, folder)
+    check_base_weights(folder, module.backbone)
+    with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
+        module.configure_model(torch.device(device or current_device_type()))
+    load_export(module, folder)
+    module.eval()
+    module.to(device or current_device_type())
+    return make_predictor(module, tokenizer, record)
+
+
+def text_columns(folder: str | Path) -> list[str]:
+    """Return the columns that a model's texts stood in: one, or two for pairs. No weights are loaded for it.
+
+    Args:
+        folder: As :func:`load` takes it.
+
+    Raises:
+        RunFolderError: The folder is not an export, or not a whole one.
+    """
+    folder = _exported(Path(folder))
+    with reading(folder):
+        path = folder / PROBLEM_FILE
+        columns = read_record(path, RunFolderError).get("text_columns", ["text"])  # earlier exports do not say
+    if not isinstance(columns, list) or len(columns) not in (1, 2) or not all(isinstance(c, str) for c in columns):
+        raise RunFolderError(f"{path}: text_columns is {columns!r}, needs one or two names; copy the folder again")
+    return columns
+
+
+def _cleaning_steps(folder: Path, record: dict[str, Any]) -> list[str]:
+    steps, known = record.get("cleaning_steps", []), get_args(CleaningStep)  # earlier exports did not clean
+    if not isinstance(steps, list) or any(step not in known for step in steps):
+        raise RunFolderError(
+            f"{folder / PROBLEM_FILE}: cleaning_steps is {steps!r}, needs a list of {', '.join(known)}; use the "
+            "version of peftlit that wrote it"
+        )
+    return steps
+
+
+def make_predictor(module: PeftModule, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Predictor:
+    """Return what answers with a module.
+
+    Args:
+        module: The module, its weights in it.
+        tokenizer: The tokenizer it was trained with.
+        record: What the module was made for, as it stands in the export.
+    """
+    if isinstance(module, MaskedLM):
+        return MaskFiller(module, tokenizer)
+    if isinstance(module, CausalLM) and module.problem is None:
+        return Generator(module, tokenizer, chat=record["prompt"]["chat"])
+    prompts = None
+    if isinstance(module, CausalLM):
+        length = min(tokenizer.model_max_length, _LONGEST)
+        prompts = LabelPrompts(Prompt(**record["prompt"]), tokenizer, record["label_names"], length)
+    return Classifier(module, tokenizer, prompts)
+
+
+def _module(
+    folder: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
+) -> PeftModule:
+    """Make the module that the records describe; nothing is loaded."""
+    adapter = _adapter(folder)
+    backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
+    padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
+    kind, prompt = record["problem_type"], record.get("prompt")
+    data = DataSpec(
+        pad_token_id=tokenizer.pad_token_id,
+        padding_side=padding_side,
+        cleaning_steps=_cleaning_steps(folder, record),
+        prompt=prompt,
+    )
+    if kind == "masked_language_modeling":
+        return MaskedLM(backbone, adapter, data=data)
+    if kind == "causal_language_modeling":
+        return CausalLM(backbone, adapter, data=data)
+    data = replace(data, problem_type=kind, label_names=record["label_names"])
+    if prompt is not None:
+        return CausalLM(backbone, adapter, scoring=record["scoring"], data=data)
+    one_logit = kind == "single_label_classification" and record["num_outputs"] == 1
+    loss = BinaryCrossEntropy() if one_logit else None
+    return SequenceClassification(backbone, adapter, head=_head(folder), loss=loss, data=data)
+
+
+def _exported(folder: Path) -> Path:
+    if (folder / BACKBONE_FILE).is_file():
+        return folder
+    run = RunFolder(folder)
+    run.require_adapter()
+    if not (run.adapter / BACKBONE_FILE).is_file():
+        raise RunFolderError(f"{run.adapter}: holds no {BACKBONE_FILE}; this is not a folder that peftlit exported")
+    return run.adapter
+
+
+def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
+    record = read_record(folder / BACKBONE_FILE, RunFolderError)
+    quantization = folder / QUANTIZATION_FILE
+    random = (folder / RANDOM_BASE_FOLDER).is_dir() and not full
+    return Backbone(
+        None if random else str(folder) if full else record["base_model_name_or_path"],
+        config=str(folder / RANDOM_BASE_FOLDER) if random else None,
+        config_overrides=record["config_overrides"],
+        revision=None if full else record["revision"],
+        trust_remote_code=trust_remote_code,
+        quantization=_quantization(quantization) if quantization.is_file() else None,
+        dtype=record["dtype"],
+    )
+
+
+def _quantization(path: Path) -> BitsAndBytesConfig:
+    config: BitsAndBytesConfig = BitsAndBytesConfig.from_dict(read_record(path, RunFolderError))
+    return config
+
+
+def _adapter(folder: Path) -> Adapter:
+    path = folder / ADAPTER_CONFIG_FILE
+    if not path.is_file():
+        return FullFineTuning() if (folder / MODEL_FILE).is_file() else None
+    entries = read_record(path, RunFolderError)
+    fetching = [key for key, harmless in _FETCHING_ENTRIES.items() if entries.get(key) not in (None, harmless)]
+    if fetching:
+        raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
+    config: PeftConfig = PeftConfig.from_pretrained(str(folder))
+    config.inference_mode = False
+    config.base_model_name_or_path = None  # peft would warn where it is not the folder that is loaded from
+    for key, value in _FIRST_VALUES.items():
+        if hasattr(config, key):
+            setattr(config, key, value)
+    return config
+
+
+def _head(folder: Path) -> Head | None:
+    """Rebuild an own head. Its class is looked up among what is imported: nothing is imported because a folder asks."""
+    if not (folder / HEAD_FILE).is_file():
+        return None
+    record = read_record(folder / HEAD_RECORD_FILE, RunFolderError)
+    if "class_path" not in record:
+        return None
+    module_name, _, name = record["class_path"].rpartition(".")
+    kind = getattr(sys.modules.get(module_name), name, None)
+    if not (isinstance(kind, type) and issubclass(kind, Head)):
+        raise RunFolderError(
+            f"{folder}: its head is a {record['class_path']}; import {module_name} first, then load again"
+        )
+    try:
+        return kind(**record["init_args"])
+    except TypeError as error:
+        raise RunFolderError(f"{folder / HEAD_RECORD_FILE}: {kind.__name__} takes other settings ({error})") from error

@@ -1,0 +1,99 @@
+"""A trained model that answers: in batches, in input order, with flat memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, ClassVar
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from peftlit.batch import Batch
+from peftlit.data.cleaning import Cleaner
+from peftlit.data.messages import Message
+from peftlit.errors import DataError
+from peftlit.modules import PeftModule
+
+Question = str | tuple[str, str] | list[Message]
+"""A text, the two texts of a pair, or a conversation that ends with the user."""
+
+
+class Predictor(ABC):
+    """Answers questions; what an answer is, the task says. :func:`peftlit.load` makes one.
+
+    Questions are given as they were written: they are cleaned here, as the training rows were.
+
+    Args:
+        module: The trained module, in evaluation mode, on its device.
+        tokenizer: The tokenizer it was trained with.
+    """
+
+    chunk_batches: ClassVar[int] = 1
+    """Batches that are held at a time."""
+
+    def __init__(self, module: PeftModule, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.module = module
+        self.tokenizer = tokenizer
+        self.cleaner = Cleaner(module.data.cleaning_steps or [])
+
+    def predict(self, questions: Iterable[Question], batch_size: int = 32) -> list[dict[str, Any]]:
+        """Answer questions.
+
+        Args:
+            questions: Texts, pairs of texts, or conversations, as the task takes them.
+            batch_size: Questions per batch.
+
+        Returns:
+            One answer per question, in order, as JSON.
+
+        Raises:
+            DataError: Something in a question's place is none.
+        """
+        return list(self.stream(questions, batch_size))
+
+    def stream(self, questions: Iterable[Question], batch_size: int = 32) -> Iterator[dict[str, Any]]:
+        """Answer questions one after the other as :meth:`predict` does, without holding more than a few batches.
+
+        Args:
+            questions: Texts, pairs of texts, or conversations, as the task takes them.
+            batch_size: Questions per batch.
+        """
+        if isinstance(questions, str):
+            raise DataError("predict: got one text, needs a list of texts; put it in brackets: [text]")
+        if batch_size < 1:
+            raise DataError(f"predict: batch_size is {batch_size}, needs 1 or more")
+        rest, row = iter(questions), 1
+        while chunk := list(islice(rest, self.chunk_batches * batch_size)):
+            yield from self.answers(self.cleaner.clean_all(chunk), batch_size, row)
+            row += len(chunk)
+
+    def probe(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return what the model is fed for some questions, and the ``logits`` that answers are made of, in one batch.
+
+        Args:
+            questions: Texts, or pairs of texts.
+        """
+        batch = self.batch(self.cleaner.clean_all(list(questions)), 1)
+        tensors: dict[str, Any] = dict(batch)
+        return {**tensors, "logits": self.module.evaluate_batch(batch)}
+
+    @abstractmethod
+    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
+        """Put questions to the model.
+
+        Args:
+            questions: The questions, cleaned.
+            first_row: The first one's number.
+        """
+
+    @abstractmethod
+    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
+        """Answer some questions.
+
+        Args:
+            questions: The questions, cleaned, ``chunk_batches`` batches of them at most.
+            batch_size: Questions per batch.
+            first_row: The first one's number.
+        """

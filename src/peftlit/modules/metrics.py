@@ -1,0 +1,269 @@
+"""Metrics by problem type, computed over a whole epoch, never as a mean of batches.
+
+Letters: ``B`` rows in the batch, ``C`` classes.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy
+import torch
+from torch import Tensor
+from torchmetrics import (
+    MeanAbsoluteError,
+    MeanSquaredError,
+    Metric,
+    MetricCollection,
+    PearsonCorrCoef,
+    SpearmanCorrCoef,
+)
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassMatthewsCorrCoef,
+    MulticlassPrecision,
+    MulticlassRecall,
+    MultilabelConfusionMatrix,
+    MultilabelExactMatch,
+    MultilabelF1Score,
+    MultilabelHammingDistance,
+    MultilabelPrecision,
+    MultilabelRecall,
+)
+
+from peftlit.backbone.hardware import widest_float
+from peftlit.errors import ConfigError
+
+Direction = Literal["min", "max"]
+Average = Literal["macro", "micro", "weighted"]
+
+CALIBRATION_BINS = 15
+"""Equal-width confidence bins of the expected calibration error (Guo et al., ICML 2017)."""
+
+_UNIT = 2.0**30
+"""Confidences are added up as whole numbers of 1 / _UNIT, exactly, and so in any order."""
+
+HEADLINES = ("loss", "perplexity", "accuracy", "f1", "mcc", "mse", "pearson", "spearman")
+"""What a line of progress has room for, where it is measured."""
+
+_AVERAGED = ("precision", "recall", "f1")
+_PER_CLASS = "_per_class"
+_CONFUSION = "confusion_matrix"
+
+
+def plain(value: Tensor | float) -> float:
+    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579.
+
+    Args:
+        value: A number that was computed or logged in float32.
+    """
+    return float(str(numpy.float32(float(value))))
+
+
+class Metrics(MetricCollection, ABC):
+    """What is measured of one problem type. Feed it what the problem answers, and the labels."""
+
+    def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
+        """Turn what ``compute()`` returned into named numbers.
+
+        Args:
+            computed: The result of ``compute()``.
+        """
+        return {name: float(value) for name, value in computed.items() if name != _CONFUSION}
+
+    @abstractmethod
+    def directions(self) -> dict[str, Direction]:
+        """Name every scalar and say whether a lower or a higher value is better."""
+
+
+class ClassMetrics(Metrics):
+    """What the metrics of classification have in common: precision, recall and F1, averaged and of each class.
+
+    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are
+    logged beside them, and those of each class as ``f1_<label>``.
+
+    Args:
+        members: The metrics; those averaged under ``<name>_<average>`` and ``<name>_per_class``.
+        label_names: The classes' names in the order of their ids.
+        average: Which average goes by the bare name.
+        averages: The averages there are.
+        others: The remaining scalars.
+
+    Raises:
+        ConfigError: A label's name is that of an average, or there is no such average.
+    """
+
+    def __init__(
+        self,
+        members: dict[str, Any],
+        *,
+        label_names: Sequence[str],
+        average: Average,
+        averages: Sequence[Average],
+        others: dict[str, Direction],
+    ) -> None:
+        super().__init__(members)
+        if average not in averages:
+            raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {', '.join(averages)}")
+        for label in label_names:
+            if label in averages:
+                raise ConfigError(
+                    f"data.label_names: a label called {label!r} would be taken for the average f1_{label}"
+                )
+        self.label_names = list(label_names)
+        self.average = average
+        self.averages = list(averages)
+        self._others = others
+
+    def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
+        """Flatten what ``compute()`` returned, per-class values as ``f1_<label>``.
+
+        Args:
+            computed: The result of ``compute()``.
+        """
+        flat: dict[str, float] = {}
+        for name, value in computed.items():
+            if name.endswith(_PER_CLASS):
+                stem = name.removesuffix(_PER_CLASS)
+                flat |= {f"{stem}_{label}": float(v) for label, v in zip(self.label_names, value, strict=True)}
+            elif name != _CONFUSION:
+                flat[name] = float(value)
+        return flat | {stem: flat[f"{stem}_{self.average}"] for stem in _AVERAGED}
+
+    def directions(self) -> dict[str, Direction]:
+        """Name every scalar; of the averaged ones a higher value is better."""
+        suffixes = ["", *(f"_{average}" for average in self.averages), *(f"_{label}" for label in self.label_names)]
+        averaged: dict[str, Direction] = {f"{stem}{suffix}": "max" for stem in _AVERAGED for suffix in suffixes}
+        return self._others | averaged
+
+
+class CalibrationError(Metric):
+    """Expected calibration error of one class per row: how far confidence is from accuracy, by bins of confidence.
+
+    torchmetrics' own keeps the confidence of every row; this one keeps three numbers a bin.
+    """
+
+    full_state_update = False
+    rows: Tensor
+    hits: Tensor
+    confidence: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("rows", "hits", "confidence"):
+            self.add_state(name, torch.zeros(CALIBRATION_BINS, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            probabilities: (B, C).
+            labels: Class ids, (B,).
+        """
+        confidence, predicted = probabilities.float().max(-1)
+        edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, device=confidence.device)[1:-1]
+        bins = torch.bucketize(confidence, edges, right=True)
+        self.rows.index_add_(0, bins, torch.ones_like(bins))
+        self.hits.index_add_(0, bins, (predicted == labels).to(torch.int64))
+        self.confidence.index_add_(0, bins, (confidence * _UNIT).round().to(torch.int64))
+
+    def compute(self) -> Tensor:
+        """Return the gap between confidence and accuracy, weighted by rows, scalar."""
+        gaps = (self.confidence - self.hits * int(_UNIT)).abs()
+        return gaps.sum() / _UNIT / self.rows.sum()
+
+
+class SingleLabelMetrics(ClassMetrics):
+    """Metrics of one class per row: feed probabilities (B, C) and class ids (B,).
+
+    A class that occurs neither among labels nor among predictions is left out of the macro average, as in
+    scikit-learn.
+
+    Args:
+        label_names: The classes' names in the order of their ids.
+        average: ``macro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+    """
+
+    def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
+        n = len(label_names)
+        members: dict[str, Any] = {
+            "accuracy": MulticlassAccuracy(n, average="micro"),
+            "mcc": MulticlassMatthewsCorrCoef(n),
+            "calibration_error": CalibrationError(),
+            _CONFUSION: MulticlassConfusionMatrix(n),
+        }
+        kinds = zip(_AVERAGED, (MulticlassPrecision, MulticlassRecall, MulticlassF1Score), strict=True)
+        for name, metric in kinds:
+            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in ("macro", "weighted")}
+            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
+        super().__init__(
+            members,
+            label_names=label_names,
+            average=average,
+            averages=("macro", "weighted"),
+            others={"accuracy": "max", "mcc": "max", "calibration_error": "min"},
+        )
+
+
+class MultiLabelMetrics(ClassMetrics):
+    """Metrics of any number of labels per row: feed probabilities (B, C) and labels (B, C) of 0 and 1.
+
+    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label
+    that is never given nor predicted counts as 0 in the macro average, as in scikit-learn.
+
+    Args:
+        label_names: The labels' names in the order of their ids.
+        average: ``macro``, ``micro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+        thresholds: From which probability on each label is given, (C,); shared with the problem.
+    """
+
+    thresholds: Tensor
+
+    def __init__(self, label_names: Sequence[str], average: Average, thresholds: Tensor) -> None:
+        n = len(label_names)
+        members: dict[str, Any] = {
+            "accuracy": MultilabelExactMatch(n),
+            "hamming_loss": MultilabelHammingDistance(n, average="micro"),
+            _CONFUSION: MultilabelConfusionMatrix(n),
+        }
+        averages: tuple[Average, ...] = ("macro", "micro", "weighted")
+        kinds = zip(_AVERAGED, (MultilabelPrecision, MultilabelRecall, MultilabelF1Score), strict=True)
+        for name, metric in kinds:
+            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in averages}
+            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
+        others: dict[str, Direction] = {"accuracy": "max", "hamming_loss": "min"}
+        super().__init__(members, label_names=label_names, average=average, averages=averages, others=others)
+        self.thresholds = thresholds
+
+    def update(self, probabilities: Tensor, labels: Tensor) -> None:  # type: ignore[override]  # of a dict
+        """Count a batch.
+
+        Args:
+            probabilities: Probability of each label, (B, C).
+            labels: 1 where the label is given, (B, C).
+        """
+        given = probabilities >= self.thresholds.to(probabilities.device)
+        super().update(given.int(), labels.int())
+
+
+class RegressionMetrics(Metrics):
+    """Metrics of one number per row: feed values (B,) and labels (B,)."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            {
+                "mse": MeanSquaredError(),
+                "mae": MeanAbsoluteError(),
+                "pearson": PearsonCorrCoef(),
+                "spearman": SpearmanCorrCoef(),
+            }
+        )
+        self.set_dtype(widest_float())
+
+    def directions(self) -> dict[str, Direction]:
+        """Errors fall, correlations rise."""
+        return {"mse": "min", "mae": "min", "pearson": "max", "spearman": "max"}

@@ -1,0 +1,154 @@
+"""AdaLoRA takes ranks away as peft's own documented loop does, and a run says where it stands."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import AdaLoraConfig, AdamssConfig, LoraConfig
+from torch.utils.data import DataLoader
+
+from peftlit.adapters.adalora import allocate, allocation_state, restore_allocation
+from peftlit.errors import AdapterError
+from peftlit.modules import base
+from tests.conftest import toy_rows
+from tests.modules.cases import STORAGES, Case, collate, loader, make_module, make_trainer
+
+STEPS = 12
+NO_DROPOUT = {"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}}
+
+
+def adalora(**changes: Any) -> AdaLoraConfig:
+    entries = {"init_r": 6, "target_r": 2, "tinit": 2, "tfinal": 3, "deltaT": 2, "lora_alpha": 12}
+    return AdaLoraConfig(**{"target_modules": ["query", "value"], "total_step": STEPS, **entries, **changes})
+
+
+def make(folder: Path, **changes: Any) -> Any:
+    def sgd(groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.SGD(groups, lr=0.5)
+
+    return make_module(Case("bert", "lora"), folder, adapter=adalora(**changes), backbone=NO_DROPOUT, optimizer=sgd)
+
+
+def fitted(folder: Path, steps: int = STEPS, **changes: Any) -> Any:
+    module = make(folder, **changes)
+    make_trainer(steps).fit(module, loader(folder, steps))
+    return module
+
+
+def kept(module: Any) -> int:
+    tuner = module.model.base_model
+    return sum(int((weight != 0).sum()) for name, weight in tuner.named_parameters() if "lora_E" in name)
+
+
+def by_hand(folder: Path) -> Any:
+    """The loop of peft's documentation: its own loss with the penalty, a step, ranks, gradients gone."""
+    module = make(folder)
+    module.configure_model()
+    optimizer = torch.optim.SGD([p for p in module.model.parameters() if p.requires_grad], lr=0.5)
+    for step, batch in enumerate(loader(folder, STEPS), 1):
+        module.model(**module.model_inputs(batch), labels=batch["labels"]).loss.backward()
+        optimizer.step()
+        module.model.base_model.update_and_allocate(step)
+        optimizer.zero_grad()
+    return module
+
+
+def contract_ranks_are_those_of_pefts_loop(folder: Path) -> None:
+    expected, found = by_hand(folder), fitted(folder)
+    assert kept(expected) <= 9, "ranks of four layers that begin with 6 and end with 2 each"
+    for (name, wanted), weight in zip(expected.model.named_parameters(), found.model.parameters(), strict=True):
+        torch.testing.assert_close(weight, wanted, rtol=1e-5, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
+    patterns = [allocation_state(module.model)["rank_pattern"] for module in (expected, found)]
+    assert patterns[0] == patterns[1] is not None
+
+
+def test_ranks_and_weights_are_those_of_pefts_own_loop(model_folder):
+    contract_ranks_are_those_of_pefts_loop(model_folder("bert"))
+
+
+@pytest.mark.parametrize("lost", ["allocate", "add_penalty"])
+def test_it_goes_red_without(lost, model_folder, monkeypatch):
+    monkeypatch.setattr(base, lost, lambda *_: None)
+    with pytest.raises(AssertionError):
+        contract_ranks_are_those_of_pefts_loop(model_folder("bert"))
+
+
+def test_micro_batches_count_as_one_step(model_folder):
+    folder, rows = model_folder("bert"), toy_rows(STEPS * 4)
+    whole = fitted(folder)
+    module = make(folder)
+    halves = [collate(folder, rows[i : i + 2]) for i in range(0, len(rows), 2)]
+    make_trainer(STEPS, accumulate_grad_batches=2).fit(module, DataLoader(halves, batch_size=None))
+    assert kept(module) == kept(whole)
+    assert allocation_state(module.model)["rank_pattern"] == allocation_state(whole.model)["rank_pattern"]
+
+
+def test_a_step_whose_gradients_are_not_finite_scores_nothing(model_folder):
+    module = fitted(model_folder("bert"), steps=2)
+    before = allocation_state(module.model)
+    weight = next(p for p in module.parameters() if p.requires_grad)
+    weight.grad = torch.full_like(weight, float("inf"))
+    allocate(module.model, 3)
+    after = allocation_state(module.model)
+    for kind in ("importance", "uncertainty"):
+        for name, score in before[kind].items():
+            assert torch.equal(score, after[kind][name])
+
+
+def test_another_model_goes_on_from_the_state(model_folder):
+    folder = model_folder("bert")
+    one, other = fitted(folder, steps=6), make(folder)
+    other.configure_model()
+    other.load_state_dict({n: p for n, p in one.named_parameters() if p.requires_grad}, strict=False)
+    restore_allocation(other.model, allocation_state(one.model))
+    for module in (one, other):
+        for weight in module.parameters():
+            weight.grad = torch.ones_like(weight) if weight.requires_grad else None
+        allocate(module.model, 7)
+        allocate(module.model, 8)
+    assert kept(one) == kept(other) < 24
+    assert allocation_state(one.model)["rank_pattern"] == allocation_state(other.model)["rank_pattern"]
+
+
+@pytest.mark.parametrize("quantization", STORAGES)
+def test_the_number_of_ranks_that_a_layer_divides_by_does_not_train(quantization, model_folder):
+    case = Case("bert", "lora", quantization)
+    module = make_module(case, model_folder("bert"), adapter=adalora(), backbone={"compute_dtype": "bfloat16"})
+    module.configure_model()
+    numbers = [p for n, p in module.named_parameters() if "ranknum" in n]
+    assert len(numbers) == 4
+    assert not any(number.requires_grad for number in numbers)
+
+
+@pytest.mark.parametrize(("steps", "settled"), [(5, False), (9, True), (STEPS, True)])
+def test_a_run_that_ends_before_the_ranks_are_settled_says_so(steps, settled, model_folder, caplog):
+    with caplog.at_level("WARNING", logger="peftlit"):
+        module = fitted(model_folder("bert"), steps)
+    assert (kept(module) <= 9) == settled, "ranks of four layers that end with 2 each"
+    said = [record.message for record in caplog.records if "total_step" in record.message]
+    assert said == [] if settled else said[0].endswith(f"the run has {steps} steps and never comes down to target_r; "
+                                                       f"set total_step: {steps}")  # fmt: skip
+
+
+def test_other_adapters_have_no_ranks_to_give(model_folder):
+    module = make_module(Case("bert", "lora"), model_folder("bert"))
+    module.configure_model()
+    allocate(module.model, 1)
+    assert allocation_state(module.model) is None
+
+
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        (adalora(init_r=4, target_r=4), r"adapter\.target_r: got 4 with init_r 4.*larger init_r"),
+        (AdamssConfig(target_modules=["query"], use_asa=True), r"adapter\.use_asa: .*set use_asa: false"),
+    ],
+    ids=["no rank to take away", "AdaMSS"],
+)
+def test_what_could_not_be_given_out_is_refused_before_weights_load(adapter, said, model_folder):
+    with pytest.raises(AdapterError, match=said):
+        make_module(Case("bert", "lora"), model_folder("bert"), adapter=adapter).check()
+    make_module(Case("bert", "lora"), model_folder("bert"), adapter=LoraConfig(target_modules=["query"])).check()

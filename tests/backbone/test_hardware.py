@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from peftlit.backbone import hardware
+
+
+@pytest.mark.parametrize(
+    ("device", "native", "dtype"),
+    [
+        ("cuda", True, torch.bfloat16),
+        ("cuda", False, torch.float16),
+        ("cpu", True, torch.bfloat16),
+        ("cpu", False, torch.float32),
+        ("mps", False, torch.float16),
+    ],
+)
+def test_16_bit_compute_is_bfloat16_where_native(device, native, dtype, monkeypatch):
+    monkeypatch.setattr(hardware, "has_bfloat16", lambda _: native)
+    assert hardware.low_precision_dtype(device) == dtype
+
+
+def test_emulated_bfloat16_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
+    assert not hardware.has_bfloat16("cuda")
+
+
+@pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
+def test_a_cpu_has_bfloat16_by_avx512_or_amx(avx512, amx, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    assert hardware.has_bfloat16("cpu") == (avx512 or amx)
+
+
+def test_unknown_devices_have_no_bfloat16():
+    assert not hardware.has_bfloat16("mps")
+
+
+@pytest.mark.parametrize(("cuda", "mps", "device"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])
+def test_the_current_device_is_the_best_there_is(cuda, mps, device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
+    assert hardware.current_device_type() == device

@@ -1,0 +1,58 @@
+"""What an export says of texts, and how it is taken back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import peftlit
+from peftlit.errors import RunFolderError
+from peftlit.export.load import text_columns
+from peftlit.export.write import export
+from tests.modules.cases import tokenizer
+from tests.modules.language_cases import lora, make_language_module, shake
+
+TEXTS = {"cleaning_steps": ["tags", "whitespace"], "text_columns": ["question", "review"]}
+
+
+def exported(base: Path, folder: Path, changes: dict[str, Any]) -> Path:
+    """An export whose record of texts is changed; a change to None takes an entry out."""
+    export(shake(make_language_module("text", base, lora("llama"), data=TEXTS)), tokenizer(base), folder, {})
+    file = folder / "problem.json"
+    record = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({name: value for name, value in record.items() if value is not None}))
+    return folder
+
+
+def test_the_export_says_how_texts_are_cleaned_and_where_they_stood(language_folder, tmp_path, caplog):
+    with caplog.at_level("INFO", "peftlit"):
+        folder = exported(language_folder("llama"), tmp_path / "adapter", {})
+    assert [line for line in caplog.messages if "cleaned" in line] == [
+        "texts are cleaned before the tokenizer (tags, whitespace): predict and peftlit.load do it; with plain "
+        "transformers, clean them first (peftlit.data.cleaning.Cleaner)"
+    ]
+    assert text_columns(folder) == ["question", "review"]
+    assert peftlit.load(folder, device="cpu").cleaner.steps == ["tags", "whitespace"]
+
+
+def test_an_earlier_export_cleans_nothing(language_folder, tmp_path):
+    folder = exported(language_folder("llama"), tmp_path / "adapter", dict.fromkeys(TEXTS))
+    assert text_columns(folder) == ["text"]
+    assert peftlit.load(folder, device="cpu").cleaner.steps == []
+
+
+@pytest.mark.parametrize("steps", ["tags", ["lower"], [["tags"]], 3, {"tags": 1}])
+def test_steps_that_are_none_are_refused(steps, language_folder, tmp_path):
+    folder = exported(language_folder("llama"), tmp_path / "adapter", {"cleaning_steps": steps})
+    with pytest.raises(RunFolderError, match=r"problem.json: cleaning_steps is .*, needs a list of html, tags, white"):
+        peftlit.load(folder, device="cpu")
+
+
+@pytest.mark.parametrize("columns", ["text", [], [1], ["a", "b", "c"], {"a": "b"}])
+def test_columns_that_are_none_are_refused(columns, language_folder, tmp_path):
+    folder = exported(language_folder("llama"), tmp_path / "adapter", {"text_columns": columns})
+    with pytest.raises(RunFolderError, match=r"problem.json: text_columns is .*, needs one or two names"):
+        text_columns(folder)

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.fabric.plugins.environments import LightningEnvironment
+
+from peftlit import distributed as ranks
+from peftlit.errors import DataError, ProcessError
+
+LOST_TOUCH = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+CLAIM = "import os, sys; os.symlink('1', os.environ['PEFTLIT_FIRST_PROCESS'].partition(':')[2] + '/failed_first');"
+FOLLOW = """
+import os, signal, sys
+from peftlit import distributed as ranks
+from peftlit.errors import DataError
+with ranks.ending_together(None):
+    print("follows", flush=True)
+"""
+"""What a process does that the first one has started; what follows is its own."""
+
+
+@pytest.fixture
+def launcher():
+    """Like Lightning's: what it has started is in ``procs``."""
+    launcher = SimpleNamespace(procs=[], started=[])
+
+    def start(code: str, **pipes: int) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "LOCAL_RANK": "1"}, **pipes)
+        launcher.procs.append(process)
+        launcher.started.append(process)
+        return process
+
+    launcher.start = start
+    yield launcher
+    for process in launcher.started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch):
+    for name in ("RANK", *ranks._RANK_VARIABLES, "PEFTLIT_FIRST_PROCESS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("variables", "first"),
+    [
+        ({}, True),
+        ({"LOCAL_RANK": "0"}, True),
+        ({"LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "3"}, False),
+        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
+        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
+        ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
+        ({"NODE_RANK": "1"}, False),
+        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+        ({"GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning in a batch job without srun
+        ({"JSM_NAMESPACE_RANK": "1"}, False),
+        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+        ({"PMI_RANK": "1"}, False),
+    ],
+)
+def test_the_first_process_is_known_before_any_library_is_imported(variables, first, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert ranks.is_rank_zero() is first
+
+
+@pytest.mark.parametrize(("variables", "node_rank", "local_rank"), [({}, 0, 0), ({"NODE_RANK": "1"}, 1, 0)])
+def test_lightning_reads_the_same_variables_on_several_nodes(variables, node_rank, local_rank, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    environment = LightningEnvironment()
+    assert (environment.node_rank(), environment.local_rank()) == (node_rank, local_rank)
+    assert ranks.is_rank_zero() is (node_rank == local_rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "lost"),
+    [
+        (LOST_TOUCH, True),
+        (torch.distributed.DistNetworkError("Connection reset by peer"), True),
+        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
+        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nConnection reset by peer"), False),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), False),
+        (ConnectionResetError(104, "Connection reset by peer"), False),
+        (DataError("row 7"), False),
+    ],
+)
+def test_a_lost_connection_to_another_process_of_the_run_is_told_from_that_to_a_worker(error, lost):
+    assert ranks._has_lost_touch(error) is lost
+
+
+def lead(launcher, error: BaseException, *others: str) -> None:
+    """Start others, and fail; the error tells the folder that was shared."""
+    with ranks.ending_together(launcher):
+        for code in others:
+            launcher.start(code)
+        if any("symlink" in code for code in others):
+            launcher.started[0].wait()
+        error.folder = Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
+        raise error
+
+
+def test_one_process_keeps_its_own_error_and_leaves_nothing_behind():
+    with pytest.raises(DataError) as caught:
+        lead(None, DataError("row 7"))
+    assert not caught.value.folder.exists()
+    assert "PEFTLIT_FIRST_PROCESS" not in os.environ
+
+
+def test_the_first_fails_and_the_others_are_ended(launcher):
+    with pytest.raises(DataError):
+        lead(launcher, DataError("row 7"), "import time; time.sleep(600)")
+    assert launcher.started[0].returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("error", [LOST_TOUCH, DataError("row 7")])
+def test_another_fails_first_and_the_first_is_silent_with_its_exit_code(error, launcher):
+    with pytest.raises(SystemExit) as stop:
+        lead(launcher, error, CLAIM + "sys.exit(2)")
+    assert stop.value.code == 2
+
+
+def test_another_is_killed_and_the_first_says_so(launcher):
+    with pytest.raises(ProcessError, match="process 1 of the run was ended by SIGTERM"):
+        lead(launcher, LOST_TOUCH, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+
+
+def test_the_first_waits_for_others_that_end_well(launcher):
+    with ranks.ending_together(launcher):
+        other = launcher.start("pass")
+    assert other.returncode == 0
+    assert launcher.procs == [], "Lightning kills the run, without a word, where one in this list has failed"
+
+
+def test_a_process_that_talks_to_nobody_ends_when_another_has():
+    code = (
+        "import subprocess, sys, threading\nfrom types import SimpleNamespace\nfrom peftlit import ranks\n"
+        "ranks._SECONDS_TO_NOTICE = 0.2\n"
+        "other = subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)'])\n"
+        "with ranks.ending_together(SimpleNamespace(procs=[other])):\n"
+        "    threading.Event().wait()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_orphan_ends_and_one_says_so(tmp_path, whole):
+    """The folder is there still where the first process was killed; it takes the folder along where it ends well."""
+    first = subprocess.Popen([sys.executable, "-c", "pass"])
+    first.wait()
+    folder = tmp_path if whole else tmp_path / "gone"
+    code = FOLLOW + "    import threading; threading.Event().wait(0.5 if sys.argv[1:] else None)\n"
+    command = [sys.executable, "-c", code, *([] if whole else ["in time"])]
+    environment = {**os.environ, "LOCAL_RANK": "1", "PEFTLIT_FIRST_PROCESS": f"{first.pid}:{folder}"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if whole:
+        assert done.returncode == 1
+        assert done.stderr == "peftlit: error: the first process of the run has ended without a word\n"
+    else:
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("raised", "claims"), [("DataError('row 7')", True), ("KeyboardInterrupt", False), (repr(LOST_TOUCH), False)]
+)
+def test_a_follower_speaks_of_its_own_errors_only(launcher, raised, claims):
+    with ranks.ending_together(launcher):
+        folder = Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
+        other = launcher.start(FOLLOW + f"    raise {raised}\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        launcher.procs.clear()  # it is watched here
+        assert other.stdout.readline() == b"follows\n"
+        if claims:
+            assert b"row 7" in other.communicate()[1]
+            assert os.readlink(folder / "failed_first") == "1"
+        else:
+            with pytest.raises(subprocess.TimeoutExpired):
+                other.wait(1.0)
+            assert not (folder / "failed_first").is_symlink()
+
+
+def test_ctrl_c_is_left_to_the_first(monkeypatch):
+    before = signal.getsignal(signal.SIGINT)
+    ranks.leave_interrupts_to_the_first()
+    assert signal.getsignal(signal.SIGINT) is before
+    monkeypatch.setenv("PEFTLIT_FIRST_PROCESS", "1:/")
+    try:
+        ranks.leave_interrupts_to_the_first()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
