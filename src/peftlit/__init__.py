@@ -2,12 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from peftlit import deprecated
+
 if TYPE_CHECKING:
     from peftlit.api import Run, fit
     from peftlit.export.load import load
 
 __all__ = ["Run", "__version__", "fit", "load"]
 __version__ = "0.1.0"
+
+deprecated.install()
 
 
 def __getattr__(name: str) -> Any:

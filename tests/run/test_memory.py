@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from peftlit.backbone import Backbone
+from peftlit.backbone.hardware import is_out_of_memory, peak_mib
 from peftlit.batch import DataSpec
+from peftlit.cli.error_mapping import explain_out_of_memory
 from peftlit.data import SST2
 from peftlit.modules import SequenceClassification
-from peftlit.run.memory import explain_out_of_memory, is_out_of_memory, peak_mib
 
 TRAINER = SimpleNamespace(accumulate_grad_batches=2)
 

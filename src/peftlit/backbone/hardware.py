@@ -1,8 +1,14 @@
-"""What the machine can compute in: the one place that asks the hardware."""
+"""What the machine can compute in, and how much memory is used: the one place that asks the hardware."""
 
 from __future__ import annotations
 
+import resource
+import sys
+
 import torch
+
+_HOST_SIGNS = ("DefaultCPUAllocator", "not enough memory", "Cannot allocate memory", "can't allocate memory")
+_SIGNS = (*_HOST_SIGNS, "OutOfMemoryError", "MemoryError", "out of memory")
 
 
 def has_bfloat16(device_type: str) -> bool:
@@ -39,3 +45,31 @@ def current_device_type() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an exception means that host or device memory ran out.
+
+    Args:
+        error: The exception.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in _HOST_SIGNS)
+
+
+def says_out_of_memory(line: str) -> bool:
+    """Tell whether the last line of another process's traceback means that memory ran out.
+
+    Args:
+        line: The line.
+    """
+    return any(sign in line for sign in _SIGNS)
+
+
+def peak_mib() -> float:
+    """Return the peak memory of this process in MiB: on the device where there is one, else on the host."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss counts bytes on macOS, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Settings in, Trainer out, every error in one line."""

@@ -12,11 +12,13 @@ from itertools import pairwise
 from types import ModuleType
 from typing import Any
 
+import torch
 from lightning import LightningDataModule, Trainer
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from safetensors import SafetensorError
 
+from peftlit.backbone.hardware import is_out_of_memory, peak_mib
 from peftlit.errors import (
     CheckpointError,
     ConfigError,
@@ -28,9 +30,9 @@ from peftlit.errors import (
     first_line,
 )
 from peftlit.files import disk_problem
+from peftlit.modules import PeftModule
 from peftlit.plugins import Resumption
 from peftlit.run.folder import RunFolder
-from peftlit.run.memory import explain_out_of_memory, is_out_of_memory
 
 _LIBRARIES = ("bitsandbytes", "datasets", "jsonargparse", "lightning", "peft", "torch", "transformers")
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
@@ -152,3 +154,40 @@ def _modules(error: BaseException) -> list[str]:
 
 def _said(error: BaseException) -> str:
     return " ".join(str(error).split())
+
+
+def explain_out_of_memory(error: BaseException, module: Any, data: LightningDataModule | None, trainer: Trainer) -> str:
+    """Say in one line what ran out, at which batch shape and peak, and the change most likely to fit.
+
+    Args:
+        error: What was raised.
+        module: The module.
+        data: The data module.
+        trainer: The trainer.
+    """
+    where = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
+    shape = getattr(module, "batch_shape", ())
+    at = f"at batch shape {shape[0]} x {shape[1]} (rows x tokens)" if shape else "before the first batch"
+    advice = _advice(module, data, trainer, bool(shape))
+    return f"out of {where} memory {at}, peak {peak_mib():,.0f} MiB; most likely to fit: {advice}"
+
+
+def _advice(module: Any, data: LightningDataModule | None, trainer: Trainer, reached_a_batch: bool) -> str:
+    backbone = getattr(module, "backbone", None)
+    if isinstance(module, PeftModule) and backbone is not None:
+        if not reached_a_batch and backbone.quantization is None:
+            return "model.init_args.backbone.quantization: nf4-double"
+        if reached_a_batch and not module.training:
+            rows = getattr(data, "eval_batch_size", None) or 2 * getattr(data, "batch_size", 1)
+            if rows > 1:
+                return f"data.init_args.eval_batch_size: {rows // 2}"
+        if not backbone.gradient_checkpointing:
+            return "model.init_args.backbone.gradient_checkpointing: true"
+    rows = getattr(data, "batch_size", 1)
+    if rows > 1:
+        accumulation = trainer.accumulate_grad_batches * 2
+        return f"data.init_args.batch_size: {rows // 2} with trainer.accumulate_grad_batches: {accumulation}"
+    length = getattr(data, "max_length", None)
+    if length and length > 32:
+        return f"data.init_args.max_length: {length // 2}"
+    return "a smaller backbone"

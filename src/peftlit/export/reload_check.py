@@ -21,6 +21,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.backbone.architecture import RANDOM_WEIGHTS_SEED, half_dtype
+from peftlit.backbone.hardware import is_out_of_memory, says_out_of_memory
 from peftlit.batch import Batch
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import tokenize
@@ -32,7 +33,6 @@ from peftlit.files import read_record
 from peftlit.modules import CausalLM, PeftModule
 from peftlit.modules.metrics import plain
 from peftlit.modules.problems import PROBLEM_FILE
-from peftlit.run.memory import is_out_of_memory, says_out_of_memory
 
 log = logging.getLogger(__name__)
 

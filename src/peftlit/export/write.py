@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from peftlit.backbone.architecture import float_modules
+from peftlit.backbone.hardware import is_out_of_memory
 from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors
 from peftlit.errors import OutOfMemoryError, PeftlitError, RunFolderError
 from peftlit.export.base_record import BACKBONE_FILE, base_record
 from peftlit.export.reload_record import NEVER_FINISHED, warn_unless_passed, write_outcome
 from peftlit.files import check_folder, read_record, write_json, write_text
 from peftlit.modules.base import PeftModule
-from peftlit.run.memory import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

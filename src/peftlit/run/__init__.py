@@ -1,1 +1,1 @@
-"""The run folder: what a run leaves behind, and the proof that it can be used."""
+"""The life of a run: its folder, what is written at its start, its history, predictions, plots, and its end."""

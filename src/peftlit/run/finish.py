@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from peftlit.backbone.hardware import peak_mib
 from peftlit.checkpoint.format import AdapterCheckpointIO
 from peftlit.data import TokenDataModule
 from peftlit.errors import ReloadError, RunFolderError
@@ -22,7 +23,6 @@ from peftlit.plugins.throughput import throughput_of
 from peftlit.run import plots
 from peftlit.run.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
-from peftlit.run.memory import peak_mib
 from peftlit.run.thresholds import tune_thresholds
 
 log = logging.getLogger(__name__)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""One file a data set."""

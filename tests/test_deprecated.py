@@ -1,0 +1,41 @@
+"""Import paths of earlier releases work, say where their content is now, and go when they are due."""
+
+import importlib
+import sys
+import warnings
+
+import pytest
+
+import peftlit
+from peftlit.deprecated import MOVED, REMOVED_IN
+
+
+def test_old_paths_lead_to_the_same_objects():
+    for old, new in MOVED.items():
+        sys.modules.pop(old, None)
+        with pytest.warns(DeprecationWarning, match=new):
+            module = importlib.import_module(old)
+        content = importlib.import_module(new)
+        for name, value in vars(content).items():
+            if getattr(value, "__module__", None) == new:
+                assert getattr(module, name) is value, f"{old}.{name}"
+        with pytest.raises(AttributeError):
+            module.no_such_name  # noqa: B018
+
+
+def test_names_that_readers_know():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        from peftlit.facts import DataFacts
+        from peftlit.heads import Head
+        from peftlit.losses import Loss
+        from peftlit.optim import LinearWarmup
+    from peftlit import batch, modules
+
+    assert DataFacts is batch.DataSpec
+    assert (Head, Loss, LinearWarmup) == (modules.heads.Head, modules.losses.Loss, modules.optim.LinearWarmup)
+
+
+def test_old_paths_go_when_they_are_due():
+    release = tuple(map(int, peftlit.__version__.split(".")[:2]))
+    assert release < REMOVED_IN, "delete peftlit/deprecated.py and this file"
