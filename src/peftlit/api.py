@@ -16,7 +16,7 @@ from peftlit.cli.process_state import preserved
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.export.load import load
 from peftlit.export.predictor import Predictor
-from peftlit.run.folder import METRICS_FILE
+from peftlit.export.write import METRICS_FILE
 
 
 class Run:

@@ -13,6 +13,7 @@ from peftlit.cli import config_errors, console, error_mapping
 from peftlit.cli.lightning_cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
 from peftlit.cli.parser import Parser
 from peftlit.errors import ConfigError, PeftlitError, RunFolderError
+from peftlit.export.load import find_export
 from peftlit.run.folder import CONFIG_FILE, RunFolder
 
 
@@ -23,7 +24,7 @@ def _config_of_run(arguments: list[str]) -> list[str]:
     for option, value in config_errors.options_of(arguments):
         if option == "run_dir" and value:
             folder = RunFolder(Path(value))
-            folder.require_adapter()
+            find_export(folder.path)
             return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
     if not {"-h", "--help"} & set(arguments):
         raise RunFolderError(NO_RUN_DIR.format(arguments[0]))

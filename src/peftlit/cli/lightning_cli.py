@@ -26,6 +26,7 @@ from peftlit.cli.parser import Parser
 from peftlit.cli.trainer_checks import check_callbacks, check_trainer
 from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError, RunFolderError
+from peftlit.export.load import find_export
 from peftlit.modules import PeftModule
 from peftlit.modules.optim import monitoring_scheduler
 from peftlit.plugins import FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
@@ -131,7 +132,7 @@ class PeftlitCLI(LightningCLI):
                     f"--ckpt_path {settings['ckpt_path']}: {self.subcommand} scores RUN/adapter, not a checkpoint; "
                     "leave it out"
                 )
-            self.folder.require_adapter()
+            find_export(self.folder.path)
             return
         self.folder.require_writable()
         if settings.get("ckpt_path") is None and self._is_requeued:

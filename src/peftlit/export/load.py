@@ -5,6 +5,7 @@ The folder may come from a stranger. Nothing in it is unpickled, and nothing is 
 
 from __future__ import annotations
 
+import difflib
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -30,8 +31,10 @@ from peftlit.export.predictor import Predictor
 from peftlit.export.sizes import check_sizes
 from peftlit.export.write import (
     ADAPTER_CONFIG_FILE,
+    ADAPTER_FOLDER,
     HEAD_FILE,
     HEAD_RECORD_FILE,
+    METRICS_FILE,
     MODEL_FILE,
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
@@ -43,7 +46,6 @@ from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassificati
 from peftlit.modules.heads import Head
 from peftlit.modules.losses import BinaryCrossEntropy
 from peftlit.modules.problems import PROBLEM_FILE
-from peftlit.run.folder import RunFolder
 
 _FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
 """What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
@@ -73,7 +75,7 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         BackboneError: The base model cannot be found, or is not the one that was trained on.
         OutOfMemoryError: There is too little memory for the model.
     """
-    folder = _exported(Path(folder))
+    folder = find_export(Path(folder))
     with reading(folder):
         return _load(folder, device, trust_remote_code)
 
@@ -101,7 +103,7 @@ def text_columns(folder: str | Path) -> list[str]:
     Raises:
         RunFolderError: The folder is not an export, or not a whole one.
     """
-    folder = _exported(Path(folder))
+    folder = find_export(Path(folder))
     with reading(folder):
         path = folder / PROBLEM_FILE
         columns = read_record(path, RunFolderError).get("text_columns", ["text"])  # earlier exports do not say
@@ -165,14 +167,28 @@ def _module(
     return SequenceClassification(backbone, adapter, head=_head(folder), loss=loss, data=data)
 
 
-def _exported(folder: Path) -> Path:
+def find_export(folder: Path) -> Path:
+    """Find the exported folder: the one that is named, or that of a run.
+
+    Args:
+        folder: The exported folder, or the run's.
+
+    Raises:
+        RunFolderError: There is none; near names are listed.
+    """
     if (folder / BACKBONE_FILE).is_file():
         return folder
-    run = RunFolder(folder)
-    run.require_adapter()
-    if not (run.adapter / BACKBONE_FILE).is_file():
-        raise RunFolderError(f"{run.adapter}: holds no {BACKBONE_FILE}; this is not a folder that peftlit exported")
-    return run.adapter
+    if not folder.is_dir():
+        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, siblings, n=3, cutoff=0.4)
+        hint = f"; there are {', '.join(near)}" if near else ""
+        raise RunFolderError(f"--run_dir {folder}: no such folder{hint}")
+    exported = folder / ADAPTER_FOLDER
+    if not exported.is_dir() or not (folder / METRICS_FILE).is_file():
+        raise RunFolderError(f"--run_dir {folder}: its fit did not finish (no {ADAPTER_FOLDER}/ with {METRICS_FILE})")
+    if not (exported / BACKBONE_FILE).is_file():
+        raise RunFolderError(f"{exported}: holds no {BACKBONE_FILE}; this is not a folder that peftlit exported")
+    return exported
 
 
 def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:

@@ -30,6 +30,8 @@ from peftlit.modules.base import PeftModule
 
 log = logging.getLogger(__name__)
 
+ADAPTER_FOLDER = "adapter"
+METRICS_FILE = "metrics.json"
 QUANTIZATION_FILE = "quantization_config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"

@@ -14,14 +14,14 @@ from peftlit.data import TokenDataModule
 from peftlit.errors import ReloadError, RunFolderError
 from peftlit.export.base_record import check_base_weights
 from peftlit.export.reload_check import check_reload
-from peftlit.export.write import export, load_export, reading, trainable_sha256, weights_sha256
+from peftlit.export.write import METRICS_FILE, export, load_export, reading, trainable_sha256, weights_sha256
 from peftlit.files import read_record, write_json
 from peftlit.modules import PeftModule
 from peftlit.modules.metrics import HEADLINES, Average, plain
 from peftlit.modules.problems import MultiLabel, Problem
 from peftlit.plugins.throughput import throughput_of
 from peftlit.run import plots
-from peftlit.run.folder import METRICS_FILE, PREDICTIONS_FILE, RunFolder
+from peftlit.run.folder import PREDICTIONS_FILE, RunFolder
 from peftlit.run.history import History, monitored_checkpoint
 from peftlit.run.thresholds import tune_thresholds
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 
@@ -11,10 +10,9 @@ from filelock import FileLock, Timeout
 from peftlit.checkpoint.format import is_checkpoint, read_without_tensors
 from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import RunFolderError
+from peftlit.export.write import ADAPTER_FOLDER
 
 CONFIG_FILE = "config.yaml"
-ADAPTER_FOLDER = "adapter"
-METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 MANIFEST_FILE = "split_manifest.json"
 CHECKPOINT_FOLDER = "checkpoints"
@@ -113,23 +111,6 @@ class RunFolder:
                 number = content.get(RECORD, {}).get("number", 0)  # older versions numbered none
                 found.append((content["global_step"], number, path))
         return [path for _, _, path in sorted(found)]
-
-    def require_adapter(self) -> None:
-        """Make sure that a finished run is here.
-
-        Raises:
-            RunFolderError: There is no exported adapter; near names are listed.
-        """
-        if self.adapter.is_dir() and (self.path / METRICS_FILE).is_file():
-            return
-        if not self.path.is_dir():
-            siblings = [p.name for p in self.path.parent.iterdir()] if self.path.parent.is_dir() else []
-            near = difflib.get_close_matches(self.path.name, siblings, n=3, cutoff=0.4)
-            hint = f"; there are {', '.join(near)}" if near else ""
-            raise RunFolderError(f"--run_dir {self.path}: no such folder{hint}")
-        raise RunFolderError(
-            f"--run_dir {self.path}: its fit did not finish (no {ADAPTER_FOLDER}/ with {METRICS_FILE})"
-        )
 
 
 def next_run_folder(parent: Path) -> Path:
