@@ -23,10 +23,10 @@ from tests.contracts.test_p05_accumulation import (
 )
 
 _CLIP = 0.05
-_PAGE = """# One big batch against many small ones
+_PAGE = """# One large batch against many small ones
 
-The largest absolute difference of any gradient, after clipping, between one big batch and the same rows in
-micro-batches, of a tiny BERT without dropout. AdaLoRA and KaSA add a penalty on their weights, once for each step.
+The largest absolute difference of any gradient, after clipping, between one large batch and the same rows in
+micro-batches, on a tiny BERT without dropout. AdaLoRA and KaSA add a penalty on their weights, once per optimizer step.
 Made by `python -m tools.accumulation --out docs/accumulation.md`.
 
 | what trains | micro-batches | processes | precision | clipped to norm 0.05 | largest difference | largest gradient |

@@ -14,10 +14,10 @@ from pathlib import Path
 
 _PAGE = """# Killed and resumed
 
-Runs of two epochs, accumulating over two batches, saved at every step: each is killed with SIGKILL in one position
-after another and goes on each time with `--ckpt_path last`. A tick: from there to the next position the same rows and
-losses, and at the end the same weights, scores, predictions and log history, bit for bit, as those of a run that
-nothing has interrupted.
+Each run has two epochs, accumulates over two batches and saves at every step. It is killed with SIGKILL in one position
+after another, and resumed each time with `--ckpt_path last`. A tick means: up to the next position the rows and losses,
+and at the end the weights, scores, predictions and log history, equal bit for bit those of a run that was never
+interrupted.
 Made by `python -m tools.resume --out docs/resume_table.md` in {minutes:.0f} minutes.
 
 """

@@ -30,11 +30,11 @@ NAMES = {
 
 HEADER = """# Families
 
-Small random models of every family are trained with every adapter on a CPU, stored in each way in turn. **P1**: new
-heads train in float32, are saved, and are neither quantized nor adapted; **P2**: what trains has finite gradients and
-moves, what is frozen stays, with gradient checkpointing and without; **P3**: dropout is on in training, after a
-validation too; **P10**: logits depend neither on batch mates nor on the padding side, and left padding is refused where
-attention looks both ways. ✓ = kept, `refused` = one line before training says so, ✗ = broken; written by
+Small random models of every family are trained on a CPU with every adapter; quantizations take turns. **P1**: new heads
+train in float32, are saved, and are neither quantized nor adapted. **P2**: trainable weights have finite gradients and
+move, frozen ones do not, with and without gradient checkpointing. **P3**: dropout is on in training, also after a
+validation. **P10**: logits depend neither on the other rows of a batch nor on the padding side; left padding is refused
+for bidirectional attention. ✓ = kept, `refused` = refused in one line before training, ✗ = broken. Written by
 `pytest tests/contracts`.
 """
 

@@ -28,12 +28,12 @@ _RANDOM_KILLS = 20
 
 _PAGE = """# Faults that a run survives
 
-Each is tried on real processes that train a tiny model; after it the run goes on with `--ckpt_path last`. "The same
-result" means that weights, scores, predictions and log history are, bit for bit, those of a run that nothing has
-interrupted. Made by `python -m tools.faults --out docs/faults.md` in {minutes} minutes on {cores} cores.
+Each fault is caused in real processes that train a tiny model; then the run is resumed with `--ckpt_path last`.
+"The same result" means that weights, scores, predictions and log history equal, bit for bit, those of a run that was
+never interrupted. Made by `python -m tools.faults --out docs/faults.md` in {minutes} minutes on {cores} cores.
 With {versions}.
 
-| fault | times | what came of it |
+| fault | times | what happened |
 |---|---|---|
 """
 

@@ -210,5 +210,5 @@ def worker(stage: Stage, kind: str) -> Tried:
 
     stage.expect_one_line(stage.attempt(folder, watch=kill_a_worker), "worker", tried)
     stage.finish(folder, kind, tried)
-    tried.came += "; goes on to the same result"
+    tried.came += "; resumed, the same result"
     return tried

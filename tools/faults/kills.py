@@ -40,7 +40,7 @@ def at_random_instants(stage: Stage, kind: str, times: int) -> Tried:
         folder = stage.fresh(tried.fault, kind)
     if not tried.wrong:
         stage.finish(folder, kind, tried)
-    tried.came = f"{finished} runs brought to their end that way: the same result, bit for bit"
+    tried.came = f"{finished} runs completed: the same result, bit for bit"
     return tried
 
 
@@ -67,5 +67,5 @@ def at_file_operations(stage: Stage, kind: str) -> Tried:
     if not tried.wrong:
         stage.finish(folder, kind, tried)
     counts = ", ".join(f"{name} {count}" for name, count in seen.most_common())
-    tried.came = f"before each, and in the midst of each write ({counts}): the same result, bit for bit"
+    tried.came = f"before each operation, and in the middle of each write ({counts}): the same result, bit for bit"
     return tried

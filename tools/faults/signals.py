@@ -58,7 +58,7 @@ def inside_a_window(stage: Stage, kind: str, number: signal.Signals) -> Tried:
         if outcome.code != 128 + number or "go on with: peftlit fit" not in outcome.last_line:
             tried.wrong.append(f"exit code {outcome.code}: {outcome.said[-400:]}")
     stage.finish(folder, kind, tried)
-    tried.came = f"exit code {128 + number}, one line with the command that goes on; the same result, bit for bit"
+    tried.came = f"exit code {128 + number}, one line with the command that resumes; the same result, bit for bit"
     return tried
 
 
@@ -92,5 +92,5 @@ def requeued(stage: Stage, kind: str) -> Tried:
     if stopped.code != 128 + signal.SIGUSR1 or asked != "requeue 17\n":
         tried.wrong.append(f"exit code {stopped.code}, scontrol was asked {asked!r}: {stopped.said[-400:]}")
     stage.judge(peftlit_in(folder, *toy.FIT, prepare=job(1, None)), folder, kind, tried)
-    tried.came = "`scontrol requeue` asked, and the same command goes on by itself: the same result, bit for bit"
+    tried.came = "`scontrol requeue` was called, and the same command resumed by itself: the same result, bit for bit"
     return tried

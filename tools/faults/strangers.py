@@ -18,7 +18,7 @@ def folders(stage: Stage, kind: str) -> Tried:
         stage: The stage.
         kind: Not used; the contract makes folders of its own.
     """
-    tried = Tried("an export, a run or a checkpoint from a stranger: pickles, paths, `..`, links, 10 GB headers, code")
+    tried = Tried("an export, run or checkpoint that others made: pickles, paths, `..`, links, 10 GB headers, code")
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-k", "a_strangers_folder", _CONTRACT]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     passed = re.search(r"(\d+) passed", done.stdout)
@@ -26,5 +26,5 @@ def folders(stage: Stage, kind: str) -> Tried:
     tried.wrong = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
     if done.returncode and not tried.wrong:
         tried.wrong.append((done.stdout + done.stderr)[-400:])
-    tried.came = f"as its maker answers, or one line; nothing unpickled, nothing imported (`{_CONTRACT}`)"
+    tried.came = f"the answers that its author gets, or one line; nothing unpickled, nothing imported (`{_CONTRACT}`)"
     return tried
