@@ -15,6 +15,7 @@ import random
 import runpy
 import select
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -57,18 +58,24 @@ def run(
     capture_output: bool = True,
     text: bool = True,
     check: bool = False,
+    timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``[sys.executable, "-c", code, ...]``, or with ``-m`` a module, in a fork of a server."""
     python, *arguments = map(str, command)
     environment = dict(os.environ if env is None else env)
     if VARIABLE not in environment:
-        done = subprocess.run([python, *arguments], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+        command = [python, *arguments]
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout)
     else:
         needs_peftlit = any(f"{word} peftlit" in " ".join(arguments[:2]) for word in ("-m", "import", "from"))
         with _connect("peftlit" if needs_peftlit else "plain", Path(environment[VARIABLE])) as connection:
             job = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": environment}
+            connection.settimeout(timeout)
             connection.sendall(json.dumps(job).encode() + b"\n")
-            answer = json.loads(connection.makefile("r").readline())
+            try:
+                answer = json.loads(connection.makefile("r").readline())
+            except TimeoutError as error:
+                raise subprocess.TimeoutExpired(arguments, timeout or 0.0) from error
         done = subprocess.CompletedProcess(arguments, **answer)
     if check:
         done.check_returncode()
@@ -113,11 +120,22 @@ class _Job(socketserver.StreamRequestHandler):
                 os.environ.update(job["environment"])
                 become_a_process(out.fileno(), err.fileno())
                 leave_with(lambda: _interpret(job["arguments"], job["cwd"]))
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            code = self._wait(child)
             texts = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
         answer = {"returncode": code, "stdout": texts[0], "stderr": texts[1]}
-        with suppress(BrokenPipeError):  # whoever asked was killed
+        with suppress(BrokenPipeError):
             self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    def _wait(self, child: int) -> int:
+        """Wait for the job to end; end it where whoever asked was killed, or waits no longer."""
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self.connection], [], [], 0.01)[0]:  # nothing is sent after the job but the end
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _interpret(arguments: list[str], cwd: str) -> None:
@@ -188,7 +206,7 @@ def prove_in_forks() -> None:
     """Let what peftlit starts to prove an export be a fork of a server."""
     from peftlit.run import reload
 
-    reload.subprocess = SimpleNamespace(run=run)  # type: ignore[assignment]
+    reload.subprocess = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":
