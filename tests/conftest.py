@@ -216,7 +216,7 @@ def finished_settings(model_folder, toy_data: Path) -> dict[str, object]:
 
 @pytest.fixture(scope="session")
 def finished_run(tmp_path_factory: pytest.TempPathFactory, finished_settings):
-    """One finished run of :func:`finished_settings`: (folder, its process)."""
+    """One finished run of ``finished_settings``: (folder, its process)."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "config.yaml").write_text(yaml.safe_dump(finished_settings), encoding="utf-8")
     done = run_in_process(folder, "fit", "--config", "config.yaml")

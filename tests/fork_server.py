@@ -15,6 +15,7 @@ import random
 import runpy
 import select
 import shutil
+import signal
 import socket
 import socketserver
 import subprocess
@@ -122,11 +123,22 @@ class _Job(socketserver.StreamRequestHandler):
                 os.environ.update(job["environment"])
                 become_a_process(out.fileno(), err.fileno())
                 leave_with(lambda: _interpret(job["arguments"], job["cwd"]))
-            code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+            code = self._wait(child)
             texts = [file.seek(0) or file.read().decode(errors="replace") for file in (out, err)]
         answer = {"returncode": code, "stdout": texts[0], "stderr": texts[1]}
-        with suppress(BrokenPipeError):  # whoever asked was killed
+        with suppress(BrokenPipeError):
             self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+    def _wait(self, child: int) -> int:
+        """Wait for the job to end; end it where whoever asked was killed, or waits no longer."""
+        while True:
+            ended, status = os.waitpid(child, os.WNOHANG)
+            if ended:
+                return os.waitstatus_to_exitcode(status)
+            if select.select([self.connection], [], [], 0.01)[0]:  # nothing is sent after the job but the end
+                with suppress(ProcessLookupError):
+                    os.killpg(child, signal.SIGKILL)
+                return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _interpret(arguments: list[str], cwd: str) -> None:

@@ -13,9 +13,9 @@ import numpy
 import pyarrow
 import pytest
 import torch
+from peftlit.cli.lightning_cli.process_state import preserved
 
 from peftlit.cli.console import quiet_lightning
-from peftlit.cli.process_state import preserved
 
 
 def state() -> dict[str, Any]:

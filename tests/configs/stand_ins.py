@@ -77,11 +77,13 @@ def labels_of(recipe: Path) -> list[str] | None:
     return names or (["negative", "positive"] if brought is MISSING else brought())
 
 
-def shape_of(recipe: Path, folder: Path, *, small: bool) -> Any:
-    """What to write as ``backbone.config`` for random weights: true shapes, or few and narrow layers."""
+def shape_of(recipe: Path, folder: Path, *, small: bool, layers: int | None = None) -> Any:
+    """What to write as ``backbone.config`` for random weights: true shapes, of few layers, or narrow ones."""
     entries = dict(TRUE_SHAPES[read(recipe)["model"]["init_args"]["backbone"]["name_or_path"]])
     if small:
         entries |= {**SMALL[entries["model_type"]], "max_position_embeddings": 512}
+    if layers is not None:
+        entries["n_layers" if entries["model_type"] == "distilbert" else "num_hidden_layers"] = layers
     if entries["model_type"] != "fused_encoder":
         return entries
     # code of its own has to lie in a folder; its name is the module's, so it differs by shape
@@ -93,10 +95,10 @@ def shape_of(recipe: Path, folder: Path, *, small: bool) -> Any:
     return str(model)
 
 
-def write_stand_in(recipe: Path, folder: Path, *, small: bool) -> Path:
+def write_stand_in(recipe: Path, folder: Path, *, small: bool, layers: int | None = None) -> Path:
     """An overlay that puts random weights, a word-level tokenizer and 150 toy rows in place of the recipe's."""
     _write_tokenizer(recipe, folder / "tokenizer")
-    backbone = {"name_or_path": None, "config": shape_of(recipe, folder, small=small)}
+    backbone = {"name_or_path": None, "config": shape_of(recipe, folder, small=small, layers=layers)}
     data = {"tokenizer": str(folder / "tokenizer"), **_write_rows(recipe, folder)}
     overlay = {"model": {"init_args": {"backbone": backbone}}, "data": {"init_args": data}}
     path = folder / "stand_in.yaml"

@@ -33,7 +33,8 @@ def contract_shares(labels: list[int], shares: Mapping[str, float], seed: int) -
     for name, members in parts.items():
         present = Counter(labels[index] for index in members)
         for label, total in Counter(labels).items():
-            assert abs(present[label] - shares[name] * total) <= 1, f"class {label} in {name}"
+            apart = abs(present[label] - shares[name] * total)
+            assert apart <= 1, f"class {label} in {name} is off by {apart} rows with seed {seed}"
 
 
 def contract_manifest(make: Callable[..., Any], rows: list[dict[str, Any]], folder: Path) -> None:
@@ -59,12 +60,12 @@ def contract_manifest(make: Callable[..., Any], rows: list[dict[str, Any]], fold
         assert data.manifest()["sha256"] != manifest["sha256"], f"another {change}, same hash"
 
 
-@pytest.mark.parametrize("number", range(200))
-def test_p09_shares_are_off_by_one_row_per_class_at_most(number):
-    chance = random.Random(number)
-    labels = [min(int(chance.expovariate(0.7)), 5) for _ in range(chance.randint(1, 300))]
-    held_out = chance.choice([(0.1, 0.2), (0.08, 0.2), (0.02, 0.0), (1 / 3, 1 / 3), (chance.random() / 2,) * 2])
-    contract_shares(labels, {"train": 1 - sum(held_out), "validation": held_out[0], "test": held_out[1]}, number)
+def test_p09_shares_are_off_by_one_row_per_class_at_most():
+    for number in range(500):
+        chance = random.Random(number)
+        labels = [min(int(chance.expovariate(0.7)), 5) for _ in range(chance.randint(1, 300))]
+        held_out = chance.choice([(0.1, 0.2), (0.08, 0.2), (0.02, 0.0), (1 / 3, 1 / 3), (chance.random() / 2,) * 2])
+        contract_shares(labels, {"train": 1 - sum(held_out), "validation": held_out[0], "test": held_out[1]}, number)
 
 
 @pytest.mark.parametrize("rounded", [math.floor, math.ceil, round])
@@ -92,13 +93,13 @@ def contract_shares_of_strata(labels: list[Any], kind: Labels, seed: int) -> Non
     contract_shares(strata, SHARES, seed)
 
 
-@pytest.mark.parametrize("number", range(50))
-def test_p09_label_sets_and_bins_of_values_keep_their_shares(number):
-    chance = random.Random(number)
-    sets = [[float(chance.random() < p) for p in (0.7, 0.3, 0.02)] for _ in range(chance.randint(1, 300))]
-    contract_shares_of_strata(sets, LabelSets(["a", "b", "c"], "label", ";"), number)
-    values = [round(chance.gauss(0, 1), chance.choice([0, 9])) for _ in range(chance.randint(1, 300))]
-    contract_shares_of_strata(values, Values("label"), number)
+def test_p09_label_sets_and_bins_of_values_keep_their_shares():
+    for number in range(100):
+        chance = random.Random(number)
+        sets = [[float(chance.random() < p) for p in (0.7, 0.3, 0.02)] for _ in range(chance.randint(1, 300))]
+        contract_shares_of_strata(sets, LabelSets(["a", "b", "c"], "label", ";"), number)
+        values = [round(chance.gauss(0, 1), chance.choice([0, 9])) for _ in range(chance.randint(1, 300))]
+        contract_shares_of_strata(values, Values("label"), number)
 
 
 def test_p09_breaker_strata_that_tear_alike_labels_apart(monkeypatch):

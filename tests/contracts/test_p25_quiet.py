@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+import subprocess
 
 import pytest
+import yaml
 
 from peftlit.cli import console
+from tests.conftest import run_in_process
 
 NOISE = ("warning", "warn(", "deprecated", "tip:", "failed to", "traceback", "it/s]", "examples/s]", "\x1b[", "\r")
 OURS = ("peftlit: ",)
@@ -20,13 +23,23 @@ def contract_every_line_is_meant_for_the_user(stdout: str, stderr: str) -> None:
     assert all(line.startswith("epoch ") for line in stdout.splitlines()), stdout
 
 
-def test_p25_a_clean_run_says_only_what_is_meant_for_the_user(finished_run) -> None:
-    _, done = finished_run
+@pytest.fixture(scope="module", params=["forked", pytest.param("fresh", marks=pytest.mark.slow)])
+def done(request, tmp_path_factory, finished_settings) -> subprocess.CompletedProcess[str]:
+    """A finished run; what libraries say when they are imported is said in a fresh process alone."""
+    if request.param == "forked":
+        return request.getfixturevalue("finished_run")[1]
+    folder = tmp_path_factory.mktemp("quiet")
+    (folder / "config.yaml").write_text(yaml.safe_dump(finished_settings), encoding="utf-8")
+    done = run_in_process(folder, "fit", "--config=config.yaml", fresh=True)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_p25_a_clean_run_says_only_what_is_meant_for_the_user(done) -> None:
     contract_every_line_is_meant_for_the_user(done.stdout, done.stderr)
 
 
-def test_p25_the_lines_say_loss_rate_and_speed(finished_run) -> None:
-    _, done = finished_run
+def test_p25_the_lines_say_loss_rate_and_speed(done) -> None:
     lines = done.stdout.splitlines()
     assert all(part in lines[0] for part in ("epoch 1", "batch ", "step ", "loss ", "lr ", "samples/s "))
     assert any("val/f1" in line for line in lines)
@@ -34,8 +47,7 @@ def test_p25_the_lines_say_loss_rate_and_speed(finished_run) -> None:
         assert part in done.stderr
 
 
-def test_p25_breaker_a_library_warning_fails_the_contract(finished_run) -> None:
-    _, done = finished_run
+def test_p25_breaker_a_library_warning_fails_the_contract(done) -> None:
     noisy = done.stderr + "UserWarning: `loftq_config` specified but will be ignored\n"
     with pytest.raises(AssertionError):
         contract_every_line_is_meant_for_the_user(done.stdout, noisy)

@@ -24,8 +24,9 @@ pytestmark = [
 ]
 
 
-def test_the_quickstart_is_clearly_above_tf_idf(tmp_path) -> None:
-    done = run_in_process(ROOT, "fit", "--config", "configs/quickstart.yaml", "--run_dir", tmp_path / "run")
+def test_half_the_epochs_of_the_quickstart_are_clearly_above_tf_idf(tmp_path) -> None:
+    half = ["--trainer.max_epochs=3", "--run_dir", tmp_path / "run"]
+    done = run_in_process(ROOT, "fit", "--config", "configs/quickstart.yaml", *half)
     assert done.returncode == 0, done.stderr
     score = json.loads((tmp_path / "run/metrics.json").read_text())["test"]["f1"]
     command = [sys.executable, str(ROOT / "tools/tfidf_baseline.py"), "--run_dir", str(tmp_path / "run")]
@@ -35,9 +36,10 @@ def test_the_quickstart_is_clearly_above_tf_idf(tmp_path) -> None:
     assert score > 0.72
 
 
-def test_sst2_sentences_after_one_epoch(tmp_path, shared) -> None:
+def test_2000_sentences_of_sst2_once(tmp_path, shared) -> None:
     recipe = ROOT / "configs/recipes/minilm-sst2-qlora.yaml"
-    data = f"--data.data_dir={shared / 'data/sst2'}"
-    done = run_in_process(tmp_path, "fit", "--config", recipe, data, "--trainer.max_epochs=1", "--run_dir=run")
+    some = [f"--data.data_dir={shared / 'data/sst2'}", "--data.max_train_samples=2000", "--trainer.max_epochs=1"]
+    some += ["--model.scheduler.num_warmup_steps=20", "--run_dir=run"]
+    done = run_in_process(tmp_path, "fit", "--config", recipe, *some)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["test"]["accuracy"] > 0.83
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["test"]["accuracy"] > 0.8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import CheckpointError, RunFolderError
 from peftlit.files import write_json, write_text
 from peftlit.run.folder import RunFolder, next_run_folder
+from tests import fork_server
 
 
 def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
@@ -88,10 +88,10 @@ from peftlit.run import folder
 folder._SECONDS_TO_END = 0.1
 folder.RunFolder(Path({str(tmp_path)!r})).lock()
 """
-    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    second = fork_server.run([sys.executable, "-c", code])
     assert "another process is writing into it; wait for it, or name another folder" in second.stderr
     folder.unlock()
-    third = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    third = fork_server.run([sys.executable, "-c", code])
     assert third.returncode == 0, third.stderr
 
 

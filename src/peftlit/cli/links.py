@@ -8,7 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning import LightningDataModule
 
-from peftlit.backbone import Backbone, model_source
+from peftlit.backbone.backbone import Backbone, model_source
 from peftlit.errors import ConfigError
 
 
