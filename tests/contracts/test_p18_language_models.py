@@ -1,4 +1,4 @@
-"""P18 for language models: the proof covers a fresh head, and how texts are put to the model."""
+"""P18 for language models: the reload check covers a fresh head and the prompts."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_p18_conversations_are_put_as_in_training(language_folder, tmp_path):
 
 
 @pytest.mark.slow
-def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_proven_by_that_of_training(tmp_path, caplog):
+def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_checked_with_that_of_training(tmp_path, caplog):
     folder = tiny.write_model(tmp_path / "narrow", "llama", hidden_size=64, intermediate_size=172)
     with caplog.at_level("WARNING", "peftlit"):
         contract_reload(trained("text", "llama", folder, "lora", NF4), folder, tmp_path / "adapter")
@@ -140,7 +140,7 @@ def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, 
     folder = language_folder("llama")
     module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
     look_at_no_record(monkeypatch, module)
-    with pytest.raises(ReloadError, match="puts the same texts to the model otherwise"):
+    with pytest.raises(ReloadError, match="feeds the model other inputs for the same texts"):
         contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
 
 

@@ -27,7 +27,7 @@ from peftlit.export.reload_check import compare_answers
 from peftlit.export.write import export
 from peftlit.modules import SequenceClassification
 from peftlit.modules.heads import PooledHead
-from peftlit.run import finish as conclude
+from peftlit.run import finish
 from tests import fork_server, tiny
 from tests.conftest import errors_of
 from tests.forked import peftlit_in
@@ -256,7 +256,8 @@ def two_steps(settings, write_config) -> Path:
 @pytest.fixture
 def without_weights(monkeypatch) -> None:
     """Let the fresh process find no adapter."""
-    monkeypatch.setattr(reload, "_run", partial(_run_without_weights, reload._run))
+    run = reload.run_in_fresh_process
+    monkeypatch.setattr(reload, "run_in_fresh_process", partial(_run_without_weights, run))
 
 
 def _run_without_weights(run: Any, script: str, arguments: list[str], *rest: Any) -> None:
@@ -280,7 +281,7 @@ def test_p18_goes_red_when_a_failure_is_only_raised(peftlit, two_steps, without_
     def check(module: Any, tokenizer: Any, texts: Any, folder: Path, device: Any) -> float:
         return reload.compare_answers(module, tokenizer, texts, folder)
 
-    monkeypatch.setattr(conclude, "check_reload", check)
+    monkeypatch.setattr(finish, "check_reload", check)
     with pytest.raises(AssertionError):
         contract_a_failed_check_costs_nothing_else(
             peftlit, two_steps, tmp_path / "runs/001", "cannot load what was exported"
@@ -291,7 +292,7 @@ def test_p18_goes_red_when_a_failure_is_only_raised(peftlit, two_steps, without_
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_p18_a_run_that_is_ended_within_the_check_can_be_used(number, code, two_steps, tmp_path) -> None:
     def prepare() -> None:
-        reload._run = lambda *_: os.kill(os.getpid(), number)  # in the child alone
+        reload.run_in_fresh_process = lambda *_: os.kill(os.getpid(), number)  # in the child alone
 
     ended = peftlit_in(tmp_path, "fit", f"--config={two_steps}", "--run_dir=run", prepare=prepare)
     assert ended.code == code, ended.said

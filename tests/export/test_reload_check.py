@@ -68,27 +68,6 @@ def test_what_cannot_be_recorded_is_said_too(tmp_path, monkeypatch) -> None:
         check_reload(torch.nn.Linear(1, 1), None, [], tmp_path / "file/adapter", CPU)
 
 
-PROCESSES = {
-    "killed": ("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", r"out of memory .* \(ended by SIGKILL\)"),
-    "crashed": ("import os; os.abort()", "cannot load what was exported: ended by SIGABRT"),
-    "host memory": ("raise MemoryError", r"out of memory .* \(MemoryError\)"),
-    "device memory": (
-        "class OutOfMemoryError(RuntimeError): pass\nraise OutOfMemoryError('CUDA out of memory.')",
-        r"out of memory .* \(OutOfMemoryError: CUDA out of memory",
-    ),
-    "an error": ("raise KeyError('bert')", "cannot load what was exported: KeyError: 'bert'"),
-    "no end": ("import threading; threading.Event().wait()", "did not answer within 1 seconds"),
-}
-
-
-@pytest.mark.parametrize("name", PROCESSES)
-def test_how_the_fresh_process_ended_is_said(name, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(reload, "_LIMIT_S", 1.0 if name == "no end" else 60.0)
-    script, why = PROCESSES[name]
-    with pytest.raises(ReloadError, match=why):
-        reload._run(script, [], "transformers", tmp_path)
-
-
 @pytest.fixture
 def exported(model_folder, tmp_path):
     """A module and its export, unchecked."""
@@ -104,7 +83,7 @@ def test_the_trained_model_makes_room_before_the_fresh_process_starts(exported, 
     seen: list[str] = []
     monkeypatch.setattr(module, "evaluate_batch", lambda batch: seen.append("answered") or torch.zeros(2, 2))
     monkeypatch.setattr(module, "cpu", lambda: seen.append("moved"))
-    monkeypatch.setattr(reload, "_run", lambda *_: fail(ReloadError("started")))
+    monkeypatch.setattr(reload, "run_in_fresh_process", lambda *_: fail(ReloadError("started")))
     with pytest.raises(ReloadError, match="started"):
         check_reload(module, own, ["good", "bad"], folder, CPU)
     assert seen == ["answered", "moved"]
