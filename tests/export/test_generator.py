@@ -11,13 +11,7 @@ from peftlit.errors import ConfigError, DataError
 from peftlit.export.generator import Generator
 from tests.conftest import toy_rows
 from tests.modules.cases import make_trainer, tokenizer
-from tests.modules.language_cases import (
-    CHAT_TEMPLATE,
-    language_batch,
-    lora,
-    make_language_module,
-    shake,
-)  # fmt: skip
+from tests.modules.language_cases import CHAT_TEMPLATE, language_batch, lora, make_language_module, shake
 
 TEXTS = [row["text"] for row in toy_rows(6)]
 ASKED = [{"role": "user", "content": "is the film good ?"}]
@@ -99,14 +93,6 @@ def test_a_prompt_that_fills_the_window_is_refused_by_its_row(language_folder):
     assert len(answer["text"].split()) <= 1
 
 
-@pytest.mark.parametrize("number", [1, 5])
-def test_an_answer_has_no_more_tokens_than_asked_for(number, language_folder):
-    predictor = generator(language_folder("llama"), "llama")
-    predictor.max_new_tokens = number
-    for answer in predictor.predict(TEXTS):
-        assert answer["finished"] or len(answer["text"].split()) == number
-
-
 def test_an_answer_stops_at_the_end_token(language_folder):
     """A model that has learned one sentence by heart says it to its end, and no more."""
     folder = language_folder("llama")
@@ -121,6 +107,7 @@ def test_an_answer_stops_at_the_end_token(language_folder):
     for others in (None, 40, [40, 41]):  # what the base calls an end, and what closed the texts that were learned
         module.model.generation_config.eos_token_id = others
         assert predictor.predict(["the film"]) == [{"text": "was very good .", "finished": True}]
+    assert predictor._ends().tolist() == [1, 40, 41]
     predictor.max_new_tokens = 2
     assert predictor.predict(["the film"]) == [{"text": "was very", "finished": False}]
 
@@ -153,11 +140,3 @@ def test_what_is_no_prompt_is_refused(question, said, language_folder):
 def test_a_conversation_without_a_template_is_refused(language_folder):
     with pytest.raises(ConfigError, match="no chat template"):
         generator(language_folder("llama"), "llama").predict([ASKED])
-
-
-def test_tokens_that_end_an_answer_are_those_of_model_and_tokenizer(language_folder):
-    predictor = generator(language_folder("llama"), "llama")
-    predictor.module.model.generation_config.eos_token_id = [5, 7]
-    assert predictor._ends().tolist() == [1, 5, 7]
-    predictor.module.model.generation_config.eos_token_id = None
-    assert predictor._ends().tolist() == [1]

@@ -20,7 +20,6 @@ from peftlit.export.write import export
 from tests.modules.cases import Case, make_module, tokenizer
 
 CPU = torch.device("cpu")
-COMPLETE = "the export and all scores are complete"
 FAILURES = {
     "an answer": (ReloadError("its logits differ by 2"), "its logits differ by 2", 1),
     "device memory": (torch.OutOfMemoryError("CUDA out of memory. Tried to"), "out of memory (CUDA out of memory", 1),
@@ -49,13 +48,11 @@ def test_a_failure_is_recorded_and_said_in_one_line(name, tmp_path, monkeypatch)
     monkeypatch.setattr(reload, "compare_answers", lambda *_: fail(error))
     with pytest.raises(ReloadError) as failed:
         check_reload(torch.nn.Linear(1, 1), None, [], tmp_path, CPU)
-    line = str(failed.value)
+    line, record = str(failed.value), record_of(tmp_path)
     assert why in line
-    assert COMPLETE in line
+    assert "the export and all scores are complete" in line
     assert "\n" not in line
-    assert failed.value.exit_code == code
-    record = record_of(tmp_path)
-    assert record["passed"] is False
+    assert (failed.value.exit_code, record["passed"]) == (code, False)
     assert why in str(record["reason"])
     assert "/tmp" not in str(record["reason"])
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

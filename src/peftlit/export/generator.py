@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ class Generator(Predictor):
         Raises:
             DataError: A question is no prompt, or leaves no room in the model's window.
         """
-        return self._padded(self._prompts(questions, rows))
+        return cast(Batch, dict(self._padded(self._prompts(questions, rows))))
 
     def _prompts(self, questions: Sequence[Question], rows: Sequence[int]) -> list[list[int]]:
         asked = [self._message(question, row) for row, question in zip(rows, questions, strict=True)]
@@ -75,13 +75,9 @@ class Generator(Predictor):
                 )
         return prompts
 
-    def _padded(self, prompts: list[list[int]]) -> Batch:
-        batch: Batch = dict(  # type: ignore[assignment]
-            self.tokenizer.pad(
-                {"input_ids": prompts}, return_tensors="pt", padding_side="left", return_attention_mask=True
-            )
-        )
-        return batch
+    def _padded(self, prompts: list[list[int]]) -> Any:
+        options: Any = {"return_tensors": "pt", "padding_side": "left", "return_attention_mask": True}
+        return self.tokenizer.pad({"input_ids": prompts}, **options)
 
     @property
     def _window(self) -> int | None:
@@ -105,18 +101,15 @@ class Generator(Predictor):
     @torch.inference_mode()
     def _continue(self, prompts: list[list[int]], room: int) -> list[dict[str, Any]]:
         model: Any = self.module.model
-        batch = self._padded(prompts)
-        length = batch["input_ids"].shape[1]
+        inputs, ends = self._padded(prompts).to(next(model.parameters()).device), self._ends()
         sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        device, ends = next(model.parameters()).device, self._ends()
         generated = model.generate(
-            input_ids=batch["input_ids"].to(device),
-            attention_mask=batch["attention_mask"].to(device),
+            **inputs,
             max_new_tokens=room,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=ends.tolist() or None,
             **sampling,
-        )[:, length:]
+        )[:, inputs["input_ids"].shape[1] :]
         return [
             {
                 "text": self.tokenizer.decode(answer, skip_special_tokens=True),
@@ -129,5 +122,5 @@ class Generator(Predictor):
         """Return the tokens that end an answer."""
         model: Any = self.module.model
         ends = getattr(model.generation_config, "eos_token_id", None)
-        known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        known = ends if isinstance(ends, list) else [ends]
         return torch.tensor(sorted({*known, self.tokenizer.eos_token_id} - {None}))

@@ -20,6 +20,7 @@ from peftlit.backbone.hardware import is_out_of_memory
 from peftlit.batch import Batch
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import tokenize
+from peftlit.data.prompt import Text
 from peftlit.errors import PeftlitError, ReloadError, first_line
 from peftlit.export.fresh_process import run_in_fresh_process, stopping_on_sigterm
 from peftlit.export.load import make_predictor
@@ -64,11 +65,7 @@ save_file(predictor.probe(texts), Path(scratch, "loaded.safetensors"))
 
 
 def check_reload(
-    module: PeftModule,
-    tokenizer: PreTrainedTokenizerBase,
-    texts: Sequence[str | tuple[str, str]],
-    folder: Path,
-    device: torch.device,
+    module: PeftModule, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], folder: Path, device: torch.device
 ) -> float:
     """Check the exported folder on a device, and record in it how the check ended, however it ends.
 
@@ -109,7 +106,7 @@ def _reason(error: BaseException) -> str:
 
 
 def compare_answers(
-    module: PeftModule, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]], folder: Path
+    module: PeftModule, tokenizer: PreTrainedTokenizerBase, texts: Sequence[Text], folder: Path
 ) -> float:
     """Compare the answers of this process and of fresh ones. The module ends on the CPU, to make room for theirs.
 
