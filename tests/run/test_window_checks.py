@@ -52,7 +52,11 @@ def test_at_the_end_of_a_window_they_may(window, changes) -> None:
     ("window", "changes", "said"),
     [
         (2, {"val_check_batch": 3}, "every 3 batches falls inside a window of 2 .*; use a multiple of 2"),
-        (2, {**ON, "num_training_batches": 7, "val_check_batch": 6}, "windows of 2 batches .* do not fill one of 7"),
+        (
+            2,
+            {**ON, "num_training_batches": 7, "val_check_batch": 6},
+            "windows of 2 .* do not fill an epoch of 7 batches",
+        ),
         (2, {**ON, "num_training_batches": 8, "val_check_batch": 9}, "every 9 batches falls"),
         (2, {"val_check_batch": None}, "a time would fall inside windows of 2 batches"),
         (

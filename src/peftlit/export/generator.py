@@ -47,7 +47,7 @@ class Generator(Predictor):
             DataError: A question is no prompt, or leaves no room in the model's window.
         """
         prompts = self._prompts(questions, rows)
-        # a long prompt must not shorten the answers to others; nor may padding stand behind virtual tokens
+        # a long prompt must not shorten other answers; nor may padding come between virtual tokens and a prompt
         same_length = stand_in_rows(self.module.adapter)
         kinds = [(self._room(prompt), len(prompt) if same_length else 0) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}

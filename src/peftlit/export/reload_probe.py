@@ -102,6 +102,6 @@ with torch.inference_mode():
     except AssertionError as error:
         if not repacking:
             raise
-        # bitsandbytes' kernel for some CPUs does not take layers of every width: nobody gets an answer from it there
+        # bitsandbytes' kernel for some CPUs does not take layers of every width, so nobody can use it there
         (scratch / "refused_by_kernel.txt").write_text(str(error))
 save_file(answers, scratch / "answers.safetensors")

@@ -34,7 +34,7 @@ def check_sizes(module: PeftModule, folder: Path) -> None:
     config = module.read_config()
     _check_layers(config, module, folder)
     model: Any = module.backbone.skeleton(module.auto_class, config)
-    held = _bytes(folder) + _base_size(_count(model), module.backbone.location)
+    held = _weights_bytes(folder) + _base_size(_count(model), module.backbone.location)
     with torch.device("meta"):
         if isinstance(module.adapter, PeftConfig):
             with suppress(NotImplementedError, RuntimeError):  # methods that read the base's weights
@@ -63,7 +63,7 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _bytes(folder: Path) -> int:
+def _weights_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"*{WEIGHTS_SUFFIX}"))
 
 
@@ -74,4 +74,4 @@ def _base_size(weights: int, location: str | None) -> int:
     if not Path(location).is_dir():
         return weights
     check_base(location, None)
-    return _bytes(Path(location))
+    return _weights_bytes(Path(location))

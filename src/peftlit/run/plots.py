@@ -23,8 +23,8 @@ def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str]
     """
     names = _short(label_names)
     axes = _grid(counts, [_shares(row) for row in counts], names, names)
-    axes.set_ylabel("true")
-    _save(axes, path, title, "predicted")
+    axes.set(xlabel="predicted", ylabel="true")
+    _save(axes, path, title)
 
 
 def label_counts(counts: Sequence[Any], label_names: Sequence[str], path: Path, title: str) -> None:
@@ -39,7 +39,8 @@ def label_counts(counts: Sequence[Any], label_names: Sequence[str], path: Path, 
     cells = [[tp, fn, fp, tn] for (tn, fp), (fn, tp) in counts]
     rates = [_shares(row[:2]) + _shares(row[2:]) for row in cells]
     axes = _grid(cells, rates, ["found (TP)", "missed (FN)", "false (FP)", "rest (TN)"], _short(label_names))
-    _save(axes, path, title, "of the rows with the label (left half), without it (right half)")
+    axes.set(xlabel="of the rows with the label (left half), without it (right half)")
+    _save(axes, path, title)
 
 
 def predicted_values(labels: Sequence[float], predictions: Sequence[float], path: Path, title: str) -> None:
@@ -48,10 +49,10 @@ def predicted_values(labels: Sequence[float], predictions: Sequence[float], path
     ends = [min(*labels, *predictions), max(*labels, *predictions)]
     axes.plot(ends, ends, color="#d95f0e", linestyle="--", linewidth=1, label="predicted = true")
     axes.scatter(labels, predictions, s=16, alpha=0.45, color="#08519c", edgecolors="none")
-    axes.set_ylabel("predicted")
+    axes.set(xlabel="true", ylabel="predicted")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper left", fontsize=9)
-    _save(axes, path, title, "true")
+    _save(axes, path, title)
 
 
 def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step: int, metric: str = "f1") -> None:
@@ -68,14 +69,12 @@ def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step
     top, middle, bottom = figure.subplots(3, 1, sharex=True, height_ratios=[3, 2, 1])
     top.plot(*_series(log_history, "loss"), color="#9ecae1", linewidth=1.2, label="train")
     top.plot(*_series(log_history, "eval_loss"), "o-", color="#08519c", label="validation")
-    top.set_ylabel("loss")
-    top.set_ylim(bottom=0)
+    top.set(ylabel="loss", ylim=(0, None))
     if any(evaluated in entry for entry in log_history):
         middle.plot(*_series(log_history, evaluated), "o-", color="#006d2c", label=f"validation {metric}")
         middle.set_ylabel(metric)
     bottom.plot(*_series(log_history, "learning_rate"), color="#636363")
-    bottom.set_ylabel("learning rate")
-    bottom.set_xlabel("optimizer step")
+    bottom.set(xlabel="optimizer step", ylabel="learning rate")
     bottom.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for axes in (top, middle, bottom):
         axes.axvline(best_step, color="#d95f0e", linestyle="--", linewidth=1, label=f"exported: step {best_step}")
@@ -122,8 +121,7 @@ def _grid(
     return axes
 
 
-def _save(axes: Axes, path: Path, title: str, x_label: str) -> None:
-    axes.set_xlabel(x_label)
+def _save(axes: Axes, path: Path, title: str) -> None:
     axes.set_title(title, fontsize=11)
     figure = axes.figure
     assert isinstance(figure, Figure)

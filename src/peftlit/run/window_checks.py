@@ -30,15 +30,13 @@ def check_windows(trainer: Trainer) -> None:
     across = trainer.check_val_every_n_epoch is None and every not in (None, math.inf)
     if across and batches != math.inf and any(batches % window for window in windows):
         raise ConfigError(
-            f"trainer.check_val_every_n_epoch: null counts on over the ends of epochs, and windows of {longest} "
-            f"batches (trainer.accumulate_grad_batches) do not fill one of {batches}; leave it out"
+            f"trainer.check_val_every_n_epoch: null counts batches across epochs, and windows of {longest} "
+            f"(trainer.accumulate_grad_batches) do not fill an epoch of {batches} batches; leave it out"
         )
-    inside = every is not None and (across or every < batches) and any(every % window for window in windows)
-    if inside:
-        multiple = math.lcm(*windows)
+    if every is not None and (across or every < batches) and any(every % window for window in windows):
         raise ConfigError(
             f"trainer.val_check_interval: every {every} batches falls inside a window of {longest} "
-            f"(trainer.accumulate_grad_batches); use a multiple of {multiple}"
+            f"(trainer.accumulate_grad_batches); use a multiple of {math.lcm(*windows)}"
         )
     for callback in trainer.checkpoint_callbacks:
         if not isinstance(callback, ModelCheckpoint):
