@@ -22,7 +22,7 @@ def setup(path: Path, *, resumes: bool = False, log: bool = True) -> RunSetup:
 def test_of_two_runs_that_chose_the_same_folder_one_gets_it(tmp_path: Path) -> None:
     first, second = setup(tmp_path / "runs/001"), setup(tmp_path / "runs/001")
     first.on_train_start(trainer(), None)
-    with pytest.raises(RunFolderError, match="another run has taken it meanwhile"):
+    with pytest.raises(RunFolderError, match="another run has taken it"):
         second.on_train_start(trainer(), None)
     assert (tmp_path / "runs/001/config.yaml").read_text() == "a: 1\n"
 

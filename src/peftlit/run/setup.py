@@ -63,7 +63,7 @@ class RunSetup(Callback):
         except FileExistsError as error:
             if self.folder.is_used:
                 raise RunFolderError(
-                    f"--run_dir {self.folder.path}: another run has taken it meanwhile; start again, or name another folder"
+                    f"--run_dir {self.folder.path}: another run has taken it; start again, or name another folder"
                 ) from error
 
     def _log_folder(self) -> str:
