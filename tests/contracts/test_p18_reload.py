@@ -172,10 +172,6 @@ def test_p18_the_export_is_whole(finished_run) -> None:
     assert Path(config["base_model_name_or_path"]).is_dir()
     assert config["task_type"] == "SEQ_CLS"
     assert set(config["modules_to_save"]) >= {"classifier"}
-    state = json.loads((folder / "trainer_state.json").read_text())
-    assert state["global_step"] == 18
-    assert {"loss", "learning_rate", "epoch", "step"} <= state["log_history"][0].keys()
-    assert sum("eval_f1" in entry for entry in state["log_history"]) == 3
 
 
 PLAIN_USE = """
