@@ -46,9 +46,9 @@ def _own_dataset_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def _fork_servers(_own_dataset_cache: None) -> Iterator[None]:
-    """Prove exports in forks of a process that has imported plain transformers + peft: see :mod:`tests.fork_server`."""
+    """Check reloads in forks of a process that has imported plain transformers + peft: see :mod:`tests.fork_server`."""
     with fork_server.serving():
-        fork_server.prove_in_forks()
+        fork_server.check_reloads_in_forks()
         yield
 
 

@@ -1,6 +1,6 @@
 """Second Pythons in a moment: forks of a server that has imported the libraries, and run nothing else.
 
-``python -m tests.fork_server NAME`` is such a server. ``plain`` has never seen peftlit, so that a proof that runs in a
+``python -m tests.fork_server NAME`` is such a server. ``plain`` has never seen peftlit, so that a reload check in a
 fork of it needs none; ``peftlit`` has imported all. :func:`run` takes the place of ``subprocess.run`` and starts the
 server that it needs, one for all tests of a worker.
 """
@@ -195,7 +195,7 @@ def serve(name: str) -> None:
         importlib.import_module(module)
     assert name == "peftlit" or not [module for module in sys.modules if module.startswith(("peftlit", "lightning"))]
     if name == "peftlit":
-        prove_in_forks()
+        check_reloads_in_forks()
     folder = Path(os.environ[VARIABLE])
     with _Server(str(folder / name), _Job) as server:
         print("ready", flush=True)
@@ -205,11 +205,11 @@ def serve(name: str) -> None:
             server.service_actions()
 
 
-def prove_in_forks() -> None:
-    """Let what peftlit starts to prove an export be a fork of a server."""
-    from peftlit.export import reload_check as reload
+def check_reloads_in_forks() -> None:
+    """Let the fresh processes of a reload check be forks of a server."""
+    from peftlit.export import fresh_process
 
-    reload.subprocess = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
+    fresh_process.subprocess = SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

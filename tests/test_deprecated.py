@@ -26,13 +26,13 @@ def test_old_paths_lead_to_the_same_objects():
 def test_names_that_readers_know():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        from peftlit.batch import DataSpec
-        from peftlit.modules.heads import Head
-        from peftlit.modules.losses import Loss
-        from peftlit.modules.optim import LinearWarmup
+        from peftlit.facts import DataFacts
+        from peftlit.heads import Head
+        from peftlit.losses import Loss
+        from peftlit.optim import LinearWarmup
     from peftlit import batch, modules
 
-    assert DataSpec is batch.DataSpec
+    assert DataFacts is batch.DataSpec
     assert (Head, Loss, LinearWarmup) == (modules.heads.Head, modules.losses.Loss, modules.optim.LinearWarmup)
 
 

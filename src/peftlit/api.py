@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from peftlit.cli.lightning_cli.process_state import preserved
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.export.load import load
 from peftlit.export.predictor import Predictor
-from peftlit.export.write import METRICS_FILE
+from peftlit.run.folder import RunFolder
 
 
 class Run:
@@ -35,8 +34,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, Any]:
         """What ``metrics.json`` holds: scores by split, hashes, speed, memory."""
-        content: dict[str, Any] = json.loads((self.path / METRICS_FILE).read_text(encoding="utf-8"))
-        return content
+        return RunFolder(self.path).read_metrics()
 
     def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
         """Load the trained model; see :func:`peftlit.load`.
@@ -49,7 +47,7 @@ class Run:
 
 
 def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = None) -> Run:
-    """Train, export, prove and score, as ``peftlit fit`` does, and leave the process as it was.
+    """Train, export, score and check the reload, as ``peftlit fit`` does, and leave the process as it was.
 
     Args:
         *configs: YAML files, or their content; later ones overlay earlier ones key by key.

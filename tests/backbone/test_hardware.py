@@ -42,3 +42,28 @@ def test_the_current_device_is_the_best_there_is(cuda, mps, device, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: bool(mps))
     assert hardware.current_device_type() == device
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"), True),
+        (OSError(12, "Cannot allocate memory"), True),
+        (RuntimeError("shapes do not match"), False),
+        (ValueError("not enough memory"), False),
+    ],
+)
+def test_running_out_of_memory_is_told_from_other_errors(error, expected):
+    assert hardware.is_out_of_memory(error) is expected
+
+
+def test_a_real_failed_allocation_is_recognized():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**45, dtype=torch.float64)
+    assert hardware.is_out_of_memory(caught.value)
+
+
+def test_the_peak_is_in_mebibytes():
+    assert 100 < hardware.peak_mib() < 100_000

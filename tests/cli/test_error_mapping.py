@@ -1,4 +1,4 @@
-"""What is said of a data loader worker: real workers, which end, break the connection, or raise."""
+"""Errors in one line: of real data loader workers, which end, break the connection, or raise; and of memory."""
 
 from __future__ import annotations
 
@@ -12,8 +12,12 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
+from peftlit.backbone import Backbone
+from peftlit.batch import DataSpec
 from peftlit.cli import error_mapping as failures
+from peftlit.data import SST2
 from peftlit.errors import ProcessError
+from peftlit.modules import SequenceClassification
 
 ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then go on with --ckpt_path last"
 
@@ -82,3 +86,26 @@ def test_an_error_in_a_worker_is_told_as_that_error() -> None:
 def test_an_error_of_the_data_without_workers_is_not_laid_to_one() -> None:
     with pytest.raises(EOFError):
         _load(_read_from_a_closed_connection, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quantization", "checkpointing", "rows", "length", "advice"),
+    [
+        ((), None, False, 8, 128, "quantization: nf4-double"),
+        ((8, 128), None, False, 8, 128, "gradient_checkpointing: true"),
+        ((8, 128), "nf4", True, 8, 128, "batch_size: 4 with trainer.accumulate_grad_batches: 4"),
+        ((1, 128), "nf4", True, 1, 128, "max_length: 64"),
+        ((1, 32), "nf4", True, 1, 32, "a smaller backbone"),
+    ],
+)
+def test_out_of_memory_names_what_is_most_likely_to_fit(
+    shape, quantization, checkpointing, rows, length, advice
+) -> None:
+    backbone = Backbone("x", quantization=quantization, gradient_checkpointing=checkpointing)
+    module = SequenceClassification(backbone, data=DataSpec(label_names=["a", "b"]))
+    module.batch_shape = shape
+    data = SST2(batch_size=rows, max_length=length)
+    line = failures.explain_out_of_memory(MemoryError(), module, data, SimpleNamespace(accumulate_grad_batches=2))
+    assert line.startswith("out of host memory ")
+    assert f"at batch shape {shape[0]} x {shape[1]}" in line if shape else "before the first batch" in line
+    assert line.endswith(advice)

@@ -21,11 +21,11 @@ def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, wh
         without: A guard to take away.
         batch: At which batch, from 1, something happens; 0 = at none.
         rank: Of which rank.
-        what: What happens; ``proof`` = the proof of the export fails.
+        what: What happens; ``reload check`` = the reload check fails.
     """
     if without is not None:
         GUARDS[without]()
-    reload.compare_answers = _fail_proof if what == "proof" else lambda *_: 0.0
+    reload.compare_answers = _fail_check if what == "reload check" else lambda *_: 0.0
     if batch:
         _break_batch(what, rank, batch)
 
@@ -53,7 +53,7 @@ def _happen(what: str, total: Any) -> Any:
     return total
 
 
-def _fail_proof(*_: Any) -> None:
+def _fail_check(*_: Any) -> None:
     raise ReloadError("the folder answers otherwise")
 
 

@@ -101,19 +101,19 @@ def test_p10_goes_red_when_virtual_tokens_are_left_in_the_row(pooling, model_fol
 
 
 @pytest.fixture
-def proof_in_this_process(monkeypatch):
+def reload_in_this_process(monkeypatch):
     """Run the reload check's scripts here, with their own arguments: what they compute is what is looked at."""
 
     def run(script: str, arguments: list[str], *_: Any) -> None:
         monkeypatch.setattr(sys, "argv", ["-c", *arguments])
         exec(script, {"__name__": "__main__"})
 
-    monkeypatch.setattr(reload_room, "_run", run)
+    monkeypatch.setattr(reload_room, "run_in_fresh_process", run)
 
 
 @over_all
 @pytest.mark.parametrize("adapter", ADAPTERS)
-def test_p18_plain_peft_and_load_answer_the_same(family, adapter, model_folder, tmp_path, proof_in_this_process):
+def test_p18_plain_peft_and_load_answer_the_same(family, adapter, model_folder, tmp_path, reload_in_this_process):
     folder = model_folder(family)
     module = built(family, adapter, folder, PooledHead(pooling="mean") if adapter == "prompt" else SumOfText())
     export(module, tokenizer(folder), tmp_path / "adapter", {})

@@ -186,7 +186,7 @@ def test_p10_the_exported_folder_answers_padded_batches_with_plain_peft(family, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", CAUSAL)
-def test_p10_the_reload_proof_takes_the_pad_token_from_the_exported_folder(family, model_folder, tmp_path):
+def test_p10_the_reload_check_takes_the_pad_token_from_the_exported_folder(family, model_folder, tmp_path):
     folder = model_folder(family)
     module = make_module(Case(family, "lora"), folder)
     fit(module, folder, 3)

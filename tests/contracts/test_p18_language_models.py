@@ -1,4 +1,4 @@
-"""P18 for language models: the proof covers a fresh head, and how texts are put to the model."""
+"""P18 for language models: the reload check covers a fresh head and the prompts."""
 
 from __future__ import annotations
 
@@ -57,14 +57,7 @@ def test_p18_a_fresh_process_answers_the_same(
 
 
 @pytest.mark.slow
-def test_p18_conversations_are_put_as_in_training(language_folder, tmp_path):
-    folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
-    contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
-
-
-@pytest.mark.slow
-def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_proven_by_that_of_training(tmp_path, caplog):
+def test_p18_layers_too_narrow_for_the_cpus_own_kernel_are_told_and_checked_with_that_of_training(tmp_path, caplog):
     folder = tiny.write_model(tmp_path / "narrow", "llama", hidden_size=64, intermediate_size=172)
     with caplog.at_level("WARNING", "peftlit"):
         contract_reload(trained("text", "llama", folder, "lora", NF4), folder, tmp_path / "adapter")
@@ -79,10 +72,10 @@ def test_p18_goes_red_when_a_fresh_head_is_lost_or_changed(damage, model_folder,
     def damaged(module: Any, model: Any, folder: Path) -> None:
         save(module, model, folder)
         file = folder / "head.safetensors"
-        if damage == "lost":
-            file.unlink()
-        else:
-            save_file({name: value * 1.05 for name, value in load_file(file).items()}, file)
+        tensors = load_file(file)
+        file.unlink()
+        if damage == "changed":
+            save_file({name: value * 1.05 for name, value in tensors.items()}, file)
 
     monkeypatch.setattr(export_room, "_save_weights", damaged)
     folder = model_folder("bert")
@@ -99,55 +92,41 @@ def test_p18_goes_red_when_the_fresh_head_of_the_module_is_not_among_what_is_sav
         contract_reload(trained("masked", "bert", folder, "lora"), folder, tmp_path / "adapter")
 
 
-def look_at_no_record(monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
-    """Leave it to the fresh process to notice that a record is another."""
-    monkeypatch.setattr(reload, "read_record", lambda path, error: module.records()[path.name])
-
-
-RECORDS: dict[str, Any] = {
-    "prompt lost": lambda record: {key: value for key, value in record.items() if key != "prompt"},
-    "other template": lambda record: {**record, "prompt": {**record["prompt"], "template": "{text} was"}},
-    "other words": lambda record: {**record, "prompt": {**record["prompt"], "label_words": [" good", " bad"]}},
-    "cleaning lost": lambda record: {**record, "cleaning_steps": []},
-    "other scoring": lambda record: {**record, "scoring": "first_token"},
+WORDS = [" good", " bad"]
+CLEANED, CHAT = {"cleaning_steps": ["tags", "html"]}, {"prompt": {"chat": True}}
+RECORDS: dict[str, tuple[dict[str, Any], Any]] = {
+    "prompt lost": (CLEANED, lambda record: {key: value for key, value in record.items() if key != "prompt"}),
+    "other template": (CLEANED, lambda record: {**record, "prompt": {**record["prompt"], "template": "{text} was"}}),
+    "other words": (CLEANED, lambda record: {**record, "prompt": {**record["prompt"], "label_words": WORDS}}),
+    "cleaning lost": (CLEANED, lambda record: {**record, "cleaning_steps": []}),
+    "other scoring": (CLEANED, lambda record: {**record, "scoring": "first_token"}),
+    "chat lost": (CHAT, lambda record: {**record, "prompt": {"chat": False}}),
 }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", RECORDS)
 def test_p18_goes_red_when_the_prompt_is_lost_or_another(damage, language_folder, tmp_path, monkeypatch):
-    write = export_room.write_json
+    """Where only the fresh process can notice that the record is another."""
+    data, change = RECORDS[damage]
+    write, chat = export_room.write_json, data == CHAT
 
     def damaged(path: Path, content: Any) -> None:
-        write(path, RECORDS[damage](content) if path.name == "problem.json" else content)
+        write(path, change(content) if path.name == "problem.json" else content)
 
-    monkeypatch.setattr(export_room, "write_json", damaged)
     folder = language_folder("llama")
-    module = trained("labels", "llama", folder, "lora", words=TWO_TOKENS, data={"cleaning_steps": ["tags", "html"]})
-    look_at_no_record(monkeypatch, module)
-    with pytest.raises(ReloadError):
-        contract_reload(module, folder, tmp_path / "adapter")
+    kind, words = ("text", {}) if chat else ("labels", {"words": TWO_TOKENS})
+    module = trained(kind, "llama", folder, "lora", data=data, **words)
+    monkeypatch.setattr(export_room, "write_json", damaged)
+    monkeypatch.setattr(reload, "read_record", lambda path, error: module.records()[path.name])
+    with pytest.raises(ReloadError, match="feeds the model other inputs for the same texts" if chat else None):
+        contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE if chat else None)
 
 
 @pytest.mark.slow
-def test_p18_goes_red_when_a_conversation_is_put_as_plain_text(language_folder, tmp_path, monkeypatch):
-    write = export_room.write_json
-
-    def damaged(path: Path, content: Any) -> None:
-        write(path, {**content, "prompt": {"chat": False}} if path.name == "problem.json" else content)
-
-    monkeypatch.setattr(export_room, "write_json", damaged)
+def test_p18_conversations_are_put_as_in_training_and_goes_red_when_the_template_is_lost(language_folder, tmp_path):
     folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
-    look_at_no_record(monkeypatch, module)
-    with pytest.raises(ReloadError, match="puts the same texts to the model otherwise"):
-        contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
-
-
-@pytest.mark.slow
-def test_p18_goes_red_when_the_chat_template_is_lost(language_folder, tmp_path):
-    folder = language_folder("llama")
-    module = trained("text", "llama", folder, "lora", data={"prompt": {"chat": True}})
+    module = trained("text", "llama", folder, "lora", data=CHAT)
     contract_reload(module, folder, tmp_path / "adapter", CHAT_TEMPLATE)
     tokenizer = load_tokenizer(str(tmp_path / "adapter"))
     (tmp_path / "adapter" / "chat_template.jinja").unlink()

@@ -193,7 +193,7 @@ FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
         1,
         "process 1 of the run was ended by SIGKILL",
     ),
-    "the proof fails": ({"what": "proof"}, 1, "the folder answers otherwise"),
+    "the reload check fails": ({"what": "reload check"}, 1, "the folder answers otherwise"),
 }
 
 
@@ -205,7 +205,7 @@ def test_p21_all_end_and_one_says_why(name, folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["an error on the second", "the first is killed", "the proof fails"])
+@pytest.mark.parametrize("name", ["an error on the second", "the first is killed", "the reload check fails"])
 def test_p21_goes_red_when_each_ends_by_itself(name, folder):
     fault, code, why = FAULTS[name]
     outcome = fit(folder, "--trainer.max_epochs=1", **fault, without="ending together")

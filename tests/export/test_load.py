@@ -44,15 +44,18 @@ def test_an_earlier_export_cleans_nothing(language_folder, tmp_path):
     assert peftlit.load(folder, device="cpu").cleaner.steps == []
 
 
-@pytest.mark.parametrize("steps", ["tags", ["lower"], [["tags"]], 3, {"tags": 1}])
-def test_steps_that_are_none_are_refused(steps, language_folder, tmp_path):
-    folder = exported(language_folder("llama"), tmp_path / "adapter", {"cleaning_steps": steps})
-    with pytest.raises(RunFolderError, match=r"problem.json: cleaning_steps is .*, needs a list of html, tags, white"):
-        peftlit.load(folder, device="cpu")
+NO_STEPS = ["tags", ["lower"], [["tags"]], 3, {"tags": 1}]
+NO_COLUMNS = ["text", [], [1], ["a", "b", "c"], {"a": "b"}]
 
 
-@pytest.mark.parametrize("columns", ["text", [], [1], ["a", "b", "c"], {"a": "b"}])
-def test_columns_that_are_none_are_refused(columns, language_folder, tmp_path):
-    folder = exported(language_folder("llama"), tmp_path / "adapter", {"text_columns": columns})
-    with pytest.raises(RunFolderError, match=r"problem.json: text_columns is .*, needs one or two names"):
-        text_columns(folder)
+def test_steps_and_columns_that_are_none_are_refused(language_folder, tmp_path):
+    folder = exported(language_folder("llama"), tmp_path / "adapter", {})
+    record = json.loads((folder / "problem.json").read_text())
+    for name, read, needs, values in (
+        ("cleaning_steps", peftlit.load, "a list of html, tags, white", NO_STEPS),
+        ("text_columns", text_columns, "one or two names", NO_COLUMNS),
+    ):
+        for value in values:
+            (folder / "problem.json").write_text(json.dumps({**record, name: value}))
+            with pytest.raises(RunFolderError, match=rf"problem.json: {name} is .*, needs {needs}"):
+                read(folder)

@@ -72,5 +72,5 @@ def test_what_has_no_gap_is_refused_by_its_row(filler, question):
 
 
 def test_a_gap_that_is_cut_off_is_refused_by_its_row(filler):
-    with pytest.raises(DataError, match="row 2: a gap stands behind its first 64 tokens, where texts are cut"):
+    with pytest.raises(DataError, match="row 2: a gap comes after its first 64 tokens, where texts are truncated"):
         filler.predict([TEXTS[0], "film " * 70 + "[MASK]"])

@@ -19,11 +19,11 @@ class Echo(Predictor):
 
     chunk_batches = 2
 
-    def batch(self, questions: Sequence[Any], first_row: int) -> Any:
+    def batch(self, questions: Sequence[Any], rows: Sequence[int]) -> Any:
         return {"input_ids": torch.tensor([[len(question)] for question in questions])}
 
-    def answers(self, questions: Sequence[Any], batch_size: int, first_row: int) -> list[dict[str, Any]]:
-        return [{"said": q, "row": first_row + i, "of": len(questions)} for i, q in enumerate(questions)]
+    def answers(self, questions: Sequence[Any], rows: Sequence[int], batch_size: int) -> list[dict[str, Any]]:
+        return [{"said": q, "row": row, "of": len(questions)} for q, row in zip(questions, rows, strict=True)]
 
 
 @pytest.fixture

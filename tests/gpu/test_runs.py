@@ -1,4 +1,4 @@
-"""Whole runs on a CUDA device: trained, exported, proven, scored again, killed and continued, and out of memory."""
+"""Whole runs on a CUDA device: trained, exported, reloaded, scored again, killed and continued, and out of memory."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def run_settings(settings, toy_data, model_folder, language_folder):
 
 @pytest.mark.parametrize("quantization", STORAGES, ids=["plain", "NF4", "int8"])
 @pytest.mark.parametrize("task", TASKS)
-def test_a_run_is_proven_and_answers_the_same_again(task, quantization, run_settings, write_config, tmp_path) -> None:
+def test_a_run_reloads_and_answers_the_same_again(task, quantization, run_settings, write_config, tmp_path) -> None:
     write_config(run_settings(task, quantization))
     done = run_in_process(tmp_path, "fit", "--config=config.yaml", "--run_dir=run")
     assert done.returncode == 0, done.stderr

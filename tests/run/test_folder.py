@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import torch
 from peftlit.checkpoint.format import TREE_FILE, AdapterCheckpointIO
 from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import CheckpointError, RunFolderError
-from peftlit.files import write_json, write_text
 from peftlit.run.folder import RunFolder, next_run_folder
 from tests import fork_server
 
@@ -85,7 +85,7 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from peftlit.run import folder
-folder._SECONDS_TO_END = 0.1
+folder._LOCK_TIMEOUT_S = 0.1
 folder.RunFolder(Path({str(tmp_path)!r})).lock()
 """
     second = fork_server.run([sys.executable, "-c", code])
@@ -95,12 +95,8 @@ folder.RunFolder(Path({str(tmp_path)!r})).lock()
     assert third.returncode == 0, third.stderr
 
 
-def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
-    write_json(tmp_path / "new/a.json", {"name": "é", "value": [1, 2.5, None]})
-    before = (tmp_path / "new/a.json").read_text(encoding="utf-8")
-    assert '"é"' in before
-    with pytest.raises(TypeError):
-        write_json(tmp_path / "new/a.json", {"value": object()})
-    with pytest.raises(UnicodeEncodeError):
-        write_text(tmp_path / "new/a.json", "\ud800")
-    assert (tmp_path / "new/a.json").read_text(encoding="utf-8") == before
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(tmp_path: Path, monkeypatch) -> None:
+    RunFolder(tmp_path / "new/run").require_writable()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write everywhere
+    with pytest.raises(RunFolderError, match="cannot be written; name another folder"):
+        RunFolder(tmp_path / "new/run").require_writable()

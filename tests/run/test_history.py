@@ -11,6 +11,7 @@ def test_the_history_of_a_run_is_whole_and_in_order(finished_run) -> None:
     steps = [entry["step"] for entry in state["log_history"]]
     assert steps == sorted(steps)
     trained = [entry for entry in state["log_history"] if "loss" in entry]
+    assert all({"loss", "learning_rate", "epoch", "step"} <= entry.keys() for entry in trained)
     assert [entry["step"] for entry in trained] == list(range(2, 19, 2))  # every log_every_n_steps, each once
     assert [e["epoch"] for e in state["log_history"] if "eval_loss" in e] == [1.0, 2.0, 3.0]
     assert state["num_train_epochs"] == 3

@@ -13,8 +13,8 @@ from peftlit.cli import config_errors, console, error_mapping
 from peftlit.cli.lightning_cli import COMMANDS, NO_RUN_DIR, PeftlitCLI
 from peftlit.cli.parser import Parser
 from peftlit.errors import ConfigError, PeftlitError, RunFolderError
-from peftlit.export.load import find_export
-from peftlit.run.folder import CONFIG_FILE, RunFolder
+from peftlit.export.locate import find_export
+from peftlit.run.folder import RunFolder
 
 
 def _config_of_run(arguments: list[str]) -> list[str]:
@@ -25,7 +25,7 @@ def _config_of_run(arguments: list[str]) -> list[str]:
         if option == "run_dir" and value:
             folder = RunFolder(Path(value))
             find_export(folder.path)
-            return [arguments[0], "--config", str(folder.path / CONFIG_FILE), *arguments[1:]]
+            return [arguments[0], "--config", str(folder.config), *arguments[1:]]
     if not {"-h", "--help"} & set(arguments):
         raise RunFolderError(NO_RUN_DIR.format(arguments[0]))
     return arguments

@@ -26,13 +26,14 @@ from peftlit.cli.parser import Parser
 from peftlit.cli.trainer_checks import check_callbacks, check_trainer
 from peftlit.data import TokenDataModule
 from peftlit.errors import ConfigError, RunFolderError
-from peftlit.export.load import find_export
+from peftlit.export.locate import find_export
 from peftlit.modules import PeftModule
 from peftlit.modules.optim import monitoring_scheduler
 from peftlit.plugins import FiniteGuard, Resumption, StopOnSignal, TrainabilityGuard
 from peftlit.plugins.throughput import Throughput
-from peftlit.run.finish import UseExport, finish_evaluation, finish_fit
-from peftlit.run.folder import PREDICTIONS_FILE, RunFolder, next_run_folder
+from peftlit.run.evaluation import UseExport, finish_evaluation
+from peftlit.run.finish import finish_fit
+from peftlit.run.folder import RunFolder, next_run_folder
 from peftlit.run.history import History
 from peftlit.run.predictions import Predictions
 from peftlit.run.setup import RunSetup
@@ -177,7 +178,7 @@ class PeftlitCLI(LightningCLI):
         self.trainer = self.instantiate_trainer()
         for part, kind in ((self.model, PeftModule), (self.datamodule, TokenDataModule)):
             if not isinstance(part, kind):
-                log.warning("%s is no %s: nothing is exported, proven or drawn", type(part).__name__, kind.__name__)
+                log.warning("%s is no %s: no export, reload check or plots", type(part).__name__, kind.__name__)
         if isinstance(self.model, PeftModule):
             watchers = [*self.trainer.callbacks, monitoring_scheduler(self.model.scheduler)]  # type: ignore[attr-defined]
             split = not isinstance(self.datamodule, TokenDataModule) or "validation" in self.datamodule.read()
@@ -232,7 +233,7 @@ class PeftlitCLI(LightningCLI):
         else:
             callbacks.append(UseExport(self.folder))
         if isinstance(self.model, PeftModule) and self.model.problem is not None:
-            callbacks.append(Predictions(self.folder.path / PREDICTIONS_FILE, self.model.problem))
+            callbacks.append(Predictions(self.folder.predictions, self.model.problem))
         return trainer_defaults.progress(config, callbacks)
 
     def _stop_on_signal(self) -> StopOnSignal:
@@ -248,7 +249,7 @@ class PeftlitCLI(LightningCLI):
             self.folder.unlock()
 
     def fit(self, **arguments: Any) -> None:
-        """Train, then export, prove and score.
+        """Train, export, score and check that the export reloads.
 
         Args:
             **arguments: Arguments of ``Trainer.fit``.

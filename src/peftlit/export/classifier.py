@@ -1,4 +1,4 @@
-"""A trained classifier, ready to answer texts."""
+"""Answer texts with a trained classifier."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from peftlit.modules import PeftModule
 
 
 class Classifier(Predictor):
-    """Answers texts or pairs of texts.
+    """Labels texts or pairs of texts.
 
     An answer is ``label`` and ``probabilities``; for several labels per row ``labels`` and ``probabilities``; for
     regression ``value``.
@@ -28,11 +28,11 @@ class Classifier(Predictor):
     Args:
         module: The trained module, in evaluation mode, on its device.
         tokenizer: The tokenizer it was trained with.
-        prompts: Puts texts to a causal language model; None with other models.
+        prompts: Renders texts for a causal language model; None with other models.
     """
 
     chunk_batches: ClassVar[int] = 32
-    """Texts are sorted by length within so many batches, so that there is less to pad."""
+    """Texts are sorted by length within so many batches, to pad less."""
 
     def __init__(
         self, module: PeftModule, tokenizer: PreTrainedTokenizerBase, prompts: LabelPrompts | None = None
@@ -47,44 +47,26 @@ class Classifier(Predictor):
         """The classes' names in the order of their ids."""
         return self.problem.label_names
 
-    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
-        """Answer some texts, the longest first, and put the answers back in order.
-
-        Args:
-            questions: Texts, or pairs of texts.
-            batch_size: Texts per batch.
-            first_row: The first one's number.
-        """
-        texts = [_text(question, row) for row, question in enumerate(questions, first_row)]
+    def answers(self, questions: Sequence[Question], rows: Sequence[int], batch_size: int) -> Iterable[dict[str, Any]]:
+        """Answer the longest texts first, and put the answers back in order."""
+        texts = [_text(question, row) for question, row in zip(questions, rows, strict=True)]
         order = sorted(range(len(texts)), key=lambda i: -len("".join(texts[i])))
         parts = []
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            batch = self._put([texts[i] for i in part], [first_row + i for i in part])
+            batch = self.batch([texts[i] for i in part], [rows[i] for i in part])
             parts.append(self.problem.answers(self.logits(batch)))
         return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
 
-    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
-        """Put texts to the model: as they are, or by the prompt it was trained with.
-
-        Args:
-            questions: Texts, or pairs of texts.
-            first_row: The first one's number.
-        """
-        rows = range(first_row, first_row + len(questions))
-        return self._put([_text(question, row) for row, question in zip(rows, questions, strict=True)], rows)
-
-    def _put(self, texts: list[Text], rows: Sequence[int]) -> Batch:
+    def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
+        """Tokenize texts, by the prompt the model was trained with where there is one."""
+        texts: list[Any] = list(questions)
         if self.prompts is None:
             return tokenize(self.tokenizer, texts)
         return ask(self.prompts, self.tokenizer, texts, rows)
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits (B, outputs) of a batch, in float32, on the CPU.
-
-        Args:
-            batch: A padded batch.
-        """
+        """Return the logits (B, outputs) of a batch, in float32, on the CPU."""
         return self.module.evaluate_batch(batch)
 
 

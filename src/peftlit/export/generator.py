@@ -1,9 +1,9 @@
-"""A trained causal language model, ready to continue prompts."""
+"""Continue prompts with a trained causal language model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -18,19 +18,19 @@ from peftlit.modules import CausalLM
 
 
 class Generator(Predictor):
-    """Continues prompts by the likeliest tokens, or by chance.
+    """Continues prompts, greedily or by sampling.
 
-    An answer is ``text``, and ``finished``: whether it came to an end by itself. A text is put to the model as it was
-    trained: as it is, or, where it learned conversations, as a user's message.
+    An answer is ``text``, and ``finished``: whether the model ended it by itself. A model that was trained on
+    conversations gets a text as a user's message.
 
     Args:
         module: The trained module, in evaluation mode, on its device.
         tokenizer: The tokenizer it was trained with.
-        chat: Whether it learned conversations.
+        chat: Whether it was trained on conversations.
 
     Attributes:
         max_new_tokens: Tokens of an answer at most.
-        temperature: How much is left to chance; 0 = always the likeliest token.
+        temperature: Sampling temperature; 0 = always the likeliest token.
     """
 
     def __init__(self, module: CausalLM, tokenizer: PreTrainedTokenizerBase, *, chat: bool) -> None:
@@ -40,43 +40,33 @@ class Generator(Predictor):
         self.temperature = 0.0
         self._renderer = Renderer(tokenizer)
 
-    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
-        """Continue some prompts.
-
-        Args:
-            questions: Texts, or conversations.
-            batch_size: Prompts per batch.
-            first_row: The first one's number.
+    def answers(self, questions: Sequence[Question], rows: Sequence[int], batch_size: int) -> Iterable[dict[str, Any]]:
+        """Continue prompts, batched by how many tokens their answers may have.
 
         Raises:
-            DataError: A prompt is none, or leaves no room in the model's window.
+            DataError: A question is no prompt, or leaves no room in the model's window.
         """
-        prompts = self._prompts(questions, first_row)
-        # a long prompt leaves little room, and must not take others' away; nor may padding stand behind virtual tokens
-        apart = stand_in_rows(self.module.adapter)
-        kinds = [(self._room(prompt), len(prompt) if apart else 0) for prompt in prompts]
+        prompts = self._prompts(questions, rows)
+        # a long prompt must not shorten other answers; nor may padding come between virtual tokens and a prompt
+        same_length = stand_in_rows(self.module.adapter)
+        kinds = [(self._room(prompt), len(prompt) if same_length else 0) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}
         for kind in dict.fromkeys(kinds):
-            rows = [i for i, own in enumerate(kinds) if own == kind]
-            answers |= zip(rows, self._continue([prompts[i] for i in rows], kind[0]), strict=True)
+            group = [i for i, own in enumerate(kinds) if own == kind]
+            answers |= zip(group, self._continue([prompts[i] for i in group], kind[0]), strict=True)
         return [answers[i] for i in range(len(prompts))]
 
-    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
-        """Put prompts to the model, padded on the left: what is said next follows the last token.
-
-        Args:
-            questions: Texts, or conversations.
-            first_row: The first one's number.
+    def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
+        """Tokenize prompts and pad them on the left: the answer follows the last token.
 
         Raises:
-            DataError: A prompt is none, or leaves no room in the model's window.
+            DataError: A question is no prompt, or leaves no room in the model's window.
         """
-        return self._padded(self._prompts(questions, first_row))
+        return cast(Batch, dict(self._padded(self._prompts(questions, rows))))
 
-    def _prompts(self, questions: Sequence[Question], first_row: int) -> list[list[int]]:
-        rows = list(range(first_row, first_row + len(questions)))
-        put = [self._put(question, row) for row, question in zip(rows, questions, strict=True)]
-        prompts = self._renderer.encode_prompts(put, "predict", rows)
+    def _prompts(self, questions: Sequence[Question], rows: Sequence[int]) -> list[list[int]]:
+        asked = [self._message(question, row) for row, question in zip(rows, questions, strict=True)]
+        prompts = self._renderer.encode_prompts(asked, "predict", list(rows))
         for row, prompt in zip(rows, prompts, strict=True):
             if self._room(prompt) < 1:
                 raise DataError(
@@ -85,13 +75,9 @@ class Generator(Predictor):
                 )
         return prompts
 
-    def _padded(self, prompts: list[list[int]]) -> Batch:
-        batch: Batch = dict(  # type: ignore[assignment]
-            self.tokenizer.pad(
-                {"input_ids": prompts}, return_tensors="pt", padding_side="left", return_attention_mask=True
-            )
-        )
-        return batch
+    def _padded(self, prompts: list[list[int]]) -> Any:
+        options: Any = {"return_tensors": "pt", "padding_side": "left", "return_attention_mask": True}
+        return self.tokenizer.pad({"input_ids": prompts}, **options)
 
     @property
     def _window(self) -> int | None:
@@ -100,12 +86,12 @@ class Generator(Predictor):
         return window
 
     def _room(self, prompt: list[int]) -> int:
-        """Return how many tokens an answer may have; padding takes no positions, virtual tokens do."""
+        """Return how many tokens an answer may have: virtual tokens take positions, padding does not."""
         if self._window is None:
             return self.max_new_tokens
         return min(self.max_new_tokens, self._window - virtual_tokens(self.module.adapter) - len(prompt))
 
-    def _put(self, question: Question, row: int) -> str | list[Message]:
+    def _message(self, question: Question, row: int) -> str | list[Message]:
         if isinstance(question, str):
             return [{"role": "user", "content": question}] if self.chat else question
         if not isinstance(question, list):
@@ -115,18 +101,15 @@ class Generator(Predictor):
     @torch.inference_mode()
     def _continue(self, prompts: list[list[int]], room: int) -> list[dict[str, Any]]:
         model: Any = self.module.model
-        batch = self._padded(prompts)
-        length = batch["input_ids"].shape[1]
-        chance = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
-        device, ends = next(model.parameters()).device, self._ends()
+        inputs, ends = self._padded(prompts).to(next(model.parameters()).device), self._ends()
+        sampling = {"do_sample": True, "temperature": self.temperature} if self.temperature else {"do_sample": False}
         generated = model.generate(
-            input_ids=batch["input_ids"].to(device),
-            attention_mask=batch["attention_mask"].to(device),
+            **inputs,
             max_new_tokens=room,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=ends.tolist() or None,
-            **chance,
-        )[:, length:]
+            **sampling,
+        )[:, inputs["input_ids"].shape[1] :]
         return [
             {
                 "text": self.tokenizer.decode(answer, skip_special_tokens=True),
@@ -139,5 +122,5 @@ class Generator(Predictor):
         """Return the tokens that end an answer."""
         model: Any = self.module.model
         ends = getattr(model.generation_config, "eos_token_id", None)
-        known = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        known = ends if isinstance(ends, list) else [ends]
         return torch.tensor(sorted({*known, self.tokenizer.eos_token_id} - {None}))

@@ -1,15 +1,14 @@
-"""Load an exported folder, ready to answer: the way back from ``RUN/adapter``, own heads included.
+"""Load an exported folder into a Predictor.
 
 The folder may come from a stranger. Nothing in it is unpickled, and nothing is imported because it asks for it.
 """
 
 from __future__ import annotations
 
-import difflib
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 from peft import PeftConfig
@@ -23,18 +22,17 @@ from peftlit.data.cleaning import CleaningStep
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
-from peftlit.export.base_record import BACKBONE_FILE, check_base_weights
 from peftlit.export.classifier import Classifier
 from peftlit.export.generator import Generator
+from peftlit.export.locate import find_export
 from peftlit.export.mask_filler import MaskFiller
 from peftlit.export.predictor import Predictor
+from peftlit.export.records import BACKBONE_FILE, check_base_weights
 from peftlit.export.sizes import check_sizes
 from peftlit.export.write import (
     ADAPTER_CONFIG_FILE,
-    ADAPTER_FOLDER,
     HEAD_FILE,
     HEAD_RECORD_FILE,
-    METRICS_FILE,
     MODEL_FILE,
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
@@ -48,18 +46,17 @@ from peftlit.modules.losses import BinaryCrossEntropy
 from peftlit.modules.problems import PROBLEM_FILE
 
 _FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
-"""What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
-
-_LONGEST = 1 << 20
-"""A tokenizer that was saved without a length names a number beyond all windows."""
+"""Settings by which peft loads weights from elsewhere, pickles too, unless they are empty or this."""
 
 _FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
-"""How an adapter's first values are found does not matter when it is loaded, but some ways read files or change the
-base."""
+"""Initializations that neither read files nor change the base; what is loaded overwrites their values."""
+
+_LONGEST = 1 << 20
+"""A tokenizer that was saved without a length says it takes more tokens than any model."""
 
 
 def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
-    """Load a trained model.
+    """Load a trained model, with the weights and the precision in which it was exported.
 
     Args:
         folder: A run folder, or the ``adapter/`` folder of one, wherever it was copied to.
@@ -67,38 +64,29 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         trust_remote_code: Run Python code that comes with the backbone.
 
     Returns:
-        A classifier, or what continues prompts or fills gaps, with the weights and the precision in which they were
-        exported.
+        A :class:`Classifier`, :class:`Generator` or :class:`MaskFiller`.
 
     Raises:
-        RunFolderError: The folder is not an export, not a whole one, or holds what should not be followed.
+        RunFolderError: The folder is not an export, not a whole one, or not safe to read.
         BackboneError: The base model cannot be found, or is not the one that was trained on.
         OutOfMemoryError: There is too little memory for the model.
     """
     folder = find_export(Path(folder))
     with reading(folder):
-        return _load(folder, device, trust_remote_code)
-
-
-def _load(folder: Path, device: str | None, trust_remote_code: bool) -> Predictor:
-    record = read_record(folder / PROBLEM_FILE, RunFolderError)
-    tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
-    module = _module(folder, record, tokenizer, trust_remote_code)
-    check_sizes(module, folder)
-    check_base_weights(folder, module.backbone)
-    with torch.random.fork_rng():  # what is drawn here is overwritten by what was saved
-        module.configure_model(torch.device(device or current_device_type()))
-    load_export(module, folder)
-    module.eval()
-    module.to(device or current_device_type())
-    return make_predictor(module, tokenizer, record)
+        place = torch.device(device or current_device_type())
+        record = read_record(folder / PROBLEM_FILE, RunFolderError)
+        tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
+        module = _module(folder, record, tokenizer, trust_remote_code)
+        check_sizes(module, folder)
+        check_base_weights(folder, module.backbone)
+        with torch.random.fork_rng():  # the random initial weights are overwritten
+            module.configure_model(place)
+        load_export(module, folder)
+        return make_predictor(module.eval().to(place), tokenizer, record)
 
 
 def text_columns(folder: str | Path) -> list[str]:
-    """Return the columns that a model's texts stood in: one, or two for pairs. No weights are loaded for it.
-
-    Args:
-        folder: As :func:`load` takes it.
+    """Return the columns that a model's texts were in, one, or two for pairs, without loading weights.
 
     Raises:
         RunFolderError: The folder is not an export, or not a whole one.
@@ -123,13 +111,7 @@ def _cleaning_steps(folder: Path, record: dict[str, Any]) -> list[str]:
 
 
 def make_predictor(module: PeftModule, tokenizer: PreTrainedTokenizerBase, record: dict[str, Any]) -> Predictor:
-    """Return what answers with a module.
-
-    Args:
-        module: The module, its weights in it.
-        tokenizer: The tokenizer it was trained with.
-        record: What the module was made for, as it stands in the export.
-    """
+    """Return the predictor for a trained module, by the ``problem.json`` of its export."""
     if isinstance(module, MaskedLM):
         return MaskFiller(module, tokenizer)
     if isinstance(module, CausalLM) and module.problem is None:
@@ -144,14 +126,13 @@ def make_predictor(module: PeftModule, tokenizer: PreTrainedTokenizerBase, recor
 def _module(
     folder: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
 ) -> PeftModule:
-    """Make the module that the records describe; nothing is loaded."""
+    """Build the module that the records describe, without weights."""
     adapter = _adapter(folder)
     backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
-    padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
     kind, prompt = record["problem_type"], record.get("prompt")
     data = DataSpec(
         pad_token_id=tokenizer.pad_token_id,
-        padding_side=padding_side,
+        padding_side="left" if tokenizer.padding_side == "left" else "right",
         cleaning_steps=_cleaning_steps(folder, record),
         prompt=prompt,
     )
@@ -167,33 +148,11 @@ def _module(
     return SequenceClassification(backbone, adapter, head=_head(folder), loss=loss, data=data)
 
 
-def find_export(folder: Path) -> Path:
-    """Find the exported folder: the one that is named, or that of a run.
-
-    Args:
-        folder: The exported folder, or the run's.
-
-    Raises:
-        RunFolderError: There is none; near names are listed.
-    """
-    if (folder / BACKBONE_FILE).is_file():
-        return folder
-    if not folder.is_dir():
-        siblings = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
-        near = difflib.get_close_matches(folder.name, siblings, n=3, cutoff=0.4)
-        hint = f"; there are {', '.join(near)}" if near else ""
-        raise RunFolderError(f"--run_dir {folder}: no such folder{hint}")
-    exported = folder / ADAPTER_FOLDER
-    if not exported.is_dir() or not (folder / METRICS_FILE).is_file():
-        raise RunFolderError(f"--run_dir {folder}: its fit did not finish (no {ADAPTER_FOLDER}/ with {METRICS_FILE})")
-    if not (exported / BACKBONE_FILE).is_file():
-        raise RunFolderError(f"{exported}: holds no {BACKBONE_FILE}; this is not a folder that peftlit exported")
-    return exported
-
-
 def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
     record = read_record(folder / BACKBONE_FILE, RunFolderError)
-    quantization = folder / QUANTIZATION_FILE
+    quantization = None
+    if (folder / QUANTIZATION_FILE).is_file():
+        quantization = BitsAndBytesConfig.from_dict(read_record(folder / QUANTIZATION_FILE, RunFolderError))
     random = (folder / RANDOM_BASE_FOLDER).is_dir() and not full
     return Backbone(
         None if random else str(folder) if full else record["base_model_name_or_path"],
@@ -201,14 +160,9 @@ def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
         config_overrides=record["config_overrides"],
         revision=None if full else record["revision"],
         trust_remote_code=trust_remote_code,
-        quantization=_quantization(quantization) if quantization.is_file() else None,
+        quantization=quantization,
         dtype=record["dtype"],
     )
-
-
-def _quantization(path: Path) -> BitsAndBytesConfig:
-    config: BitsAndBytesConfig = BitsAndBytesConfig.from_dict(read_record(path, RunFolderError))
-    return config
 
 
 def _adapter(folder: Path) -> Adapter:
@@ -229,7 +183,7 @@ def _adapter(folder: Path) -> Adapter:
 
 
 def _head(folder: Path) -> Head | None:
-    """Rebuild an own head. Its class is looked up among what is imported: nothing is imported because a folder asks."""
+    """Rebuild an own head. Its class has to be imported already: nothing is imported because a folder asks."""
     if not (folder / HEAD_FILE).is_file():
         return None
     record = read_record(folder / HEAD_RECORD_FILE, RunFolderError)

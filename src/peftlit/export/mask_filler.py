@@ -1,10 +1,11 @@
-"""A trained masked language model, ready to fill gaps."""
+"""Fill mask tokens with a trained masked language model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from peftlit.batch import Batch
@@ -15,7 +16,7 @@ from peftlit.modules.inference import in_evaluation
 from peftlit.modules.metrics import plain
 
 _SHOWN = 5
-"""Likeliest tokens that are told of each gap."""
+"""Tokens in an answer for each gap."""
 
 
 class MaskFiller(Predictor):
@@ -23,42 +24,28 @@ class MaskFiller(Predictor):
 
     An answer is ``text`` with the likeliest token in each gap, and ``masks``: for each gap the likeliest tokens with
     their probabilities.
-
-    Args:
-        module: The trained module, in evaluation mode, on its device.
-        tokenizer: The tokenizer it was trained with.
     """
 
-    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
+    def answers(self, questions: Sequence[Question], rows: Sequence[int], batch_size: int) -> Iterable[dict[str, Any]]:
         """Fill the gaps of some texts.
 
-        Args:
-            questions: Texts with the tokenizer's mask token in them.
-            batch_size: Texts per batch.
-            first_row: The first one's number.
-
         Raises:
-            DataError: A text has no gap, or one where texts are cut, or something in its place is none.
+            DataError: A question is no text with a gap, or its gap is truncated.
         """
-        texts = [self._text(question, row) for row, question in enumerate(questions, first_row)]
-        batch = self.batch(questions, first_row)
+        texts = [self._text(question, row) for question, row in zip(questions, rows, strict=True)]
+        batch = self.batch(texts, rows)
         gaps = self._gaps(batch)
-        for row, (text, found) in enumerate(zip(texts, gaps, strict=True), first_row):
+        for row, text, found in zip(rows, texts, gaps, strict=True):
             if int(found.sum()) < text.count(self.tokenizer.mask_token):
                 raise DataError(
-                    f"predict: row {row}: a gap stands behind its first {self.tokenizer.model_max_length} tokens, "
-                    "where texts are cut; shorten it"
+                    f"predict: row {row}: a gap comes after its first {self.tokenizer.model_max_length} tokens, "
+                    "where texts are truncated; shorten it"
                 )
         probabilities = in_evaluation(self.module, self._gap_logits, batch).softmax(-1).split(gaps.sum(1).tolist())
-        return [self._filled(*one) for one in zip(texts, probabilities, strict=True)]
+        return map(self._filled, texts, probabilities)
 
-    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
-        """Tokenize texts.
-
-        Args:
-            questions: Texts.
-            first_row: The first one's number.
-        """
+    def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
+        """Tokenize texts."""
         return tokenize(self.tokenizer, [str(question) for question in questions])
 
     def _text(self, question: Question, row: int) -> str:
@@ -67,14 +54,13 @@ class MaskFiller(Predictor):
         return question
 
     def _gap_logits(self, batch: Batch) -> Tensor:
-        """Return the logits (N, V) of the gaps alone: those of whole texts would take gigabytes."""
+        """Return the logits (N, V) of the gaps alone: those of all tokens would take gigabytes."""
         head = self.module.language_head
         hidden = head.hidden_states(self.module.model_inputs(batch))
         return head.logits(hidden[self._gaps(batch)])
 
     def _gaps(self, batch: Batch) -> Tensor:
-        gaps: Tensor = batch["input_ids"] == self.tokenizer.mask_token_id
-        return gaps
+        return torch.eq(batch["input_ids"], self.tokenizer.mask_token_id)
 
     def _filled(self, text: str, probabilities: Tensor) -> dict[str, Any]:
         values, tokens = probabilities.topk(min(_SHOWN, probabilities.shape[-1]))

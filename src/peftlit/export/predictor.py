@@ -1,4 +1,4 @@
-"""A trained model that answers: in batches, in input order, with flat memory."""
+"""The base of all predictors: questions in, answers out, in batches, in input order, with flat memory."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Question = str | tuple[str, str] | list[Message]
 
 
 class Predictor(ABC):
-    """Answers questions; what an answer is, the task says. :func:`peftlit.load` makes one.
+    """Answers questions; :func:`peftlit.load` makes one for the model's task.
 
-    Questions are given as they were written: they are cleaned here, as the training rows were.
+    Questions are given as they were written and cleaned here as the training rows were.
 
     Args:
         module: The trained module, in evaluation mode, on its device.
@@ -49,51 +49,31 @@ class Predictor(ABC):
             One answer per question, in order, as JSON.
 
         Raises:
-            DataError: Something in a question's place is none.
+            DataError: A question is not what the task takes.
         """
         return list(self.stream(questions, batch_size))
 
     def stream(self, questions: Iterable[Question], batch_size: int = 32) -> Iterator[dict[str, Any]]:
-        """Answer questions one after the other as :meth:`predict` does, without holding more than a few batches.
-
-        Args:
-            questions: Texts, pairs of texts, or conversations, as the task takes them.
-            batch_size: Questions per batch.
-        """
+        """Answer as :meth:`predict` does, one question after the other, holding only a few batches."""
         if isinstance(questions, str):
             raise DataError("predict: got one text, needs a list of texts; put it in brackets: [text]")
         if batch_size < 1:
             raise DataError(f"predict: batch_size is {batch_size}, needs 1 or more")
         rest, row = iter(questions), 1
         while chunk := list(islice(rest, self.chunk_batches * batch_size)):
-            yield from self.answers(self.cleaner.clean_all(chunk), batch_size, row)
+            yield from self.answers(self.cleaner.clean_all(chunk), range(row, row + len(chunk)), batch_size)
             row += len(chunk)
 
     def probe(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """Return what the model is fed for some questions, and the ``logits`` that answers are made of, in one batch.
-
-        Args:
-            questions: Texts, or pairs of texts.
-        """
-        batch = self.batch(self.cleaner.clean_all(list(questions)), 1)
+        """Return what the model is fed for some questions in one batch, and its ``logits``."""
+        batch = self.batch(self.cleaner.clean_all(list(questions)), range(1, len(questions) + 1))
         tensors: dict[str, Any] = dict(batch)
         return {**tensors, "logits": self.module.evaluate_batch(batch)}
 
     @abstractmethod
-    def batch(self, questions: Sequence[Question], first_row: int) -> Batch:
-        """Put questions to the model.
-
-        Args:
-            questions: The questions, cleaned.
-            first_row: The first one's number.
-        """
+    def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
+        """Turn cleaned questions into one padded batch; ``rows`` are their numbers."""
 
     @abstractmethod
-    def answers(self, questions: Sequence[Question], batch_size: int, first_row: int) -> Iterable[dict[str, Any]]:
-        """Answer some questions.
-
-        Args:
-            questions: The questions, cleaned, ``chunk_batches`` batches of them at most.
-            batch_size: Questions per batch.
-            first_row: The first one's number.
-        """
+    def answers(self, questions: Sequence[Question], rows: Sequence[int], batch_size: int) -> Iterable[dict[str, Any]]:
+        """Answer cleaned questions, ``chunk_batches`` batches of them at most; ``rows`` are their numbers."""

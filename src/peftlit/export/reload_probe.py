@@ -1,8 +1,8 @@
 """Load an exported folder with plain transformers + peft and answer some texts. Imports nothing of peftlit.
 
-Run as ``python -c <this text> FOLDER SCRATCH SEED TRUST_REMOTE_CODE DEVICE AUTO_CLASS BASE``; SCRATCH holds the texts,
-cleaned as in training, and gets the answers: logits, or the last hidden states where the head is none of transformers'.
-BASE is where the base model is. This is also what a user without peftlit would write.
+Run as ``python -c <this text> FOLDER SCRATCH``. ``SCRATCH/question.json`` holds the texts, cleaned as in training, and
+where the base is; ``SCRATCH/answers.safetensors`` gets the logits, or the last hidden states under an own head. This is
+also what a user without peftlit would write.
 """
 
 import json
@@ -16,15 +16,14 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
-folder, scratch, seed, trust_remote_code, device, auto_class_name, location = (
-    Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4] == "True", sys.argv[5], sys.argv[6],
-    sys.argv[7],
-)  # fmt: skip
+folder, scratch = Path(sys.argv[1]), Path(sys.argv[2])
+question = json.loads((scratch / "question.json").read_text())
+trust_remote_code, device, location = question["trust_remote_code"], question["device"], question["base"]
 transformers.logging.set_verbosity_error()
-auto_class = getattr(transformers, auto_class_name)
-own_head = auto_class_name == "AutoModel"
+auto_class = getattr(transformers, question["auto_class"])
+own_head = question["auto_class"] == "AutoModel"
 labels = {}
-if auto_class_name not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):  # which have no labels of their own
+if question["auto_class"] not in ("AutoModelForCausalLM", "AutoModelForMaskedLM"):  # which have no labels
     labels = json.loads((folder / "label_map.json").read_text())
     labels["id2label"] = {int(k): v for k, v in labels["id2label"].items()}
 base = json.loads((folder / "backbone.json").read_text())
@@ -40,7 +39,7 @@ if quantized:
 if (folder / "random_base").is_dir() and not (folder / "model.safetensors").is_file():
     # weights from a config: anyone can build them again from the seed
     config = AutoConfig.from_pretrained(folder / "random_base", trust_remote_code=trust_remote_code)
-    torch.manual_seed(seed)
+    torch.manual_seed(question["seed"])
     model = auto_class.from_config(config, **({"trust_remote_code": True} if trust_remote_code else {}))
     if quantized:
         model = type(model).from_pretrained(None, config=config, state_dict=model.state_dict(), **arguments)
@@ -54,7 +53,7 @@ else:
         **arguments,
     )
 if trust_remote_code:
-    # transformers loads by way of the meta device; code of a model's own seldom fills its unsaved buffers again
+    # transformers loads through the meta device, and custom code seldom computes its unsaved buffers again
     with init_empty_weights(include_buffers=False):
         computed = dict(type(model)(model.config).named_buffers(remove_duplicate=False))
     stored = model.state_dict().keys()
@@ -74,12 +73,11 @@ assert own_head or not labels or model.config.id2label == labels["id2label"], "l
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
 if model.config.pad_token_id is None:  # as with Llama: the tokenizer in the folder brings one
     model.config.pad_token_id = tokenizer.pad_token_id
-texts = [tuple(text) if isinstance(text, list) else text for text in json.loads((scratch / "texts.json").read_text())]
+texts = [tuple(text) if isinstance(text, list) else text for text in question["texts"]]
 inputs = dict(tokenizer(texts, truncation=True, padding=True, return_tensors="pt"))
 answers = {f"input.{name}": value for name, value in inputs.items()}
-assert int(inputs["input_ids"].max()) < model.config.vocab_size, "the tokenizer is another one"
-if (scratch / "more_inputs.safetensors").is_file():  # positions under left padding
-    inputs |= load_file(scratch / "more_inputs.safetensors")
+assert int(inputs["input_ids"].max()) < model.config.vocab_size, "the tokenizer has more tokens than the model"
+inputs |= load_file(scratch / "more.safetensors")  # positions under left padding
 inputs = {name: value.to(device) for name, value in inputs.items()}
 
 
@@ -104,6 +102,6 @@ with torch.inference_mode():
     except AssertionError as error:
         if not repacking:
             raise
-        # bitsandbytes' kernel for some CPUs does not take layers of every width: nobody gets an answer by it there
+        # bitsandbytes' kernel for some CPUs does not take layers of every width, so nobody can use it there
         (scratch / "refused_by_kernel.txt").write_text(str(error))
 save_file(answers, scratch / "answers.safetensors")

@@ -1,4 +1,4 @@
-"""Whether an export's records ask for no more weights than its files hold, found out before there is memory for any."""
+"""Refuse an export whose records ask for far more weights than its files hold, before memory is taken for them."""
 
 from __future__ import annotations
 
@@ -19,29 +19,25 @@ from peftlit.files import WEIGHTS_SUFFIX
 from peftlit.modules.base import PeftModule
 
 _MOST_LAYERS = 10_000
-"""More than any model has; a layer takes time and memory to build even where its weights take none."""
+"""More than any model has; a layer takes time and memory to build even without weights."""
 
 _PACKED = 4
 """More weights than any format packs into one byte."""
 
 
 def check_sizes(module: PeftModule, folder: Path) -> None:
-    """Refuse records that ask for more weights than there are.
-
-    Args:
-        module: The module that the records describe; nothing is loaded.
-        folder: The export.
+    """Count the weights of the module that an export describes, on the meta device.
 
     Raises:
-        RunFolderError: Saying which part is too large.
+        RunFolderError: They are too many, or the layers are.
     """
     config = module.read_config()
     _check_layers(config, module, folder)
     model: Any = module.backbone.skeleton(module.auto_class, config)
-    held = _bytes(folder) + _base_size(_count(model), module.backbone.location)
+    held = _weights_bytes(folder) + _base_size(_count(model), module.backbone.location)
     with torch.device("meta"):
         if isinstance(module.adapter, PeftConfig):
-            with suppress(NotImplementedError, RuntimeError):  # methods that look at the base's values need them
+            with suppress(NotImplementedError, RuntimeError):  # methods that read the base's weights
                 model = get_peft_model(model, copy.deepcopy(module.adapter))
         asked = _count(model)
         if module.head is not None:
@@ -67,15 +63,15 @@ def _count(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def _bytes(folder: Path) -> int:
+def _weights_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.glob(f"*{WEIGHTS_SUFFIX}"))
 
 
 def _base_size(weights: int, location: str | None) -> int:
-    """Return the bytes of a base's files; of one without files here, what it asks for, if the machine could hold it."""
+    """Return the bytes of a base's files; without files here, its own count, bounded by the machine's memory."""
     if location is None:
         return min(weights, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // _PACKED**2)
     if not Path(location).is_dir():
         return weights
     check_base(location, None)
-    return _bytes(Path(location))
+    return _weights_bytes(Path(location))

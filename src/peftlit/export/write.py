@@ -23,15 +23,18 @@ from peftlit.backbone.architecture import float_modules
 from peftlit.backbone.hardware import is_out_of_memory
 from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors
 from peftlit.errors import OutOfMemoryError, PeftlitError, RunFolderError
-from peftlit.export.base_record import BACKBONE_FILE, base_record
-from peftlit.export.reload_record import NEVER_FINISHED, warn_unless_passed, write_outcome
+from peftlit.export.records import (
+    BACKBONE_FILE,
+    NEVER_FINISHED,
+    base_record,
+    warn_unless_reload_passed,
+    write_reload_check,
+)
 from peftlit.files import check_folder, read_record, write_json, write_text
 from peftlit.modules.base import PeftModule
 
 log = logging.getLogger(__name__)
 
-ADAPTER_FOLDER = "adapter"
-METRICS_FILE = "metrics.json"
 QUANTIZATION_FILE = "quantization_config.json"
 ADAPTER_CONFIG_FILE = "adapter_config.json"
 ADAPTER_FILE = "adapter_model.safetensors"
@@ -78,7 +81,7 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
             for code in Path(module.backbone.config).glob("*.py"):
                 shutil.copy(code, aside / RANDOM_BASE_FOLDER)
     write_json(aside / "trainer_state.json", trainer_state)
-    write_outcome(aside, reason=NEVER_FINISHED)
+    write_reload_check(aside, failure=NEVER_FINISHED)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     if module.data.cleaning_steps:
@@ -186,7 +189,7 @@ def load_export(module: PeftModule, folder: Path) -> None:
     """
     assert module.model is not None
     with reading(folder):
-        warn_unless_passed(folder)
+        warn_unless_reload_passed(folder)
         odd: list[str] = []
         if isinstance(module.model, PeftModel):
             if not (folder / ADAPTER_CONFIG_FILE).is_file():

@@ -1,29 +1,25 @@
-"""Where a run lives: a fresh numbered folder, or the one that was named."""
+"""The run folder: its paths, its lock, its ``metrics.json``, its checkpoints, and the next free number."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from peftlit.checkpoint.format import is_checkpoint, read_without_tensors
 from peftlit.checkpoint.resume import RECORD
 from peftlit.errors import RunFolderError
-from peftlit.export.write import ADAPTER_FOLDER
+from peftlit.export.locate import ADAPTER_FOLDER, METRICS_FILE
+from peftlit.files import read_record, write_json
 
-CONFIG_FILE = "config.yaml"
-PREDICTIONS_FILE = "predictions.csv"
-MANIFEST_FILE = "split_manifest.json"
-CHECKPOINT_FOLDER = "checkpoints"
-LOCK_FILE = ".lock"
-
-_SECONDS_TO_END = 10.0
-"""Loader workers hold the lock too, and may outlive a process that was killed by five seconds."""
+_LOCK_TIMEOUT_S = 10.0
+"""Loader workers hold the lock too, and may outlive a killed process by five seconds."""
 
 
 class RunFolder:
-    """The paths inside one run.
+    """The folder of one run.
 
     Args:
         path: The folder; it need not exist yet.
@@ -31,37 +27,39 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.config = path / CONFIG_FILE
-        self.manifest = path / MANIFEST_FILE
+        self.config = path / "config.yaml"
+        self.manifest = path / "split_manifest.json"
+        self.metrics = path / METRICS_FILE
+        self.predictions = path / "predictions.csv"
         self.adapter = path / ADAPTER_FOLDER
-        self.checkpoints = path / CHECKPOINT_FOLDER
-        self._lock = FileLock(path / LOCK_FILE, is_singleton=True)  # this process may write here more than once
+        self.checkpoints = path / "checkpoints"
+        self._lock = FileLock(path / ".lock", is_singleton=True)  # this process may write here more than once
 
     def require_writable(self) -> None:
-        """Make sure that files can be made here, as far as that is known before one is.
+        """Refuse a place that is known not to be writable.
 
         Raises:
-            RunFolderError: They cannot.
+            RunFolderError: Naming the folder that cannot be written.
         """
         found = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not os.access(found, os.W_OK):
             raise RunFolderError(f"--run_dir {self.path}: {found} cannot be written; name another folder")
 
     def lock(self) -> None:
-        """Keep other processes from writing here until :meth:`unlock`, or this one's end, however it ends.
+        """Keep other processes from writing here until :meth:`unlock`, or the end of this process.
 
         Raises:
-            RunFolderError: Another one is writing.
+            RunFolderError: Another process is writing.
         """
         try:
-            self._lock.acquire(timeout=_SECONDS_TO_END)
+            self._lock.acquire(timeout=_LOCK_TIMEOUT_S)
         except Timeout as error:
             raise RunFolderError(
                 f"--run_dir {self.path}: another process is writing into it; wait for it, or name another folder"
             ) from error
 
     def unlock(self) -> None:
-        """Let others write here."""
+        """Let other processes write here."""
         self._lock.release(force=True)
 
     @property
@@ -70,7 +68,7 @@ class RunFolder:
         return self.config.exists() or self.adapter.exists() or self.checkpoints.exists()
 
     def refuse_links(self) -> None:
-        """Make sure that what is written here goes nowhere else.
+        """Refuse a folder from which a write could go elsewhere.
 
         Raises:
             RunFolderError: Naming what is neither a plain file nor a folder.
@@ -81,11 +79,19 @@ class RunFolder:
                     f"{path}: is no plain file, and what is written to it could go elsewhere; remove it"
                 )
 
+    def read_metrics(self) -> dict[str, Any]:
+        """Return what ``metrics.json`` holds; nothing where there is none."""
+        return read_record(self.metrics, RunFolderError) if self.metrics.is_file() else {}
+
+    def update_metrics(self, entries: dict[str, Any]) -> None:
+        """Set entries of ``metrics.json`` and keep the others."""
+        write_json(self.metrics, {**self.read_metrics(), **entries})
+
     def last_checkpoint(self) -> Path:
-        """Return the checkpoint that a run goes on from, the last one that holds more than weights.
+        """Return the checkpoint to resume from.
 
         Raises:
-            CheckpointError: One is damaged, and so may be the last.
+            CheckpointError: One is damaged; it may be the last.
             RunFolderError: There is none.
         """
         found = self.resumable_checkpoints()
@@ -97,10 +103,10 @@ class RunFolder:
         return found[-1]
 
     def resumable_checkpoints(self) -> list[Path]:
-        """Return the checkpoints that hold more than weights, in the order in which the run saved them.
+        """Return the checkpoints that hold more than weights, in the order in which they were saved.
 
-        They say so themselves, by step and number; times of files do not survive a copy. A metric's name in a
-        checkpoint's file name, as ``{val/loss}``, makes a folder.
+        The order is that of the step and number in their content: file times do not survive a copy. They may be in
+        subfolders, which a metric's name in the file name, as ``{val/loss}``, makes.
 
         Raises:
             CheckpointError: One is damaged.
@@ -114,10 +120,6 @@ class RunFolder:
 
 
 def next_run_folder(parent: Path) -> Path:
-    """Name the next free numbered folder, such as ``runs/007``; it is not created.
-
-    Args:
-        parent: The folder of all runs.
-    """
+    """Name the next free numbered folder, such as ``runs/007``, without creating it."""
     numbers = [int(p.name) for p in parent.glob("[0-9]*") if p.name.isdigit()] if parent.is_dir() else []
     return parent / f"{max(numbers, default=0) + 1:03d}"

@@ -1,4 +1,4 @@
-"""The whole history of a run, in the shape of Hugging Face's ``trainer_state.json``."""
+"""The history of a run, in the shape of Hugging Face's ``trainer_state.json``."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the steps' mean loss since the last note, and the learning rate, every ``log_every_n_steps`` steps."""
+        """Record the mean loss and the learning rate every ``log_every_n_steps`` optimizer steps."""
         if not at_step_boundary(trainer):
             return
         step, metrics = trainer.global_step, trainer.callback_metrics
@@ -48,7 +48,7 @@ class History(Callback):
         )
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the metrics of a validation as ``eval_<name>``."""
+        """Record the metrics of a validation as ``eval_<name>``."""
         if trainer.sanity_checking or not trainer.training and trainer.state.fn != "fit":
             return
         values = {k: plain(v) for k, v in trainer.callback_metrics.items() if k.startswith("val/")}
@@ -59,22 +59,18 @@ class History(Callback):
             self.log_history.append({"epoch": epoch, **entry, "step": trainer.global_step})
 
     def evaluation_at(self, step: int) -> dict[str, float] | None:
-        """Return the metrics of the validation at an optimizer step, None if there was none.
-
-        Args:
-            step: The optimizer step.
-        """
+        """Return the metrics of the validation at an optimizer step, None if there was none."""
         for entry in reversed(self.log_history):
             if entry["step"] == step and "eval_loss" in entry:
                 return {k.removeprefix("eval_"): v for k, v in entry.items() if k.startswith("eval_")}
         return None
 
     def trainer_state(self, trainer: Trainer, folder: Path, best_step: int, batch_size: int | None) -> dict[str, Any]:
-        """Return the state in Hugging Face's shape.
+        """Return the content of ``trainer_state.json``.
 
         Args:
             trainer: The trainer, after ``fit``.
-            folder: The run folder, from which the best checkpoint's path is counted.
+            folder: The run folder, to which the best checkpoint's path is relative.
             best_step: Optimizer step of the exported weights.
             batch_size: Rows per batch and device.
         """
@@ -101,18 +97,14 @@ class History(Callback):
         return {"log_history": self.log_history, **sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the history back; older checkpoints hold a list of losses in place of their sum."""
+        """Restore the history; older checkpoints hold a list of losses instead of their sum."""
         self.log_history, losses = state_dict["log_history"], state_dict.get("losses", [])
         self._loss_sum = state_dict.get("loss_sum", sum(losses))
         self._num_losses = state_dict.get("num_losses", len(losses))
 
 
 def monitored_checkpoint(trainer: Trainer) -> ModelCheckpoint | None:
-    """Return the checkpoint callback that keeps the best weights, None where nothing is monitored.
-
-    Args:
-        trainer: The trainer.
-    """
+    """Return the checkpoint callback that keeps the best weights, None where nothing is monitored."""
     for callback in trainer.checkpoint_callbacks:
         if isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
             return callback

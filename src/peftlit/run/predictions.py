@@ -15,12 +15,7 @@ from peftlit.modules.problems import Problem
 
 
 class Predictions(Callback):
-    """Collect what ``test_step`` returns and write it as CSV, from all ranks.
-
-    Args:
-        path: The file.
-        problem: Tells labels and answers.
-    """
+    """Collect what ``test_step`` returns on all ranks and write it as CSV."""
 
     def __init__(self, path: Path, problem: Problem) -> None:
         self.path = path
@@ -28,31 +23,20 @@ class Predictions(Callback):
         self._parts: list[dict[str, torch.Tensor]] = []
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier results.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Forget earlier results."""
         self._parts = []
 
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:  # fmt: skip
-        """Keep a batch's ``row``, ``labels`` and ``answers``, on the host."""
+        """Keep a batch's ``row``, ``labels`` and ``answers``."""
         self._parts.append({name: value.cpu() for name, value in outputs.items()})
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gather and write.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
-        parts = [self._parts]
+        """Gather and write."""
+        parts = [self._parts] * trainer.world_size
         if trainer.world_size > 1:
-            parts = [[] for _ in range(trainer.world_size)]
             torch.distributed.all_gather_object(parts, self._parts)
         if trainer.is_global_zero:
             self._write([part for rank in parts for part in rank])

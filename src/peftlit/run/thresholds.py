@@ -1,4 +1,4 @@
-"""From which probability on a label is given, chosen on the validation split."""
+"""The probability from which a label is predicted, tuned on the validation split."""
 
 from __future__ import annotations
 
@@ -17,14 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule) -> dict[str, float] | None:
-    """Give every label the threshold with the best F1 on the validation split; the module then uses them.
+    """Set every label's threshold to the one with the best F1 on the validation split.
 
     The scores of the validation split itself stay those at 0.5: tuned on it, they would flatter.
-
-    Args:
-        trainer: The trainer.
-        module: The trained module, with the best weights in it.
-        data: The data module.
 
     Returns:
         The thresholds by label; None where the problem has none.
@@ -39,7 +34,7 @@ def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule)
         for batch in data.val_dataloader():
             parts.append((problem.answers(module.evaluate_batch(batch)), batch["labels"]))
         if trainer.world_size > 1:
-            gathered: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(trainer.world_size)]
+            gathered = [parts] * trainer.world_size
             torch.distributed.all_gather_object(gathered, parts)
             parts = [part for rank in gathered for part in rank]
         probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
@@ -57,7 +52,7 @@ def best_threshold(probabilities: Tensor, labels: Tensor) -> float:
         probabilities: One label's probability for each row, (B,).
         labels: 1 where the row has the label, (B,).
     """
-    labels = labels.double()  # which counts on where float32 stops
+    labels = labels.double()  # float32 counts to 2**24 only
     positives = float(labels.sum())
     if positives == 0:
         return 0.5

