@@ -6,8 +6,8 @@ from collections import Counter
 import pytest
 
 from peftlit.data import Reviews
+from peftlit.data.checks import row_hash
 from peftlit.data.labels import LabelSets, Values
-from peftlit.data.manifest import row_hash
 from peftlit.data.split import stratified_split
 from tests.data.test_labels import REVIEWS
 
