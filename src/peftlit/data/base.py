@@ -19,7 +19,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import DataSpec, Objective
 from peftlit.data import lengths
-from peftlit.data.batches import EncodedRows, LoaderFactory, count_rows, rank_and_world_size, training_position
+from peftlit.data.batches import EncodedRows, LoaderFactory, count_rows, training_position
 from peftlit.data.checks import RowReport
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
@@ -108,12 +108,9 @@ class TokenDataModule(LightningDataModule):
         self.lengths: dict[str, dict[str, float]] = {}
         self._splits: Splits | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._tokenizer_state = ""
         self._encoded: dict[str, datasets.Dataset] = {}
         self._rows_scored: dict[str, int] = {}
         self._resume_at = (0, 0)
-
-    # What a kind of rows, or a data set, says ------------------------------------------------------------------------
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
@@ -136,19 +133,13 @@ class TokenDataModule(LightningDataModule):
     def _collator(self, split: str) -> Collator:
         """Return what makes batches of a split's encoded rows."""
 
-    # Rows ------------------------------------------------------------------------------------------------------------
-
     def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
         """Return the rows of local files, one for each split, and note where they are from."""
         self.sources = dict(files)
         return {split: read_rows(file) for split, file in files.items()}
 
     def read(self) -> dict[str, datasets.Dataset]:
-        """Read, check and split the rows, once. No tokenizer and no weights are needed for it.
-
-        Returns:
-            Rows by split, with the columns ``row`` (counted from 1 in the source), ``text``, ``label`` and, for pairs,
-            ``text_pair``.
+        """Read, check and split the rows, once; no tokenizer and no weights are needed for it.
 
         Raises:
             DataError: The rows are not what the configuration says.
@@ -195,8 +186,6 @@ class TokenDataModule(LightningDataModule):
         rows = next(splits[name] for name in reversed(SPLITS) if name in splits)[:_PROBE_ROWS]
         return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])
 
-    # Tokens ----------------------------------------------------------------------------------------------------------
-
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.
 
@@ -215,7 +204,7 @@ class TokenDataModule(LightningDataModule):
             )
             self._check_tokenizer(tokenizer)
             # taken before first use: a tokenizer stores the truncation of its last call in itself
-            self._tokenizer_state = tokenizer_state(tokenizer)
+            self._tokenizer_sha256 = sha256(tokenizer_state(tokenizer).encode()).hexdigest()
             self._tokenizer = tokenizer
         return self._tokenizer
 
@@ -226,7 +215,7 @@ class TokenDataModule(LightningDataModule):
     def tokenizer_sha256(self) -> str:
         """A name of what makes tokens of the rows: two that differ may give other tokens."""
         self.get_tokenizer()
-        return sha256(self._tokenizer_state.encode()).hexdigest()
+        return self._tokenizer_sha256
 
     def data_spec(self) -> DataSpec:
         """Return what a task has to know of the rows, once they are read."""
@@ -251,23 +240,23 @@ class TokenDataModule(LightningDataModule):
         Raises:
             ConfigError: A split has fewer rows than there are processes.
         """
-        _, processes = rank_and_world_size(self.trainer)
+        _, processes = self._loaders.rank_and_world_size
         needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
-        for split in needed:
-            if split in self.read():
-                self._encoded[split] = self._encode(split)
-                rows = len(self._encoded[split])
-                if 0 < rows < processes:
-                    raise ConfigError(
-                        f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} "
-                        "or fewer"
-                    )
+        for split in [split for split in needed if split in self.read()]:
+            self._encoded[split] = self._encode(split)
+            rows = len(self._encoded[split])
+            if 0 < rows < processes:
+                raise ConfigError(
+                    f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} "
+                    "or fewer"
+                )
 
     def _cache_key(self, split: str) -> str:
         """Name what a split's tokens depend on: the rows with their numbers and labels, and the tokenizer."""
-        rows, labels = self._read().rows[split]["row"][:], self._read().labels
-        named = [rows, self._read().hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
-        return sha256(json.dumps(named).encode()).hexdigest()
+        splits = self._read()
+        labels, numbers = splits.labels, splits.rows[split]["row"][:]
+        key = [numbers, splits.hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
+        return sha256(json.dumps(key).encode()).hexdigest()
 
     def _note_lengths(self, split: str, tokens: Sequence[int], noun: str = "rows", what: str = "cut to") -> None:
         """Summarise once how many tokens a split's rows have before cutting."""
@@ -275,12 +264,14 @@ class TokenDataModule(LightningDataModule):
             self.lengths[split] = lengths.summarise(tokens, self.max_length)
             log.info("%s", lengths.line(split, self.lengths[split], noun, what))
 
-    # Batches ---------------------------------------------------------------------------------------------------------
-
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
-        return self._loaders.training(
-            self._encoded_rows("train"), self.batch_size, self.tokens_per_batch, self._resume_at
+        return self._loaders.loader(
+            self._encoded_rows("train"),
+            self.batch_size,
+            shuffle=True,
+            tokens_per_batch=self.tokens_per_batch,
+            resume_at=self._resume_at,
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
@@ -331,7 +322,7 @@ class TokenDataModule(LightningDataModule):
             return []
         limit = getattr(self.trainer, f"limit_{stage}_batches") if self.trainer else 1.0
         batch_size = self.eval_batch_size or 2 * self.batch_size
-        loader = self._loaders.evaluation(self._encoded_rows(split), batch_size, limit)
+        loader = self._loaders.loader(self._encoded_rows(split), batch_size, limit=limit)
         self._note_sample(split, loader.sampler.taken_rows(), f"trainer.limit_{stage}_batches")  # type: ignore[attr-defined]
         return loader
 

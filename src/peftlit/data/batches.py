@@ -49,47 +49,37 @@ class LoaderFactory:
     @property
     def rank_and_world_size(self) -> tuple[int, int]:
         """This process's rank, and the number of processes."""
-        return rank_and_world_size(self.trainer)
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @property
     def pin_memory(self) -> bool:
         """Whether batches go to a GPU."""
         return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
 
-    def training(
-        self, data: EncodedRows, batch_size: int, tokens_per_batch: int | None, resume_at: tuple[int, int]
+    def loader(
+        self,
+        data: EncodedRows,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        tokens_per_batch: int | None = None,
+        resume_at: tuple[int, int] = (0, 0),
+        limit: float = 1.0,
     ) -> DataLoader[Any]:
-        """Return a loader with another order in each epoch; ``resume_at`` is an epoch and its batches done."""
+        """Return a loader; its arguments are those of :class:`LengthGroupedSampler`."""
         rank, world_size = self.rank_and_world_size
         sampler = LengthGroupedSampler(
             data.lengths,
             batch_size,
-            shuffle=True,
-            seed=self.seed,
+            shuffle=shuffle,
+            seed=self.seed if shuffle else self.sample_seed,
             group_by_length=self.group_by_length,
             tokens_per_batch=tokens_per_batch,
             rank=rank,
             world_size=world_size,
             resume_at=resume_at,
-        )
-        return self._loader(data, sampler)
-
-    def evaluation(self, data: EncodedRows, batch_size: int, limit: float) -> DataLoader[Any]:
-        """Return a loader that begins with the batches which the Trainer takes under its limit."""
-        rank, world_size = self.rank_and_world_size
-        sampler = LengthGroupedSampler(
-            data.lengths,
-            batch_size,
-            shuffle=False,
-            seed=self.sample_seed,
-            group_by_length=self.group_by_length,
-            rank=rank,
-            world_size=world_size,
             limit=limit,
         )
-        return self._loader(data, sampler)
-
-    def _loader(self, data: EncodedRows, sampler: LengthGroupedSampler) -> DataLoader[Any]:
         return DataLoader(
             data.rows,
             sampler=sampler,
@@ -101,11 +91,6 @@ class LoaderFactory:
             # its own, so that making an iterator draws nothing from the stream that dropout draws from
             generator=torch.Generator().manual_seed(self.seed),
         )
-
-
-def rank_and_world_size(trainer: Trainer | None) -> tuple[int, int]:
-    """Return this process's rank, and the number of processes."""
-    return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
 def training_position(trainer: Trainer | None) -> dict[str, int]:

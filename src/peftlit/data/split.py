@@ -159,9 +159,6 @@ def stratified_split(strata: Sequence[int], shares: Mapping[str, float], seed: i
         strata: Number of the stratum of each row.
         shares: Fraction of the rows for each split; they add up to 1.
         seed: Which of the many such splits.
-
-    Returns:
-        Row indices of each split, ascending.
     """
     splits: dict[str, list[int]] = {name: [] for name in shares}
     by_stratum: dict[int, list[int]] = {}
