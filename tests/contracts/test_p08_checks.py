@@ -13,11 +13,12 @@ import pyarrow.parquet
 import pytest
 
 from peftlit.cli.commands import run
-from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
+from peftlit.data import StreamedText, TextDataModule, TextFiles, files
 from peftlit.data import labelled as labelled_rows
+from peftlit.data.checks import RowReport
 from peftlit.data.labels import Values
+from peftlit.data.rows import TextReader
 from peftlit.data.spelling import ClassIds
-from peftlit.data.stream import RowParser
 from peftlit.errors import PeftlitError
 from tests import tiny
 from tests.data.helpers import labelled, refusal, text_files, write_jsonl
@@ -102,8 +103,8 @@ def test_p08_wrong_label_in_a_stream_is_refused_with_file_and_row(tmp_path, labe
 
 
 def test_p08_breaker_stream_that_does_not_count_its_rows(tmp_path, monkeypatch):
-    kept = RowParser.__call__
-    monkeypatch.setattr(RowParser, "__call__", lambda self, row: kept(self, row._replace(number=1)))
+    kept = TextReader.read_row
+    monkeypatch.setattr(TextReader, "read_row", lambda self, values, source, row: kept(self, values, source, 1))
     with pytest.raises(AssertionError):
         test_p08_wrong_label_in_a_stream_is_refused_with_file_and_row(tmp_path, "neutral")
 
@@ -249,13 +250,13 @@ def test_p08_counts_are_told_in_the_log(tmp_path, caplog):
 
 
 def test_p08_breaker_empty_rows_dropped(tmp_path, monkeypatch):
-    kept = labelled_rows.normalise
-    monkeypatch.setattr(labelled_rows, "normalise", lambda *given: kept(*given).filter(lambda row: row["text"].strip()))
+    kept = TextReader.read
+    monkeypatch.setattr(TextReader, "read", lambda *given: kept(*given).filter(lambda row: row["text"].strip()))
     with pytest.raises(AssertionError):
         test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)
 
 
 def test_p08_breaker_strict_without_effect(tmp_path, monkeypatch):
-    monkeypatch.setattr(rows, "refuse_if_strict", lambda reports, sources: None)
+    monkeypatch.setattr(RowReport, "refuse", lambda self, split, source: None)
     with pytest.raises(AssertionError, match="had to be refused"):
         test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path)

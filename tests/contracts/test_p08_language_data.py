@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from peftlit.data.datasets import chat_files
+from peftlit.data.samples import SampleReader
 from tests import tiny
 from tests.conftest import errors_of
 from tests.contracts.test_p11_templates import NOTHING
@@ -93,6 +93,6 @@ def test_p08_breaker_lines_that_replace_what_they_cannot_read(peftlit, model, tm
 
 
 def test_p08_breaker_rows_taken_without_a_look(peftlit, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(chat_files.ChatFiles, "_check_kind", lambda *_: None)
+    monkeypatch.setattr(SampleReader, "_check_kind", lambda *_: None)
     with pytest.raises(AssertionError):
         contract_told_before_weights(peftlit, model, tmp_path, "mixed")

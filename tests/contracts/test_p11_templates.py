@@ -13,9 +13,8 @@ from transformers import AutoTokenizer
 
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data import ChatFiles, TextFiles
+from peftlit.data import ChatFiles, TextFiles, samples
 from peftlit.data.chat import Encoded, Renderer
-from peftlit.data.datasets import chat_files
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.export.classifier import Classifier
 from peftlit.export.generator import Generator
@@ -342,7 +341,7 @@ def test_p11_a_template_is_saved_and_breaker_another_one_is(model_folder, tmp_pa
 
 @pytest.mark.parametrize("case", ["a long prompt", "a long question"])
 def test_p11_breaker_no_check_of_what_the_window_leaves(case, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(chat_files, "any", lambda labels: True, raising=False)
+    monkeypatch.setattr(samples, "any", lambda labels: True, raising=False)
     with pytest.raises(AssertionError, match="had to be refused"):
         contract_something_to_learn(tmp_path, model_folder("llama"), *EMPTY[case])
 

@@ -63,11 +63,11 @@ def test_a_report_counts_all_and_lists_the_first():
 )
 def test_strict_refuses_the_first_finding_with_its_row(texts, says):
     found = {"train": report(texts)}
-    assert says in refusal(lambda: checks.refuse_if_strict(found, {"train": "rows.csv"}))
+    assert says in refusal(lambda: found["train"].refuse("train", "rows.csv"))
 
 
 def test_strict_accepts_clean_rows():
-    checks.refuse_if_strict({"train": report(["a", "b"])}, {"train": "rows.csv"})
+    report(["a", "b"]).refuse("train", "rows.csv")
 
 
 def test_every_split_is_read_once_and_its_rows_are_hashed_once(monkeypatch):

@@ -4,8 +4,8 @@ import random
 from collections import Counter
 
 from peftlit.data import Reviews
+from peftlit.data.checks import row_hash
 from peftlit.data.labels import LabelSets, Values
-from peftlit.data.manifest import row_hash
 from peftlit.data.split import stratified_split
 from tests.data.test_labels import REVIEWS
 

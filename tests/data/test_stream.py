@@ -10,7 +10,8 @@ import pytest
 
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.labels import ClassLabels, LabelSets, Values
-from peftlit.data.stream import RawRow, RowParser, RowStream, Source, StreamCollator, StreamError, StreamLoader
+from peftlit.data.rows import TextReader
+from peftlit.data.stream import RawRow, RowStream, Source, StreamCollator, StreamError, StreamLoader
 from tests import tiny
 from tests.data.helpers import first_batch, refusal
 
@@ -127,8 +128,8 @@ def test_a_loader_asked_again_goes_on_to_another_order():
 TEXT = {"text": "body"}
 
 
-def _parser(labels=None, *, columns=TEXT, steps=(), strict=False) -> RowParser:
-    return RowParser(columns, labels or ClassLabels(["neg", "pos"], "label"), Cleaner(steps), strict=strict)
+def _reader(labels=None, *, columns=TEXT, steps=(), strict=False) -> TextReader:
+    return TextReader(columns, labels or ClassLabels(["neg", "pos"], "label"), Cleaner(steps), strict=strict)
 
 
 @pytest.mark.parametrize(
@@ -142,15 +143,15 @@ def _parser(labels=None, *, columns=TEXT, steps=(), strict=False) -> RowParser:
     ],
 )
 def test_a_wrong_row_is_refused_with_its_source_and_number(values, says):
-    message = refusal(lambda: _parser()(RawRow("rows.jsonl", 12345, values)))
+    message = refusal(lambda: _reader().read_row(values, "rows.jsonl", 12345))
     assert message.startswith("rows.jsonl, row 12345: ")
     assert message.endswith(says)
 
 
 def test_empty_texts_are_kept_unless_strict():
-    row = RawRow("rows.jsonl", 3, {"body": "<br>", "label": "neg"})
-    assert _parser(steps=["tags", "whitespace"])(row) == {"row": 3, "text": "", "label": 0}
-    message = refusal(lambda: _parser(steps=["tags", "whitespace"], strict=True)(row))
+    row = ({"body": "<br>", "label": "neg"}, "rows.jsonl", 3)
+    assert _reader(steps=["tags", "whitespace"]).read_row(*row) == {"row": 3, "text": "", "label": 0}
+    message = refusal(lambda: _reader(steps=["tags", "whitespace"], strict=True).read_row(*row))
     assert message == "rows.jsonl, row 3: empty text (strict)"
 
 
@@ -166,7 +167,7 @@ def test_empty_texts_are_kept_unless_strict():
 )
 def test_rows_become_the_same_batch_as_elsewhere(tmp_path, sent, labels, values, expected):
     tokenizer = tiny.write_tokenizer(tmp_path)
-    collate = StreamCollator(_parser(labels, columns={"text": "a", "text_pair": "b"}), tokenizer, 6)
+    collate = StreamCollator(_reader(labels, columns={"text": "a", "text_pair": "b"}), tokenizer, 6)
     if sent:
         collate = pickle.loads(pickle.dumps(collate))
     texts = [("good film", "bad plot"), ("sad", "it is")]
@@ -181,7 +182,7 @@ def test_rows_become_the_same_batch_as_elsewhere(tmp_path, sent, labels, values,
 
 def test_an_error_from_a_worker_is_one_line(tmp_path):
     stream = RowStream([Source("rows.jsonl", partial(_rows, "x", 8))], seed=0, shuffle_buffer=1)
-    collate = StreamCollator(_parser(ClassLabels(["a", "b"], "lable")), tiny.write_tokenizer(tmp_path), 6)
+    collate = StreamCollator(_reader(ClassLabels(["a", "b"], "lable")), tiny.write_tokenizer(tmp_path), 6)
     loader = StreamLoader(stream, batch_size=4, collate_fn=collate, num_workers=1)
     message = refusal(lambda: first_batch(loader))
     assert message == "rows.jsonl, row 1: no column 'body'; its columns are text, label"

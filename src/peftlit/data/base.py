@@ -1,4 +1,4 @@
-"""The data module that all data sets share: rows, tokens, batches."""
+"""The data module that all data sets share. It takes rows from their source to batches, one object for each step."""
 
 from __future__ import annotations
 
@@ -7,37 +7,51 @@ import logging
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
 import datasets
-import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import DataSpec, Objective
 from peftlit.data import lengths
+from peftlit.data.batches import EncodedRows, LoaderFactory, count_rows, training_position
+from peftlit.data.checks import RowReport
+from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
 from peftlit.data.encode import tokenizer_state
-from peftlit.data.rows import Rows
-from peftlit.data.sampler import LengthGroupedSampler
+from peftlit.data.files import read_rows
+from peftlit.data.rows import RowReader
+from peftlit.data.split import SPLITS, Splits, Splitter
 from peftlit.data.tokenizer import load_tokenizer
-from peftlit.errors import ConfigError
+from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 _PROBE_ROWS = 8
-_PROBE = ("A short sentence.", "And another one, a little longer than the first.")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TokenDataModule(Rows, LightningDataModule):
-    """Rows that become tokens, and batches of them. Subclasses say how a row is tokenized.
+class TokenDataModule(LightningDataModule):
+    """Rows by split, their tokens, and batches of them.
+
+    The way: :meth:`load` gives raw rows, a ``RowReader`` checks and cleans them, a ``Splitter`` cuts and describes the
+    splits, ``_encode`` takes tokens from the cache, and a ``LoaderFactory`` makes batches with a collator.
 
     Args:
+        cleaning_steps: Steps applied to every text, in training and by ``predict``: ``tags`` (drop ``<br />`` and
+            other HTML), then ``html`` (``&amp;`` to ``&``), then ``whitespace`` (runs become one space), in whatever
+            order they are named. What each step removed is in the split manifest.
+        validation_share: Fraction of all rows to cut for validation where the set brings no such split.
+        test_share: Fraction of all rows to cut for test where the set brings no such split.
+        split_seed: Seed of the cut, and of the rows that a limited evaluation scores. It is apart from the training
+            seed: other seeds, same split.
+        max_train_samples: Use only the first so many training rows, of those that are left by the cut.
+        strict: Treat empty texts and duplicates within or across splits as errors.
         tokenizer: Hub id or folder of the tokenizer; unset = the backbone's.
         tokenizer_revision: Branch, tag or commit of the tokenizer; unset = the backbone's.
         trust_remote_code: Run Python code that comes with the tokenizer.
@@ -51,8 +65,17 @@ class TokenDataModule(Rows, LightningDataModule):
         seed: Seed of the training order; unset = ``seed_everything``.
         num_workers: Processes that load batches, per loader; 0 = in the main process.
         num_proc: Processes that tokenize. Tokenizers use all cores by themselves, so 1 is seldom slower.
+
+    Attributes:
+        sources: Where each split is from, for messages; :meth:`load` may fill it.
     """
 
+    cleaning_steps: list[CleaningStep] = field(default_factory=list)
+    validation_share: float = 0.1
+    test_share: float = 0.1
+    split_seed: int = 42
+    max_train_samples: int | None = None
+    strict: bool = False
     tokenizer: str | None = None
     tokenizer_revision: str | None = None
     trust_remote_code: bool = False
@@ -69,62 +92,134 @@ class TokenDataModule(Rows, LightningDataModule):
 
     def __post_init__(self) -> None:
         """Check ranges; nothing is read yet."""
-        LightningDataModule.__init__(self)
-        super().__post_init__()
+        super().__init__()
         for name in ("max_length", "batch_size", "num_proc", "eval_batch_size", "tokens_per_batch"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}: got {value}, needs 1 or more")
-        self._encoded: dict[str, datasets.Dataset] = {}
+        self._splitter = Splitter(
+            {"validation": self.validation_share, "test": self.test_share},
+            seed=self.split_seed,
+            max_train_samples=self.max_train_samples,
+            strict=self.strict,
+        )
+        self._cleaner = Cleaner(self.cleaning_steps)
+        self.sources: dict[str, str] = {}
+        self.lengths: dict[str, dict[str, float]] = {}
+        self._splits: Splits | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
-        self._tokenizer_state = ""
-        self._resume_at = (0, 0)
+        self._encoded: dict[str, datasets.Dataset] = {}
         self._rows_scored: dict[str, int] = {}
+        self._resume_at = (0, 0)
+
+    def load(self) -> dict[str, datasets.Dataset]:
+        """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
+
+        A split that is absent is cut from train by its share. Fill ``self.sources`` with each split's
+        file for better messages. What is done to a text here is not in the export, as ``cleaning_steps`` are:
+        do it to the texts that you ask about, too.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must say where its rows are")
+
+    @abstractmethod
+    def _reader(self, raw: Mapping[str, datasets.Dataset]) -> RowReader:
+        """Return what checks and cleans the raw rows of a split."""
+
+    @abstractmethod
+    def _encode(self, split: str) -> datasets.Dataset:
+        """Tokenize a split, or take it from the cache: what the collator takes, ``row``, and ``length`` in tokens."""
+
+    @abstractmethod
+    def _collator(self, split: str) -> Collator:
+        """Return what makes batches of a split's encoded rows."""
+
+    def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
+        """Return the rows of local files, one for each split, and note where they are from."""
+        self.sources = dict(files)
+        return {split: read_rows(file) for split, file in files.items()}
+
+    def read(self) -> dict[str, datasets.Dataset]:
+        """Read, check and split the rows, once; no tokenizer and no weights are needed for it.
+
+        Raises:
+            DataError: The rows are not what the configuration says.
+        """
+        return self._read().rows
+
+    def _read(self) -> Splits:
+        if self._splits is None:
+            self._splits = self._split(self.load())
+        return self._splits
+
+    def _split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+        if "train" not in raw:
+            raise DataError(f"{type(self).__name__}: load() gave no train split, only {', '.join(raw) or 'nothing'}")
+        return self._check_and_split(raw)
+
+    def _check_and_split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+        """Check, clean and split rows; splits of other names are left out."""
+        raw = {split: raw[split] for split in SPLITS if split in raw}
+        for split in raw:
+            self.sources.setdefault(split, f"{type(self).__name__} {split}")
+        reader = self._reader(raw)
+        rows = {split: reader.read(part, self.sources[split]) for split, part in raw.items()}
+        if self._cleaner.steps:
+            log.info("cleaning: %s", self._cleaner.summary())
+        return self._splitter.split(rows, reader.labels, self.sources)
+
+    @property
+    def reports(self) -> dict[str, RowReport]:
+        """What was found in each split."""
+        return self._read().reports
+
+    def manifest(self) -> dict[str, Any]:
+        """Describe the splits: what was cut how, what was found, and each row's hash in order."""
+        return self._read().manifest(self._cleaner, self.lengths)
+
+    def rows_scored(self, split: str) -> int:
+        """Return how many rows of a split the Trainer scores: all, or as many as its limit leaves."""
+        return self._rows_scored.get(split, self.reports[split].rows)
+
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return a few texts, or pairs, to compare answers on: not of the training rows where there are others."""
+        splits = self.read()
+        rows = next(splits[name] for name in reversed(SPLITS) if name in splits)[:_PROBE_ROWS]
+        return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
         """Return the tokenizer, loaded once.
 
         Raises:
-            ConfigError: No tokenizer is named.
+            ConfigError: No tokenizer is named, or it cannot do what is asked.
         """
         if self._tokenizer is None:
             if self.tokenizer is None:
                 raise ConfigError("data.tokenizer: the backbone has random weights and no tokenizer; name one")
-            self._tokenizer = load_tokenizer(
+            tokenizer = load_tokenizer(
                 self.tokenizer,
                 revision=self.tokenizer_revision,
                 trust_remote_code=self.trust_remote_code,
                 padding_side=self.padding_side,
                 max_length=self.max_length,
             )
+            self._check_tokenizer(tokenizer)
             # taken before first use: a tokenizer stores the truncation of its last call in itself
-            self._tokenizer_state = tokenizer_state(self._tokenizer)
+            self._tokenizer_sha256 = sha256(tokenizer_state(tokenizer).encode()).hexdigest()
+            self._tokenizer = tokenizer
         return self._tokenizer
+
+    def _check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Refuse a tokenizer that cannot do what is asked."""
 
     @property
     def tokenizer_sha256(self) -> str:
         """A name of what makes tokens of the rows: two that differ may give other tokens."""
         self.get_tokenizer()
-        return sha256(self._tokenizer_state.encode()).hexdigest()
-
-    def _cache_key(self, split: str) -> str:
-        """Name a split's rows with their numbers and labels, and the tokenizer: what its tokens depend on."""
-        rows, labels = self.read()[split], self._labels
-        named = [rows["row"][:], self._row_hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
-        return sha256(json.dumps(named).encode()).hexdigest()
-
-    def rows_scored(self, split: str) -> int:
-        """Return how many rows of a split the Trainer scores: all, or as many as its limit leaves.
-
-        Args:
-            split: ``validation`` or ``test``.
-        """
-        return self._rows_scored.get(split, self.reports[split].rows)
+        return self._tokenizer_sha256
 
     def data_spec(self) -> DataSpec:
         """Return what a task has to know of the rows, once they are read."""
-        self.read()
-        tokenizer, train = self.get_tokenizer(), self.reports.get("train")
+        train, tokenizer = self.reports.get("train"), self.get_tokenizer()
         return DataSpec(
             tokenizer_size=len(tokenizer),
             pad_token_id=int(tokenizer.pad_token_id),
@@ -142,77 +237,42 @@ class TokenDataModule(Rows, LightningDataModule):
     def setup(self, stage: str) -> None:
         """Map the tokenized rows of the splits that a stage needs into memory.
 
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
-
         Raises:
             ConfigError: A split has fewer rows than there are processes.
         """
+        _, processes = self._loaders.rank_and_world_size
         needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
-        for split in needed:
-            if split in self.read():
-                self._encoded[split] = self._encode(split)
-                self._check_shares(split)
+        for split in [split for split in needed if split in self.read()]:
+            self._encoded[split] = self._encode(split)
+            rows = len(self._encoded[split])
+            if 0 < rows < processes:
+                raise ConfigError(
+                    f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} "
+                    "or fewer"
+                )
 
-    def _check_shares(self, split: str) -> None:
-        rows, processes = len(self._encoded[split]), self._place[1]
-        if 0 < rows < processes:
-            raise ConfigError(
-                f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} or fewer"
-            )
+    def _cache_key(self, split: str) -> str:
+        """Name what a split's tokens depend on: the rows with their numbers and labels, and the tokenizer."""
+        splits = self._read()
+        labels, numbers = splits.labels, splits.rows[split]["row"][:]
+        key = [numbers, splits.hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
+        return sha256(json.dumps(key).encode()).hexdigest()
 
-    @abstractmethod
-    def _encode(self, split: str) -> datasets.Dataset:
-        """Tokenize a split, or take it from the cache.
-
-        Args:
-            split: The split.
-
-        Returns:
-            What the collator takes, ``row``, and ``length`` in tokens.
-        """
-
-    @abstractmethod
-    def _collator(self, split: str) -> Collator:
-        """Return what makes batches of encoded rows.
-
-        Args:
-            split: The split.
-        """
-
-    def probe(self) -> list[str | tuple[str, str]]:
-        """Return a few texts, or pairs, to compare answers on: not of the training rows where there are others."""
-        splits = self.read()
-        found = [splits[name] for name in ("test", "validation", "train") if name in splits]
-        if not found:  # a stream
-            return [*_PROBE]
-        rows = found[0][:_PROBE_ROWS]
-        if "text_pair" in rows:
-            return list(zip(rows["text"], rows["text_pair"], strict=True))
-        return list(rows["text"])
-
-    def _dataset(self, split: str) -> Any:
-        """Return what is asked for the rows of a batch by their numbers.
-
-        Args:
-            split: The split.
-        """
-        return self._encoded[split]
-
-    def _note_lengths(self, split: str, tokens: Sequence[int]) -> None:
-        """Summarise how long a split's rows are, once.
-
-        Args:
-            split: The split.
-            tokens: Tokens of each row before cutting.
-        """
+    def _note_lengths(self, split: str, tokens: Sequence[int], noun: str = "rows", what: str = "cut to") -> None:
+        """Summarise once how many tokens a split's rows have before cutting."""
         if split not in self.lengths:
             self.lengths[split] = lengths.summarise(tokens, self.max_length)
-            log.info("%s", lengths.line(split, self.lengths[split]))
+            log.info("%s", lengths.line(split, self.lengths[split], noun, what))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
-        return self._loader("train", self.batch_size, shuffle=True)
+        return self._loaders.loader(
+            self._encoded_rows("train"),
+            self.batch_size,
+            shuffle=True,
+            tokens_per_batch=self.tokens_per_batch,
+            resume_at=self._resume_at,
+        )
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of validation batches, none where there is no validation split."""
@@ -228,80 +288,50 @@ class TokenDataModule(Rows, LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return where training stands: the epoch, and how many of its batches are done."""
-        if self.trainer is None or self.trainer.state.fn != "fit":
-            return {}
-        loop = self.trainer.fit_loop
-        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current
-        epoch, done = max(epochs.started - 1, 0), batches.processed  # type: ignore[attr-defined]
-        ended = done >= loop.max_batches and batches.completed == done  # else its validation is still to come
-        return {"epoch": epoch + 1, "batches": 0} if ended else {"epoch": epoch, "batches": done}
+        return training_position(self.trainer)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where training stood.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Go on where training stood."""
         self._resume_at = (state_dict["epoch"], state_dict["batches"])
         # Lightning looks for the place in the loader, and it is here
         warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-
-    def _evaluation_loader(self, split: str, stage: Literal["val", "test", "predict"]) -> DataLoader[Any] | list[Any]:
-        """Return a loader that begins with the batches which the Trainer takes under its limit."""
-        if split not in self._encoded:
-            return []
-        limit = getattr(self.trainer, f"limit_{stage}_batches") if self.trainer else 1.0
-        loader = self._loader(split, self.eval_batch_size or 2 * self.batch_size, limit=limit)
-        self._note_sample(split, loader.sampler.taken_rows(), f"trainer.limit_{stage}_batches")  # type: ignore[attr-defined]
-        return loader
-
-    def _note_sample(self, split: str, taken: list[int], limited_by: str) -> None:
-        rows = self._encoded[split]
-        if not 0 < len(taken) < len(rows):
-            self._rows_scored.pop(split, None)
-            return
-        column = "rows" if "rows" in rows.column_names else "row"  # a packed row holds several
-        numbers = rows[taken][column]
-        scored = len({row for packed in numbers for row in packed} if column == "rows" else set(numbers))
-        if self._rows_scored.get(split) != scored:
-            self._rows_scored[split] = scored
-            log.info("%s: a random sample of %d rows is scored (%s)", split, scored, limited_by)
 
     @property
     def _training_seed(self) -> int:
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """This process's rank, and the number of processes."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    @property
-    def _pin_memory(self) -> bool:
-        return self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-
-    def _loader(self, split: str, batch_size: int, *, shuffle: bool = False, limit: float = 1.0) -> DataLoader[Any]:
-        rank, world_size = self._place
-        sampler = LengthGroupedSampler(
-            self._encoded[split]["length"][:],
-            batch_size,
-            shuffle=shuffle,
-            seed=self._training_seed if shuffle else self.split_seed,
+    def _loaders(self) -> LoaderFactory:
+        return LoaderFactory(
+            trainer=self.trainer,
+            seed=self._training_seed,
+            sample_seed=self.split_seed,
             group_by_length=self.group_by_length,
-            tokens_per_batch=self.tokens_per_batch if shuffle else None,
-            rank=rank,
-            world_size=world_size,
-            resume_at=self._resume_at if shuffle else (0, 0),
-            limit=limit,
-        )
-        return DataLoader(
-            self._dataset(split),
-            sampler=sampler,
-            batch_size=None,
-            collate_fn=self._collator(split),  # type: ignore[arg-type]  # takes columns: batch_size is None
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=self._pin_memory,
-            # its own, so that making an iterator draws nothing from the stream that dropout draws from
-            generator=torch.Generator().manual_seed(self._training_seed),
         )
+
+    def _dataset(self, split: str) -> Any:
+        """Return what is asked for the rows of a batch by their numbers."""
+        return self._encoded[split]
+
+    def _encoded_rows(self, split: str) -> EncodedRows:
+        return EncodedRows(self._dataset(split), self._encoded[split]["length"][:], self._collator(split))
+
+    def _evaluation_loader(self, split: str, stage: Literal["val", "test", "predict"]) -> DataLoader[Any] | list[Any]:
+        if split not in self._encoded:
+            return []
+        limit = getattr(self.trainer, f"limit_{stage}_batches") if self.trainer else 1.0
+        batch_size = self.eval_batch_size or 2 * self.batch_size
+        loader = self._loaders.loader(self._encoded_rows(split), batch_size, limit=limit)
+        self._note_sample(split, loader.sampler.taken_rows(), f"trainer.limit_{stage}_batches")  # type: ignore[attr-defined]
+        return loader
+
+    def _note_sample(self, split: str, taken: list[int], limited_by: str) -> None:
+        """Log once that only some rows of a split are scored, and remember how many."""
+        if not 0 < len(taken) < len(self._encoded[split]):
+            self._rows_scored.pop(split, None)
+            return
+        scored = count_rows(self._encoded[split], taken)
+        if self._rows_scored.get(split) != scored:
+            self._rows_scored[split] = scored
+            log.info("%s: a random sample of %d rows is scored (%s)", split, scored, limited_by)

@@ -34,11 +34,7 @@ MAX_AGE = 30 * 24 * 3600.0
 
 
 def cache_file(key: list[Any]) -> Path:
-    """Name the file of what is made from a key; other processes see that this one uses it.
-
-    Args:
-        key: All that the content depends on, as JSON; the versions of the code that makes it are added.
-    """
+    """Name the file of what is made from a key, which is JSON; other processes see that this one uses it."""
     name = sha256(json.dumps([_versions(), key]).encode()).hexdigest()
     return _this_process().use(name) / "rows.arrow"
 

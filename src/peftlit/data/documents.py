@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.batch import DataSpec, Objective
-from peftlit.data import lengths
+from peftlit.batch import DataSpec
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import BlockEncoder, Long, pack
-from peftlit.data.checks import check_columns, checked_texts
+from peftlit.data.checks import check_columns
 from peftlit.data.collate import Collator, LabelledCollator
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
-from peftlit.data.table import make_rows
+from peftlit.data.rows import TextReader
+from peftlit.data.unlabelled import Unlabelled
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -72,13 +72,7 @@ class DocumentDataModule(TokenDataModule):
             super().data_spec(), text_columns=[self.text_column], prompt=self.prompt_record, packing=self.packing
         )
 
-    def get_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the tokenizer, loaded once.
-
-        Raises:
-            ConfigError: It cannot do what is asked.
-        """
-        tokenizer = super().get_tokenizer()
+    def _check_tokenizer(self, tokenizer: PreTrainedTokenizerBase) -> None:
         if self.is_masked and self.packing:
             raise ConfigError("data.packing: a masked language model sees the whole row; leave packing out")
         if not self.is_masked and self.masking is not None:
@@ -91,48 +85,32 @@ class DocumentDataModule(TokenDataModule):
             raise ConfigError(
                 f"data.masking.whole_words: {type(tokenizer).__name__} does not tell words apart; set it to false"
             )
-        return tokenizer
 
-    def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
-        """Clean and check the documents."""
-        return {split: self._documents(rows, self.sources[split]) for split, rows in raw.items()}
-
-    def _documents(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
-        if not len(rows):
-            raise DataError(f"{source}: no documents")
-        texts = map(self._cleaner, self._texts(rows, source))
-        labels = self._labels.parse_column(range(len(rows)), source)
-        return make_rows({"row": range(1, len(rows) + 1), "text": texts, "label": labels})
-
-    def _texts(self, rows: datasets.Dataset, source: str) -> Iterator[str]:
-        check_columns(rows.column_names, [self.text_column], source)
-        return checked_texts(rows, self.text_column, source)
+    def _reader(self, raw: Mapping[str, datasets.Dataset]) -> TextReader:
+        for split, rows in raw.items():
+            check_columns(rows.column_names, [self.text_column], self.sources[split])
+        return TextReader({"text": self.text_column}, Unlabelled(), self._cleaner)
 
     def probe(self) -> list[str | tuple[str, str]]:
         """Return the beginnings of a few documents; of whole ones, logits over a vocabulary would take gigabytes."""
         return [text[:_PROBE_CHARACTERS] for text in super().probe() if isinstance(text, str)]
 
     def _encode(self, split: str) -> datasets.Dataset:
-        tokenizer = self.get_tokenizer()
-        objective: Objective = "masked" if self.is_masked else "causal"
-        encoder = BlockEncoder(tokenizer, objective, self.max_length, self.long)
+        encoder = BlockEncoder(
+            self.get_tokenizer(), "masked" if self.is_masked else "causal", self.max_length, self.long
+        )
         blocks = encoder.encode(self.read()[split], self._cache_key(split), self.num_proc, split)
         if not len(blocks):
             raise DataError(f"{self.sources[split]}: its documents hold no tokens")
         if not self.is_masked and max(blocks["length"][:]) < 2:
             raise DataError(f"{self.sources[split]}: its documents hold one token each, and nothing follows to learn")
-        self._note_lengths(split, [tokens for tokens in blocks["tokens"][:] if tokens])
+        what = "split into blocks of" if self.long == "split" else "cut to"
+        self._note_lengths(split, [tokens for tokens in blocks["tokens"][:] if tokens], "documents", what)
         if not self.packing:
             return blocks
         packed = pack(blocks, self.max_length)
         log.info("%s: %s blocks packed into %s rows", split, f"{len(blocks):,}", f"{len(packed):,}")
         return packed
-
-    def _note_lengths(self, split: str, tokens: Sequence[int]) -> None:
-        if split not in self.lengths:
-            self.lengths[split] = lengths.summarise(tokens, self.max_length)
-            what = "split into blocks of" if self.long == "split" else "cut to"
-            log.info("%s", lengths.line(split, self.lengths[split], noun="documents", what=what))
 
     def _dataset(self, split: str) -> Any:
         rows = self._encoded[split]

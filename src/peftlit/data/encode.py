@@ -12,11 +12,7 @@ from peftlit.data.cache import cache_file, clean_cache
 
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return all that a tokenizer's answers depend on, as text.
-
-    Args:
-        tokenizer: The tokenizer, before its first use.
-    """
+    """Return all that the answers of a tokenizer depend on, as text, before its first use."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     state = backend.to_str() if backend is not None else repr(tokenizer)
     # which token ends a text, and how a conversation is spelt, the backend does not know
@@ -40,7 +36,7 @@ def encode(
         key: Names the rows, and all that the tokenizer's answers depend on.
         max_length: Tokens per row at most.
         num_proc: Processes.
-        split: What to call the rows while it lasts.
+        split: The rows' split, for the progress bar.
 
     Returns:
         The token columns, ``length`` in tokens, ``tokens`` (their number before cutting), ``row`` and ``label``.
@@ -76,10 +72,9 @@ def map_once(
     Args:
         rows: The rows.
         function: From columns to columns.
-        key: All that the result depends on, as JSON: what names the rows, and the arguments. The versions of the code
-            are added.
+        key: All that the result depends on, as JSON; the versions of the code are added.
         num_proc: Processes.
-        desc: What to call the work while it lasts.
+        desc: The progress bar's text.
         remove: Columns to leave out.
     """
     file = cache_file(["tokens", *key])

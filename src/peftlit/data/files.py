@@ -27,9 +27,6 @@ def read_rows(path: str | Path) -> datasets.Dataset:
     A file is read once: checked and written to an Arrow file, which whoever reads it unchanged is given again. CSV and
     TSV values stay text, exactly as written; nothing is taken for a missing value.
 
-    Args:
-        path: A ``.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` file, or an Arrow folder.
-
     Raises:
         DataError: The file is missing, empty, of an unknown kind, or not UTF-8.
     """
@@ -43,19 +40,13 @@ def read_rows(path: str | Path) -> datasets.Dataset:
     file = cache_file(["rows", str(path.resolve()), state.st_size, state.st_mtime_ns])
     if not file.exists():
         with _naming_bytes(path):
-            write_rows(file, _csv_columns(path) if kind == "csv" else _json_columns(path))
+            write_rows(file, _columns(_iterate_csv(path) if kind == "csv" else _iterate_json(path), path))
         clean_cache()
     return map_rows(file)
 
 
 def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
     """Read one file row by row, with the same values as :func:`read_rows` and flat memory; nothing is cached.
-
-    Args:
-        path: A ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file.
-
-    Yields:
-        Each row's values by column.
 
     Raises:
         DataError: As :func:`read_rows` does, when the reader gets there.
@@ -66,12 +57,7 @@ def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         yield from _iterate_parquet(path)
         return
     with _naming_bytes(path):
-        if kind == "json":
-            yield from _iterate_json(path)
-        else:
-            records = _iterate_csv(path)
-            header = next(records)
-            yield from (dict(zip(header, record, strict=True)) for record in records)
+        yield from _iterate_csv(path) if kind == "csv" else _iterate_json(path)
 
 
 @contextmanager
@@ -104,14 +90,7 @@ def _is_utf8(text: str) -> bool:
 
 
 def require_file(path: Path) -> None:
-    """Make sure that a file is there.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: It is not; with the folder that paths are taken from.
-    """
+    """Refuse a file that is not there, naming the folder that paths are taken from."""
     if not path.is_file():
         raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
 
@@ -131,12 +110,6 @@ def _kind(path: Path) -> str:
 def find_splits(folder: str | Path) -> dict[str, str]:
     """Find the files of a folder's splits: ``train``, ``validation`` and ``test``, the first ending that there is.
 
-    Args:
-        folder: The folder.
-
-    Returns:
-        The file of each split that is there.
-
     Raises:
         DataError: There is no train split.
     """
@@ -155,16 +128,7 @@ def find_splits(folder: str | Path) -> dict[str, str]:
 
 
 def read_hub(path: str, name: str | None, revision: str | None, *, streaming: bool = False) -> dict[str, Any]:
-    """Load all splits of a data set from the hub, or from its cache.
-
-    Args:
-        path: The data set's id.
-        name: Its configuration, where it has several.
-        revision: Branch, tag or commit.
-        streaming: Download nothing yet.
-
-    Returns:
-        A ``datasets.Dataset`` by split; under ``streaming`` a ``datasets.IterableDataset``.
+    """Load all splits of a data set from the hub, or from its cache; under ``streaming`` as ``IterableDataset``.
 
     Raises:
         DataError: The data set cannot be reached.
@@ -179,14 +143,7 @@ def read_hub(path: str, name: str | None, revision: str | None, *, streaming: bo
 
 
 def check_encoding(path: Path) -> None:
-    """Read a text file through once and refuse bytes that are not UTF-8.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: Naming the line and the byte.
-    """
+    """Read a text file through once and refuse bytes that are not UTF-8, naming the line and the byte."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
@@ -196,30 +153,16 @@ def check_encoding(path: Path) -> None:
 
 
 def not_utf8(source: str, number: int, error: UnicodeDecodeError) -> str:
-    """Say which byte of which line is not UTF-8.
-
-    Args:
-        source: The file, or what else is read.
-        number: The line's number.
-        error: What decoding the line raised.
-    """
+    """Say which byte of which line is not UTF-8."""
     return (
         f"{source}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; convert it: "
         "iconv -f WINDOWS-1252 -t UTF-8"
     )
 
 
-def _csv_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
-    """Yield a file's columns, some rows at a time."""
-    records = _iterate_csv(path)
-    header = next(records)
-    while part := list(islice(records, AT_ONCE)):
-        yield {name: [record[i] for record in part] for i, name in enumerate(header)}
-
-
-def _json_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
+def _columns(records: Iterator[dict[str, Any]], path: Path) -> Iterator[dict[str, list[Any]]]:
     """Yield a file's columns, some rows at a time; a key that an object lacks is null."""
-    records, names = _iterate_json(path), dict[str, None]()
+    names: dict[str, None] = {}
     while part := list(islice(records, AT_ONCE)):
         names |= dict.fromkeys(name for record in part for name in record)
         if not names:
@@ -227,21 +170,16 @@ def _json_columns(path: Path) -> Iterator[dict[str, list[Any]]]:
         yield {name: [record.get(name) for record in part] for name in names}
 
 
-def _delimiter(path: Path) -> str:
-    return "\t" if path.suffix.lower() == ".tsv" else ","
-
-
-def _iterate_csv(path: Path) -> Iterator[list[str]]:
-    """Yield a file's header, then its records, checked."""
+def _iterate_csv(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield a file's records, checked."""
     csv.field_size_limit(max(csv.field_size_limit(), path.stat().st_size))
     with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=_delimiter(path), strict=True)
+        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
         try:
             # a nameless column, such as the index that pandas writes, goes by its number
             header = [name or f"column_{i}" for i, name in enumerate(next(reader, []))]
             if len(set(header)) != len(header):
                 raise DataError(f"{path}: column names repeat in the header: {', '.join(header)}")
-            yield header
             row = 0
             for row, record in enumerate(filter(None, reader), 1):
                 if len(record) != len(header):
@@ -251,7 +189,7 @@ def _iterate_csv(path: Path) -> Iterator[list[str]]:
                     )
                 if any("\0" in value for value in record):  # where some versions of pandas would end the text
                     raise DataError(f"{path}, row {row} (line {reader.line_num}): a value holds a NUL; take it out")
-                yield record
+                yield dict(zip(header, record, strict=True))
         except csv.Error as error:
             raise DataError(
                 f"{path}, line {reader.line_num}: {error}; quote the whole text, and double the quotes in it"

@@ -8,13 +8,12 @@ from pathlib import Path
 import datasets
 
 from peftlit.data.files import read_hub, read_rows
-from peftlit.data.rows import SPLITS, Rows
 from peftlit.errors import ConfigError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class FilesOrHub(Rows):
-    """Where rows are from: files that are named, or a hub set, one of the two.
+class FilesOrHub:
+    """Settings of a data module that say where its rows are: files that are named, or a hub set, one of the two.
 
     Args:
         train_file: Training rows. Give this or ``path``.
@@ -34,7 +33,7 @@ class FilesOrHub(Rows):
 
     def __post_init__(self) -> None:
         """Check that exactly one source is named."""
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[misc]  # the data module's
         if (self.train_file is None) == (self.path is None):
             raise ConfigError(
                 f"data: {type(self).__name__} needs train_file (local files) or path (a hub set), one of the two"
@@ -45,7 +44,7 @@ class FilesOrHub(Rows):
         if self.path is not None:
             hub = read_hub(self.path, self.name, self.revision)
             self.sources = {split: f"{self.path} {split}" for split in hub}
-            return {split: hub[split] for split in SPLITS if split in hub}
+            return hub
         named = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
         self.sources = {split: file for split, file in named.items() if file}
         return {split: self._read_file(Path(file)) for split, file in self.sources.items()}

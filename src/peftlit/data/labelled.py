@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -10,15 +10,15 @@ import datasets
 
 from peftlit.batch import DataSpec, ProblemType
 from peftlit.data.base import TokenDataModule
-from peftlit.data.checks import check_columns, checked_texts
+from peftlit.data.checks import check_columns
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import Collator, PadCollator
 from peftlit.data.encode import encode
-from peftlit.data.labels import Labels, make_labels
+from peftlit.data.labels import make_labels
 from peftlit.data.prompt import LabelPrompts, Prompt
 from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
-from peftlit.data.table import column_values, make_rows
-from peftlit.errors import ConfigError, DataError
+from peftlit.data.rows import TextReader
+from peftlit.errors import ConfigError
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -50,7 +50,7 @@ class TextDataModule(TokenDataModule):
     prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
-        """Check ranges; nothing is read yet."""
+        """Check what was set; nothing is read yet."""
         super().__post_init__()
         names = self.label_names or []
         if len(set(names)) < len(names):
@@ -76,6 +76,34 @@ class TextDataModule(TokenDataModule):
         if self.prompt is not None and self.objective is None:
             raise ConfigError("data.prompt: only a causal language model is asked by a prompt; leave it out")
         self._label_prompts: LabelPrompts | None = None
+
+    def _reader(self, raw: Mapping[str, datasets.Dataset]) -> TextReader:
+        for split, rows in raw.items():
+            check_columns(rows.column_names, [*self._text_columns.values(), self.label_column], self.sources[split])
+        self._labels = make_labels(
+            self.problem_type,
+            self.label_column,
+            self.label_names,
+            self.label_separator,
+            raw.get("train"),
+            self.sources.get("train", ""),
+        )
+        self.label_names = self._labels.names
+        return self._text_reader(self._cleaner)
+
+    def _text_reader(self, cleaner: Cleaner) -> TextReader:
+        return TextReader(self._text_columns, self._labels, cleaner, strict=self.strict)
+
+    @property
+    def _text_columns(self) -> dict[str, str]:
+        columns = {"text": self.text_column, "text_pair": self.text_pair_column}
+        return {name: column for name, column in columns.items() if column is not None}
+
+    @property
+    def class_counts(self) -> list[int] | None:
+        """Training rows of each class, or that carry each label, in the order of ``label_names``; None for values."""
+        train = self.read().get("train")
+        return None if train is None else self._labels.counts(train["label"][:])
 
     @property
     def label_prompts(self) -> LabelPrompts:
@@ -122,78 +150,15 @@ class TextDataModule(TokenDataModule):
             first_tokens_differ=self.first_tokens_differ,
         )
 
-    def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
-        """Settle what the labels are; clean and check the rows."""
-        columns = self._text_columns
-        for split, rows in raw.items():
-            check_columns(rows.column_names, [*columns.values(), self.label_column], self.sources[split])
-        self._labels = make_labels(
-            self.problem_type,
-            self.label_column,
-            self.label_names,
-            self.label_separator,
-            raw.get("train"),
-            self.sources.get("train", ""),
-        )
-        self.label_names = self._labels.names
-        return {
-            split: normalise(rows, columns, self._labels, self._cleaner, self.sources[split])
-            for split, rows in raw.items()
-        }
-
-    @property
-    def _text_columns(self) -> dict[str, str]:
-        columns = {"text": self.text_column, "text_pair": self.text_pair_column}
-        return {name: column for name, column in columns.items() if column is not None}
-
-    @property
-    def class_counts(self) -> list[int] | None:
-        """Training rows of each class, or that carry each label, in the order of ``label_names``; None for values."""
-        train = self.read().get("train")
-        return None if train is None else self._labels.counts(train["label"][:])
-
     def _encode(self, split: str) -> datasets.Dataset:
-        tokenizer, rows = self.get_tokenizer(), self.read()[split]
-        if self.objective is not None:
-            key, source = self._cache_key(split), self.sources[split]
-            encoded = encode_prompted(rows, self.label_prompts, key, self.num_proc, source, split)
-            self._note_lengths(split, encoded["tokens"][:])
-            return encoded
-        encoded = encode(rows, tokenizer, self._cache_key(split), self.max_length, self.num_proc, split)
+        rows, key = self.read()[split], self._cache_key(split)
+        if self.objective is None:
+            encoded = encode(rows, self.get_tokenizer(), key, self.max_length, self.num_proc, split)
+        else:
+            encoded = encode_prompted(rows, self.label_prompts, key, self.num_proc, self.sources[split], split)
         self._note_lengths(split, encoded["tokens"][:])
         return encoded
 
     def _collator(self, split: str) -> Collator:
         tokenizer = self.get_tokenizer()
         return PadCollator(tokenizer) if self.objective is None else PromptCollator(tokenizer)
-
-
-def normalise(
-    rows: datasets.Dataset,
-    text_columns: Mapping[str, str],
-    labels: Labels,
-    clean: Cleaner,
-    source: str,
-) -> datasets.Dataset:
-    """Bring a split's columns to the names and kinds that all else relies on.
-
-    Args:
-        rows: The rows as read.
-        text_columns: Where ``text`` and, for pairs, ``text_pair`` stand.
-        labels: Reads the labels.
-        clean: Cleans one text.
-        source: Where the rows are from.
-
-    Returns:
-        The columns ``row`` (counted from 1 in the source), ``text``, ``label`` and, for pairs, ``text_pair``.
-
-    Raises:
-        DataError: There are no rows, or a value is not what it must be; with file and row.
-    """
-    if not len(rows):
-        raise DataError(f"{source}: no rows")
-    columns: dict[str, Iterable[Any]] = {"row": range(1, len(rows) + 1)}
-    for name, column in text_columns.items():
-        columns[name] = map(clean, checked_texts(rows, column, source))
-    columns["label"] = labels.parse_column(column_values(rows, labels.column, source), source)
-    return make_rows(columns)

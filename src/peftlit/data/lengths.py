@@ -7,15 +7,10 @@ from statistics import fmean, median
 
 
 def summarise(tokens: Sequence[int], max_length: int) -> dict[str, float]:
-    """Return the statistics of a split.
+    """Return the statistics of at least one row's tokens before cutting.
 
-    Args:
-        tokens: Tokens of each row before cutting, those that the tokenizer adds included; at least one row.
-        max_length: Tokens of a row after cutting, at most.
-
-    Returns:
-        ``rows``, ``mean``, ``median``, ``percentile_95`` (the least length that at least 95 % of the rows do not
-        exceed), ``longest``, ``max_length``, and ``cut``, the number of rows that are longer than that.
+    ``percentile_95`` is the least length that at least 95 % of the rows do not exceed; ``cut`` is the number of rows
+    longer than ``max_length``.
     """
     ordered = sorted(tokens)
     return {
@@ -30,14 +25,7 @@ def summarise(tokens: Sequence[int], max_length: int) -> dict[str, float]:
 
 
 def line(split: str, lengths: dict[str, float], noun: str = "rows", what: str = "cut to") -> str:
-    """Return one line for the log.
-
-    Args:
-        split: The split.
-        lengths: What :func:`summarise` gave.
-        noun: What a row is.
-        what: What becomes of those that are longer than ``max_length``.
-    """
+    """Return one line for the log; ``what`` becomes of the rows that are longer than ``max_length``."""
     share = 100 * lengths["cut"] / lengths["rows"]
     cut = f"{lengths['cut']:,} {noun} ({share:.1f} %) {what}" if lengths["cut"] else "none longer than"
     return (

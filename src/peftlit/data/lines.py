@@ -11,23 +11,12 @@ from peftlit.errors import DataError
 
 
 def iterate_lines(path: str | Path) -> Iterator[str]:
-    """Read a plain text file line by line, without the line breaks.
-
-    Args:
-        path: The file.
-
-    Raises:
-        DataError: Naming the line that is not UTF-8.
-    """
+    """Read a plain text file line by line, without the line breaks."""
     return decode_lines(Path(path).open("rb"), str(path))
 
 
 def decode_lines(file: BinaryIO, source: str) -> Iterator[str]:
     """Decode lines, and close the file behind the last one.
-
-    Args:
-        file: The open file, or standard input.
-        source: What to call it.
 
     Raises:
         DataError: Naming the line that is not UTF-8.

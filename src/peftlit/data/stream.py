@@ -1,9 +1,13 @@
-"""Rows read while training, never held as a whole: shuffled in a buffer, dealt to processes, checked as they come."""
+"""Rows read while training, never held as a whole: shuffled in a buffer, dealt to processes, checked as they come.
+
+``datasets.IterableDataset`` would do some of it, but gives a row without its file and number, which messages name, and
+deals whole files to workers, so that all but one would have nothing of a single file.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -11,10 +15,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
-from peftlit.data.checks import check_columns, check_text
-from peftlit.data.cleaning import Cleaner
 from peftlit.data.collate import PadCollator
-from peftlit.data.labels import Labels
+from peftlit.data.rows import TextReader
 from peftlit.errors import DataError
 
 
@@ -31,13 +33,7 @@ class Source(NamedTuple):
 
 
 class RawRow(NamedTuple):
-    """A row as read.
-
-    Attributes:
-        source: Where it is from.
-        number: Its number there, counted from 1.
-        values: Its values by column.
-    """
+    """A row as read, with its number in its source, counted from 1."""
 
     source: str
     number: int
@@ -98,13 +94,7 @@ class RowStream(IterableDataset[RawRow]):
             raise StreamError(str(error)) from error
 
     def epoch(self, epoch: int, part: int = 0, parts: int = 1) -> Iterator[RawRow]:
-        """Yield the rows of one epoch; those of all parts together are all rows, each once.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-            part: Which part.
-            parts: Number of parts.
-        """
+        """Yield one part of an epoch's rows; those of all parts together are all rows, each once."""
         chance = random.Random(f"{self.seed}/{epoch}")
         sources = chance.sample(self.sources, len(self.sources))
         by_source = len(sources) % parts == 0
@@ -134,75 +124,31 @@ class StreamLoader(DataLoader[RawRow]):
         return iterator
 
 
-class RowParser:
-    """Check and clean one row.
-
-    Args:
-        text_columns: Where ``text`` and, for pairs, ``text_pair`` stand.
-        labels: Reads the label.
-        clean: Cleans a text.
-        strict: Refuse empty texts.
-    """
-
-    def __init__(self, text_columns: Mapping[str, str], labels: Labels, clean: Cleaner, *, strict: bool) -> None:
-        self.text_columns = dict(text_columns)
-        self.labels = labels
-        self.clean = clean
-        self.strict = strict
-
-    def __call__(self, row: RawRow) -> dict[str, Any]:
-        """Return ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
-
-        Args:
-            row: The row as read.
-
-        Raises:
-            StreamError: Something is missing or wrong, with file and row.
-        """
-        source, number, values = row
-        try:
-            wanted = [*self.text_columns.values(), self.labels.column]
-            check_columns(list(values), wanted, f"{source}, row {number}")
-            parsed: dict[str, Any] = {"row": number}
-            for name, column in self.text_columns.items():
-                check_text(values[column], column, source, number)
-                parsed[name] = self.clean(values[column])
-                if self.strict and not parsed[name].strip():
-                    raise DataError(f"{source}, row {number}: empty text (strict)")
-            parsed["label"] = self.labels.parse(values[self.labels.column], source, number)
-        except DataError as error:
-            raise StreamError(str(error)) from error
-        return parsed
-
-
 class StreamCollator:
-    """Turn rows as read into one padded batch.
+    """Check, clean, tokenize and pad rows as read.
 
     Args:
-        parse: Checks and cleans a row.
+        reader: Checks and cleans a row.
         tokenizer: The tokenizer.
         max_length: Tokens per row at most.
     """
 
-    def __init__(self, parse: RowParser, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        self.parse = parse
+    def __init__(self, reader: TextReader, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        self.reader = reader
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.pad = PadCollator(tokenizer)
 
     def __call__(self, rows: Sequence[RawRow]) -> Batch:
-        """Check, tokenize, pad.
-
-        Args:
-            rows: The rows as read.
-
-        Returns:
-            What :class:`PadCollator` returns.
+        """Return what :class:`PadCollator` returns.
 
         Raises:
             StreamError: Something is missing or wrong, with file and row.
         """
-        parsed = [self.parse(row) for row in rows]
-        columns = {name: [row[name] for row in parsed] for name in parsed[0]}
-        texts = [columns.pop(name) for name in self.parse.text_columns]
+        try:
+            read = [self.reader.read_row(row.values, row.source, row.number) for row in rows]
+        except DataError as error:
+            raise StreamError(str(error)) from error
+        columns = {name: [row[name] for row in read] for name in read[0]}
+        texts = [columns.pop(name) for name in self.reader.columns]
         return self.pad({**self.tokenizer(*texts, truncation=True, max_length=self.max_length), **columns})

@@ -25,20 +25,16 @@ _JSON = pyarrow.json_()
 def make_rows(columns: Mapping[str, Iterable[Any]]) -> datasets.Dataset:
     """Put columns together into rows, mapped from a file that lasts as long as this process.
 
-    Args:
-        columns: The values of each column, as many of each; they are taken one row after the other.
+    Their values are taken one row after the other.
     """
-    rows = zip(*columns.values(), strict=True)
+    rows, file = zip(*columns.values(), strict=True), private_file()
 
     def parts() -> Iterator[dict[str, list[Any]]]:
         part = list(islice(rows, AT_ONCE))
-        while True:
+        yield {name: [row[i] for row in part] for i, name in enumerate(columns)}  # there may be no rows
+        while part := list(islice(rows, AT_ONCE)):
             yield {name: [row[i] for row in part] for i, name in enumerate(columns)}
-            part = list(islice(rows, AT_ONCE))
-            if not part:
-                return
 
-    file = private_file()
     write_rows(file, parts())
     return map_rows(file)
 
@@ -48,10 +44,6 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
 
     A column's type widens to fit all its values, and a column that a part lacks is empty there. Values that share no
     type, such as numbers and texts, are kept as ``datasets.Json``.
-
-    Args:
-        file: The file.
-        parts: The values of each column, some rows at a time.
     """
     aside = _Writer(file.with_name(f"tmp{uuid.uuid4().hex}"))
     try:
@@ -65,11 +57,7 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
 
 
 def map_rows(file: Path) -> datasets.Dataset:
-    """Map an Arrow file.
-
-    Args:
-        file: What :func:`write_rows` wrote.
-    """
+    """Map a file that :func:`write_rows` wrote."""
     # named at random: datasets would pickle the rows to name them after their content
     return datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(file)), fingerprint=uuid.uuid4().hex[:16])
 
@@ -149,16 +137,7 @@ def _common(first: pyarrow.DataType, second: pyarrow.DataType) -> pyarrow.DataTy
 
 
 def column_values(rows: datasets.Dataset, column: str, source: str) -> Iterator[Any]:
-    """Yield a column's values; Arrow and Parquet decode them only now.
-
-    Args:
-        rows: The rows.
-        column: The column.
-        source: Where the rows are from.
-
-    Raises:
-        DataError: A value is not UTF-8.
-    """
+    """Yield a column's values; one that is not UTF-8 shows only now, and is refused with its row."""
     values = rows[column]
     for start in range(0, len(rows), AT_ONCE):
         try:

@@ -27,8 +27,8 @@ def load_tokenizer(
         name_or_path: Hub id, folder, or ``package:NAME``.
         revision: Branch, tag or commit of a hub id.
         trust_remote_code: Run Python code that comes with the tokenizer.
-        padding_side: On which side to pad; None = the tokenizer's own.
-        max_length: Tokens of the longest row; the saved tokenizer cuts there too. None = as it was saved.
+        padding_side: Side to pad on; None = the tokenizer's own.
+        max_length: Where the saved tokenizer cuts, too; None = as it was saved.
 
     Raises:
         DataError: There is no tokenizer, or nothing to pad with.

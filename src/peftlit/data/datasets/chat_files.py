@@ -4,29 +4,28 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
 
-from peftlit.batch import IGNORE_INDEX, DataSpec
+from peftlit.batch import DataSpec
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import pack
-from peftlit.data.chat import Renderer, Sample
-from peftlit.data.checks import check_columns, check_text
-from peftlit.data.cleaning import Cleaner
+from peftlit.data.chat import Renderer
 from peftlit.data.collate import Collator, LabelledCollator
-from peftlit.data.encode import map_once
 from peftlit.data.files_or_hub import FilesOrHub
-from peftlit.data.messages import Message, check_messages
-from peftlit.data.table import column_values, make_rows
-from peftlit.errors import ConfigError, DataError
+from peftlit.data.samples import SampleEncoder, SampleReader
+from peftlit.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+_PROBE_CHARACTERS = 200
+
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class ChatFiles(TokenDataModule, FilesOrHub):
+class ChatFiles(FilesOrHub, TokenDataModule):
     """Rows with ``messages``, or with ``prompt`` and ``completion``; trl's formats.
 
     Files are ``.jsonl`` or ``.parquet``, and for prompts that are texts ``.csv`` or ``.tsv`` too.
@@ -55,106 +54,41 @@ class ChatFiles(TokenDataModule, FilesOrHub):
         if self.objective == "masked":
             raise ConfigError("data: MaskedLM does not learn to answer; use CausalLM, or other data")
         self._renderer: Renderer | None = None
-        self._is_chat: bool | None = None
+
+    def _reader(self, raw: Mapping[str, datasets.Dataset]) -> SampleReader:
+        columns = (self.prompt_column, self.completion_column)
+        self._samples = SampleReader(self.messages_column, columns, self._cleaner)
+        return self._samples
 
     @property
     def prompt_record(self) -> dict[str, Any]:
         """How rows are put to the model, for whoever asks it later."""
         self.read()
-        return {"chat": bool(self._is_chat)}
+        return {"chat": bool(self._samples.is_chat)}
 
     def data_spec(self) -> DataSpec:
         """Return what a task has to know of the rows, how they are put to the model among it."""
         return replace(super().data_spec(), prompt=self.prompt_record, packing=self.packing)
-
-    def _normalise(self, raw: dict[str, datasets.Dataset]) -> dict[str, datasets.Dataset]:
-        return {split: self._samples(rows, self.sources[split]) for split, rows in raw.items()}
-
-    def _samples(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
-        if not len(rows):
-            raise DataError(f"{source}: no rows")
-        columns = [self.messages_column]
-        if self.messages_column not in rows.column_names:
-            columns = [self.prompt_column, self.completion_column]
-            check_columns(rows.column_names, columns, source)
-        numbers = list(range(1, len(rows) + 1))
-        values = zip(*(column_values(rows, column, source) for column in columns), strict=True)
-        samples = [self._sample(list(value), source, row) for row, value in zip(numbers, values, strict=True)]
-        for row, sample in zip(numbers, samples, strict=True):
-            self._check_kind(sample, source, row)
-        texts = [json.dumps(sample, ensure_ascii=False) for sample in samples]
-        labels = self._labels.parse_column(texts, source)
-        return make_rows({"row": numbers, "text": texts, "label": labels})
-
-    def _sample(self, values: list[Any], source: str, row: int) -> Sample:
-        whole = [message for value in values if isinstance(value, list) for message in value]
-        if whole and all(isinstance(value, list) for value in values):
-            check_messages(whole, source, row)
-            return Sample(*([self._cleaned(turn) for turn in value] for value in values))
-        names = (self.prompt_column, self.completion_column)
-        if len(values) == 1:
-            check_messages(values[0], source, row)
-        for name, value in zip(names, values, strict=True):
-            check_text(value, name, source, row)
-        prompt, completion = map(self._cleaner, values)
-        both = Cleaner(self.cleaning_steps)("".join(values))  # keeps the space between the two
-        return Sample(prompt, both[len(prompt) :] if both.startswith(prompt) else completion)
-
-    def _check_kind(self, sample: Sample, source: str, row: int) -> None:
-        is_chat = not isinstance(sample.prompt, str)
-        if self._is_chat is None:
-            self._is_chat = is_chat
-        if is_chat != self._is_chat:
-            this, others = ("a conversation", "a text") if is_chat else ("a text", "a conversation")
-            raise DataError(
-                f"{source}, row {row}: {this}, and the first training row is {others}; use one or the other"
-            )
-
-    def _cleaned(self, turn: Message) -> Message:
-        return {"role": turn["role"], "content": self._cleaner(turn["content"])}
 
     def probe(self) -> list[str | tuple[str, str]]:
         """Return the beginnings of what a few rows say."""
         texts: list[str | tuple[str, str]] = []
         for text in super().probe():
             prompt, _ = json.loads(str(text))
-            texts.append((prompt if isinstance(prompt, str) else prompt[-1]["content"])[:200] or "Hello.")
+            said = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+            texts.append(said[:_PROBE_CHARACTERS] or "Hello.")
         return texts
 
     def _encode(self, split: str) -> datasets.Dataset:
-        rows, source, tokenizer = self.read()[split], self.sources[split], self.get_tokenizer()
+        tokenizer = self.get_tokenizer()
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
-        renderer = self._renderer
-        merged_before, max_length, completion_only = renderer.merged, self.max_length, self.completion_only
-
-        def encode(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:  # goes to other processes, without the Trainer
-            samples = [Sample(*json.loads(text)) for text in batch["text"]]
-            found = renderer.encode(samples, source, batch["row"], completion_only=completion_only)
-            for row, (_, labels) in zip(batch["row"], found, strict=True):
-                if not any(label != IGNORE_INDEX for label in labels[:max_length]):
-                    raise DataError(
-                        f"{source}, row {row}: the prompt alone is longer than the window of {max_length} tokens; "
-                        "raise data.max_length, or shorten it"
-                    )
-            return {
-                "input_ids": [one.input_ids[:max_length] for one in found],
-                "labels": [one.labels[:max_length] for one in found],
-                "length": [min(len(one.input_ids), max_length) for one in found],
-                "tokens": [len(one.input_ids) for one in found],
-            }
-
-        key = [self._cache_key(split), tokenizer.chat_template, self.max_length]
-        encoded = map_once(
-            rows,
-            encode,
-            [*key, self.completion_only],
-            num_proc=self.num_proc,
-            desc=f"tokenizing {split}",
-            remove=["text", "label"],
-        )
+        merged_before = self._renderer.merged
+        encoder = SampleEncoder(self._renderer, self.max_length, completion_only=self.completion_only)
+        key = [self._cache_key(split), tokenizer.chat_template]
+        encoded = encoder.encode(self.read()[split], key, self.num_proc, self.sources[split], split)
         self._note_lengths(split, encoded["tokens"][:])
-        if merged := renderer.merged - merged_before:
+        if merged := self._renderer.merged - merged_before:
             log.info("%s: %d completions begin within a token of the whole text", split, merged)
         return pack(encoded, self.max_length) if self.packing else encoded
 

@@ -14,13 +14,18 @@ from torch.utils.data import DataLoader
 
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.files import iterate_rows, read_hub, read_rows
+from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.labelled import TextDataModule
-from peftlit.data.stream import RawRow, RowParser, RowStream, Source, StreamCollator, StreamLoader
+from peftlit.data.rows import TextReader
+from peftlit.data.split import Splits
+from peftlit.data.stream import RowStream, Source, StreamCollator, StreamLoader
 from peftlit.errors import ConfigError, DataError
+
+_PROBE = ("A short sentence.", "And another one, a little longer than the first.")
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class StreamedText(TextDataModule):
+class StreamedText(FilesOrHub, TextDataModule):
     """Texts and labels whose training rows are read, checked and tokenized while training, and never kept.
 
     Memory does not grow with the number of rows. A stream has no end, so ``trainer.max_steps`` says where training
@@ -34,30 +39,20 @@ class StreamedText(TextDataModule):
             ``part-*.jsonl``, or a list of these. Give this or ``path``.
         validation_file: Validation rows; unset = the hub set's, if it has them.
         test_file: Test rows; unset = the hub set's, if it has them.
-        path: Id of a hub set.
-        name: Configuration of the hub set, where it has several.
-        revision: Branch, tag or commit of the hub set.
         label_names: The labels' names in the order of their ids; needed, for the rows are not read ahead.
         shuffle_buffer: Rows that each process holds to draw the next one from; 1 = in the order of the files.
         validation_share: Nothing is cut from a stream.
         test_share: Nothing is cut from a stream.
     """
 
-    train_file: str | list[str] | None = None
-    validation_file: str | None = None
-    test_file: str | None = None
-    path: str | None = None
-    name: str | None = None
-    revision: str | None = None
+    train_file: str | list[str] | None = None  # type: ignore[assignment]  # of a stream, several
     shuffle_buffer: int = 10_000
     validation_share: float = 0.0
     test_share: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check that one source is named, and nothing that a stream cannot do."""
+        """Check that nothing is asked which a stream cannot do."""
         super().__post_init__()
-        if (self.train_file is None) == (self.path is None):
-            raise ConfigError("data: StreamedText needs train_file (local files) or path (a hub set), one of the two")
         if self.label_names is None and self.problem_type != "regression":
             raise ConfigError("data.label_names: the rows of a stream are not read ahead; name the labels here")
         if self.shuffle_buffer < 1:
@@ -91,39 +86,26 @@ class StreamedText(TextDataModule):
                 self.sources[split] = file
         return whole
 
-    def read(self) -> dict[str, datasets.Dataset]:
-        """Read and check validation and test rows, and the first training row of each file, once.
-
-        Returns:
-            Validation and test rows, as far as they are given.
-
-        Raises:
-            DataError: The rows are not what the configuration says.
-        """
-        if self._splits is None:
-            splits = self._settle(self.load())
-            for source in self._train if self.path is None else self._train[:1]:
-                first = next(source.read(), None)
-                if first is not None:
-                    self._parser()(RawRow(source.name, 1, first))
-            self._describe(splits)
-            self._splits = splits
-        return self._splits
+    def _split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+        """Check validation and test rows, and the first training row of each file, or of a hub set's first shard."""
+        splits, reader = self._check_and_split(raw), self._stream_reader()
+        for source in self._train if self.path is None else self._train[:1]:
+            first = next(source.read(), None)
+            if first is not None:
+                reader.read_row(first, source.name, 1)
+        return splits
 
     def probe(self) -> list[str | tuple[str, str]]:
         """Return a few texts, or pairs."""
-        if self.read() or self.text_pair_column is None:
+        if self.read():
             return super().probe()
-        return [("A short sentence.", "And another one, a little longer than the first.")]
+        return [_PROBE] if self.text_pair_column else [*_PROBE]
 
-    def _parser(self) -> RowParser:
-        return RowParser(self._text_columns, self._labels, Cleaner(self.cleaning_steps), strict=self.strict)
+    def _stream_reader(self) -> TextReader:
+        return self._text_reader(Cleaner(self.cleaning_steps))  # the manifest does not count what is streamed
 
     def setup(self, stage: str) -> None:
         """Make sure that training ends and validation comes; map validation and test rows into memory.
-
-        Args:
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
             ConfigError: ``trainer.max_steps`` or ``trainer.val_check_interval`` is needed and not set.
@@ -141,21 +123,20 @@ class StreamedText(TextDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches, all of ``batch_size`` rows, without end."""
         self.read()
-        rank, world_size = self._place
-        stream = RowStream(
-            self._train,
-            seed=self._training_seed,
-            shuffle_buffer=self.shuffle_buffer,
-            rank=rank,
-            world_size=world_size,
-        )
+        rank, world_size = self._loaders.rank_and_world_size
         return StreamLoader(
-            stream,
+            RowStream(
+                self._train,
+                seed=self._training_seed,
+                shuffle_buffer=self.shuffle_buffer,
+                rank=rank,
+                world_size=world_size,
+            ),
             batch_size=self.batch_size,
-            collate_fn=StreamCollator(self._parser(), self.get_tokenizer(), self.max_length),
+            collate_fn=StreamCollator(self._stream_reader(), self.get_tokenizer(), self.max_length),
             num_workers=self.num_workers,
             worker_init_fn=_tokenize_alone,
-            pin_memory=self._pin_memory,
+            pin_memory=self._loaders.pin_memory,
         )
 
 

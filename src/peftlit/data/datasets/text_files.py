@@ -9,5 +9,5 @@ from peftlit.data.labelled import TextDataModule
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TextFiles(TextDataModule, FilesOrHub):
+class TextFiles(FilesOrHub, TextDataModule):
     """Texts and labels from CSV, TSV, JSONL or Parquet files, Arrow folders, or a hub set."""

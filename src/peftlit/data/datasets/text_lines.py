@@ -19,7 +19,7 @@ Document = Literal["line", "paragraph", "file"]
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class TextLines(DocumentDataModule, FilesOrHub):
+class TextLines(FilesOrHub, DocumentDataModule):
     """Documents from plain text, CSV, TSV, JSONL or Parquet files, Arrow folders, or a hub set.
 
     Args:

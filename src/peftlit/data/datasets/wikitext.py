@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import datasets
 
+from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.documents import DocumentDataModule
 from peftlit.data.files import find_splits, read_hub
 from peftlit.data.table import make_rows
@@ -42,8 +43,8 @@ class WikiText2(DocumentDataModule):
         return {split: self._articles(rows, split) for split, rows in lines.items()}
 
     def _articles(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
-        texts = self._texts(rows, self.sources[split])
-        return make_rows({self.text_column: articles(texts)})
+        check_columns(rows.column_names, [self.text_column], self.sources[split])
+        return make_rows({self.text_column: articles(checked_texts(rows, self.text_column, self.sources[split]))})
 
 
 def articles(lines: Iterable[str]) -> Iterator[str]:

@@ -1,0 +1,134 @@
+"""Conversations, or prompts with their completions, as rows and as tokens; a row's ``text`` is a sample as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import datasets
+
+from peftlit.batch import IGNORE_INDEX
+from peftlit.data.chat import Renderer, Sample
+from peftlit.data.checks import check_columns, check_text
+from peftlit.data.cleaning import Cleaner
+from peftlit.data.encode import map_once
+from peftlit.data.messages import Message, check_messages
+from peftlit.data.rows import RowReader
+from peftlit.data.table import column_values, make_rows
+from peftlit.data.unlabelled import Unlabelled
+from peftlit.errors import DataError
+
+
+class SampleReader(RowReader):
+    """Reads rows with messages, or with a prompt and a completion.
+
+    Args:
+        messages_column: Column with a conversation. Where rows have it, it counts.
+        prompt_columns: Columns with a prompt and its completion.
+        cleaner: Cleans a text.
+
+    Attributes:
+        is_chat: Whether rows are conversations; None before the first one.
+    """
+
+    def __init__(self, messages_column: str, prompt_columns: Sequence[str], cleaner: Cleaner) -> None:
+        self.messages_column = messages_column
+        self.prompt_columns = list(prompt_columns)
+        self.cleaner = cleaner
+        self.labels = Unlabelled()
+        self.is_chat: bool | None = None
+
+    def read(self, rows: datasets.Dataset, source: str) -> datasets.Dataset:
+        """Read all rows of a split."""
+        if not len(rows):
+            raise DataError(f"{source}: no rows")
+        columns = [self.messages_column]
+        if self.messages_column not in rows.column_names:
+            columns = self.prompt_columns
+            check_columns(rows.column_names, columns, source)
+        numbers = range(1, len(rows) + 1)
+        labels = self.labels.parse_column(numbers, source)
+        return make_rows({"row": numbers, "text": self._texts(rows, columns, source), "label": labels})
+
+    def _texts(self, rows: datasets.Dataset, columns: list[str], source: str) -> Iterator[str]:
+        values = zip(*(column_values(rows, column, source) for column in columns), strict=True)
+        for row, value in enumerate(values, 1):
+            sample = self._sample(list(value), source, row)
+            self._check_kind(sample, source, row)
+            yield json.dumps(sample, ensure_ascii=False)
+
+    def _sample(self, values: list[Any], source: str, row: int) -> Sample:
+        whole = [message for value in values if isinstance(value, list) for message in value]
+        if whole and all(isinstance(value, list) for value in values):
+            check_messages(whole, source, row)
+            return Sample(*([self._cleaned(turn) for turn in value] for value in values))
+        if len(values) == 1:
+            check_messages(values[0], source, row)
+        for name, value in zip(self.prompt_columns, values, strict=True):
+            check_text(value, name, source, row)
+        prompt, completion = map(self.cleaner, values)
+        both = Cleaner(self.cleaner.steps)("".join(values))  # keeps the space between the two
+        return Sample(prompt, both[len(prompt) :] if both.startswith(prompt) else completion)
+
+    def _cleaned(self, turn: Message) -> Message:
+        return {"role": turn["role"], "content": self.cleaner(turn["content"])}
+
+    def _check_kind(self, sample: Sample, source: str, row: int) -> None:
+        is_chat = not isinstance(sample.prompt, str)
+        if self.is_chat is None:
+            self.is_chat = is_chat
+        if is_chat != self.is_chat:
+            this, others = ("a conversation", "a text") if is_chat else ("a text", "a conversation")
+            raise DataError(
+                f"{source}, row {row}: {this}, and the first training row is {others}; use one or the other"
+            )
+
+
+class SampleEncoder:
+    """Cuts the tokens of samples to the window.
+
+    Args:
+        renderer: Makes tokens of samples.
+        max_length: Tokens per row at most.
+        completion_only: Learn the assistant's turns or the completion alone; false = every token.
+    """
+
+    def __init__(self, renderer: Renderer, max_length: int, *, completion_only: bool) -> None:
+        self.renderer = renderer
+        self.max_length = max_length
+        self.completion_only = completion_only
+
+    def encode(
+        self, rows: datasets.Dataset, key: list[Any], num_proc: int, source: str, split: str
+    ) -> datasets.Dataset:
+        """Tokenize samples, or take their tokens from the cache, memory-mapped.
+
+        Returns:
+            ``input_ids``, ``labels``, ``length``, ``tokens`` (before cutting) and ``row``.
+
+        Raises:
+            DataError: A prompt leaves nothing to learn in the window.
+        """
+
+        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            samples = [Sample(*json.loads(text)) for text in batch["text"]]
+            found = self.renderer.encode(samples, source, batch["row"], completion_only=self.completion_only)
+            cut = [(one.input_ids[: self.max_length], one.labels[: self.max_length]) for one in found]
+            for row, (_, labels) in zip(batch["row"], cut, strict=True):
+                if not any(label != IGNORE_INDEX for label in labels):
+                    raise DataError(
+                        f"{source}, row {row}: the prompt alone is longer than the window of {self.max_length} tokens; "
+                        "raise data.max_length, or shorten it"
+                    )
+            return {
+                "input_ids": [ids for ids, _ in cut],
+                "labels": [labels for _, labels in cut],
+                "length": [len(ids) for ids, _ in cut],
+                "tokens": [len(one.input_ids) for one in found],
+            }
+
+        whole_key = [*key, self.max_length, self.completion_only]
+        return map_once(
+            rows, tokenize, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=["text", "label"]
+        )
