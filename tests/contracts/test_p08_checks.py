@@ -15,8 +15,8 @@ import pytest
 from peftlit.cli.commands import run
 from peftlit.data import StreamedText, TextDataModule, TextFiles, files, rows
 from peftlit.data import labelled as labelled_rows
+from peftlit.data.label_names import ClassIds
 from peftlit.data.labels import Values
-from peftlit.data.spelling import ClassIds
 from peftlit.data.stream import RowParser
 from peftlit.errors import PeftlitError
 from tests import tiny

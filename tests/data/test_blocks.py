@@ -121,16 +121,16 @@ def test_masked_blocks_stand_between_special_tokens_and_hold_the_document_in_ord
     for block in blocks:
         assert block["input_ids"][0] == encoder.cls_token_id
         assert block["input_ids"][-1] == encoder.sep_token_id
-        assert block["words"][0] == block["words"][-1] == -1
-        assert min(block["words"][1:-1]) >= 0
-        assert len(block["words"]) == len(block["input_ids"]) == block["length"] <= max_length
+        assert block["word_ids"][0] == block["word_ids"][-1] == -1
+        assert min(block["word_ids"][1:-1]) >= 0
+        assert len(block["word_ids"]) == len(block["input_ids"]) == block["length"] <= max_length
 
 
 def test_word_numbers_stand_beside_the_pieces_of_the_word(encoder):
     text = "films worked , enjoyed the plots again"
     (block,) = blocks_of(encoder, [text], "masked", 64)
     pieces = encoder.convert_ids_to_tokens(block["input_ids"])[1:-1]
-    inside = block["words"][1:-1]
+    inside = block["word_ids"][1:-1]
     assert len(pieces) > len(set(inside)) == 7
     for before, after, piece in zip(inside, inside[1:], pieces[1:], strict=False):
         assert (before == after) == piece.startswith("##")
@@ -141,7 +141,7 @@ def test_a_tokenizer_that_does_not_tell_words_apart_has_each_token_for_one(tmp_p
 
     ByT5Tokenizer().save_pretrained(tmp_path)
     (block,) = blocks_of(AutoTokenizer.from_pretrained(tmp_path), ["film"], "masked", 16)
-    assert block["words"] == [0, 1, 2, 3, -1]
+    assert block["word_ids"] == [0, 1, 2, 3, -1]
 
 
 @pytest.mark.parametrize("objective", ["causal", "masked"])

@@ -88,7 +88,7 @@ def test_special_tokens_in_front_stay_and_those_behind_do_not(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path)  # [CLS] $A [SEP]
     tokenizer.eos_token = "[SEP]"
     renderer = Renderer(tokenizer)
-    assert renderer.front == [tokenizer.cls_token_id]
+    assert renderer.prefix == [tokenizer.cls_token_id]
     encoded = encode(renderer, Sample("the film", " good"))
     assert encoded.input_ids == tokenizer("the film good")["input_ids"]
     assert renderer.encode_prompts(["the film"], "a.jsonl", [1])[0] == tokenizer("the film")["input_ids"][:-1]
@@ -267,13 +267,13 @@ OTHERWISE = (
         (
             NOTHING,
             Sample([QUESTION, ANSWER]),
-            "the chat template renders nothing of message 2, nothing to learn; mend data.chat_template",
+            "the chat template renders nothing of message 2, nothing to learn; fix data.chat_template",
         ),
         (
             OTHERWISE,
             Sample([QUESTION, ANSWER, QUESTION, ANSWER]),
-            "the chat template renders an assistant's turn otherwise than what precedes it announces; "
-            "set data.completion_only: false",
+            "the chat template does not render an assistant's turn as a continuation of the text "
+            "before it; set data.completion_only: false",
         ),
         (
             "{{ messages[0].content }}{% if messages | length > 1 %} \n{% endif %}",
@@ -339,7 +339,7 @@ def test_a_template_that_is_no_jinja_is_refused_at_once(tokenizer):
     with pytest.raises(ConfigError) as caught:
         Renderer(tokenizer, chat_template="{{ messages }}\n{% if %}")
     assert str(caught.value) == (
-        "data.chat_template: not valid in line 2: Expected an expression, got 'end of statement block'; mend it"
+        "data.chat_template: not valid in line 2: Expected an expression, got 'end of statement block'; fix it"
     )
 
 
@@ -347,4 +347,4 @@ def test_completions_need_an_end_token(tokenizer):
     tokenizer.eos_token = None
     with pytest.raises(DataError) as caught:
         encode(Renderer(tokenizer), Sample("the film", " good"))
-    assert str(caught.value) == ("data.tokenizer: it has no end token to close completions with; set eos_token in it")
+    assert str(caught.value) == ("data.tokenizer: it has no eos token to end completions with; set eos_token in it")

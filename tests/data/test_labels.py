@@ -14,8 +14,8 @@ import pytest
 
 from peftlit.data import Reviews, TextFiles
 from peftlit.data.checks import describe_splits
+from peftlit.data.label_names import distinct_names
 from peftlit.data.labels import ClassLabels, Labels, LabelSets, Values
-from peftlit.data.spelling import distinct_names
 from peftlit.errors import ConfigError
 from tests.data.helpers import WHOLE, labelled, refusal, text_files
 
@@ -171,7 +171,7 @@ def test_rows_without_any_label_are_refused():
 
 def test_other_sets_have_other_spellings():
     kind = LabelSets(["a", "b", "ab"], "label", ";")
-    spelled = {kind.spell(label) for label in itertools.product([0.0, 1.0], repeat=3)}
+    spelled = {kind.to_csv(label) for label in itertools.product([0.0, 1.0], repeat=3)}
     assert len(spelled) == 8
 
 

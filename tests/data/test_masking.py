@@ -37,7 +37,7 @@ def encoder(tmp_path_factory) -> str:
 @pytest.mark.parametrize("ratio", [0.01, 0.15, 0.4, 0.99])
 def test_exactly_the_share_of_tokens_is_to_be_found_and_at_least_one(ratio):
     for count in range(1, 120):
-        chosen = Masking(ratio).choose(words(*[1] * count), chance(count))
+        chosen = Masking(ratio).select(words(*[1] * count), chance(count))
         assert int(chosen.sum()) == max(1, round(ratio * count))
 
 
@@ -45,13 +45,13 @@ def test_special_tokens_are_never_chosen():
     given = torch.tensor([-1, -1, 0, 1, -1, 2, -1])
     for whole_words in (False, True):
         for seed in range(100):
-            chosen = Masking(0.99, whole_words=whole_words).choose(given, chance(seed))
+            chosen = Masking(0.99, whole_words=whole_words).select(given, chance(seed))
             assert chosen.tolist() == [False, False, True, True, False, True, False]
 
 
 def test_every_token_is_chosen_as_often_as_any_other():
     drawn = 4000
-    times = sum(Masking(0.25).choose(words(*[1] * 20), chance(seed)).float() for seed in range(drawn))
+    times = sum(Masking(0.25).select(words(*[1] * 20), chance(seed)).float() for seed in range(drawn))
     bound = 5 * math.sqrt(drawn * 0.25 * 0.75)
     assert (times[1:-1] - drawn * 0.25).abs().max() < bound
 
@@ -69,8 +69,8 @@ def test_every_token_is_chosen_as_often_as_any_other():
 def test_chosen_tokens_become_the_mask_any_token_or_stay(settings, shares):
     masking, generator = Masking(0.5, **settings), chance()
     ids = torch.full((100_002,), OUTSIDE)
-    chosen = masking.choose(words(*[1] * 100_000), generator)
-    hidden = masking.hide(ids, chosen, OUTSIDE + 1, VOCABULARY, generator)
+    chosen = masking.select(words(*[1] * 100_000), generator)
+    hidden = masking.mask_tokens(ids, chosen, OUTSIDE + 1, VOCABULARY, generator)
     assert (hidden[~chosen] == OUTSIDE).all(), "what is not to be found stays"
     hidden, total = hidden[chosen], int(chosen.sum())
     counts = [int((hidden == OUTSIDE + 1).sum()), int((hidden < VOCABULARY).sum()), int((hidden == OUTSIDE).sum())]
@@ -82,7 +82,7 @@ def test_chosen_tokens_become_the_mask_any_token_or_stay(settings, shares):
 def test_any_token_of_the_vocabulary_may_stand_in():
     masking = Masking(0.9, mask_share=0.0, random_share=1.0)
     ids, chosen = torch.full((5000,), OUTSIDE), torch.ones(5000, dtype=torch.bool)
-    assert set(masking.hide(ids, chosen, MASK, VOCABULARY, chance()).tolist()) == set(range(VOCABULARY))
+    assert set(masking.mask_tokens(ids, chosen, MASK, VOCABULARY, chance()).tolist()) == set(range(VOCABULARY))
 
 
 def test_whole_words_are_hidden_with_all_pieces_or_none():
@@ -90,7 +90,7 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
     for seed in range(300):
         given = words(*(draw.randint(1, 4) for _ in range(draw.randint(1, 30))))
         ratio = draw.choice([0.15, 0.3, 0.6])
-        chosen = Masking(ratio, whole_words=True).choose(given, chance(seed))
+        chosen = Masking(ratio, whole_words=True).select(given, chance(seed))
         found = set(given[chosen].tolist())
         assert all(bool(chosen[given == word].all()) for word in found)
         free = int((given >= 0).sum())
@@ -104,7 +104,7 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
 
 def test_whole_words_of_one_piece_are_as_many_as_single_tokens():
     for count in range(1, 60):
-        assert int(Masking(whole_words=True).choose(words(*[1] * count), chance()).sum()) == max(1, round(0.15 * count))
+        assert int(Masking(whole_words=True).select(words(*[1] * count), chance()).sum()) == max(1, round(0.15 * count))
 
 
 def test_whole_words_are_those_of_the_tokenizer(tmp_path):
@@ -141,7 +141,7 @@ def test_shares_out_of_range_are_refused(settings, said):
 
 COLUMNS = {
     "input_ids": [[2, 10, 11, 12, 3], [2, 13, 3]],
-    "words": [[-1, 0, 1, 2, -1], [-1, 0, -1]],
+    "word_ids": [[-1, 0, 1, 2, -1], [-1, 0, -1]],
     "row": [3, 8],
     "block": [0, 1],
 }
@@ -170,7 +170,7 @@ def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path)
 
     def mask(seed=1, epoch=0, row=3, block=0):
-        columns = {"input_ids": [list(range(5, 45))], "words": [list(range(40))], "row": [row], "block": [block]}
+        columns = {"input_ids": [list(range(5, 45))], "word_ids": [list(range(40))], "row": [row], "block": [block]}
         return MaskingCollator(tokenizer, Masking(), seed)({**columns, "epoch": [epoch]})["labels"].tolist()
 
     assert mask() == mask()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from peftlit.data.prompt import Candidates, LabelPrompts, Prompt
+from peftlit.data.label_prompts import EncodedPrompt, LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError, DataError
 from tests import tiny
 from tests.data.test_chat import TEMPLATES, ids, random_text
@@ -26,11 +27,11 @@ def stories(shared: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
 
 
-def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> Candidates:
+def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> EncodedPrompt:
     return LabelPrompts(prompt, tokenizer, names, max_length).encode([text], "a.jsonl", [7])[0]
 
 
-def size(found: Candidates) -> int:
+def size(found: EncodedPrompt) -> int:
     return len(found.input_ids) + max(map(len, found.label_ids))
 
 
@@ -67,7 +68,7 @@ def test_settings_make_the_same_prompt_again():
         ({"label_words": ["good", 3]}, "data.prompt.label_words: word 2 is 3, needs a text"),
         (
             {"label_words": ["good", "bad", "good"]},
-            "data.prompt.label_words: 'good' stands there twice; give each label its own",
+            "data.prompt.label_words: 'good' is there twice; give each label its own",
         ),
     ],
 )

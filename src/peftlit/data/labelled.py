@@ -12,11 +12,11 @@ from peftlit.batch import DataSpec, ProblemType
 from peftlit.data.base import TokenDataModule
 from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.cleaning import Cleaner
-from peftlit.data.collate import Collator, PadCollator
+from peftlit.data.collate import Collator, PadCollator, PromptCollator
 from peftlit.data.encode import encode
+from peftlit.data.label_prompts import LabelPrompts, first_tokens_differ
 from peftlit.data.labels import Labels, make_labels
-from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
+from peftlit.data.prompt import Prompt
 from peftlit.data.table import column_values, make_rows
 from peftlit.errors import ConfigError, DataError
 
@@ -156,7 +156,7 @@ class TextDataModule(TokenDataModule):
         tokenizer, rows = self.get_tokenizer(), self.read()[split]
         if self.objective is not None:
             key, source = self._cache_key(split), self.sources[split]
-            encoded = encode_prompted(rows, self.label_prompts, key, self.num_proc, source, split)
+            encoded = self.label_prompts.encode_rows(rows, key, self.num_proc, source, split)
             self._note_lengths(split, encoded["tokens"][:])
             return encoded
         encoded = encode(rows, tokenizer, self._cache_key(split), self.max_length, self.num_proc, split)

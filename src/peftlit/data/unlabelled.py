@@ -31,6 +31,6 @@ class Unlabelled(Labels):
         """Count nothing."""
         return None
 
-    def spell(self, label: int) -> str:
+    def to_csv(self, label: int) -> str:
         """Return nothing."""
         return ""

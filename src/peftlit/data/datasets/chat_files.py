@@ -15,7 +15,7 @@ from peftlit.data.blocks import pack
 from peftlit.data.chat import Renderer, Sample
 from peftlit.data.checks import check_columns, check_text
 from peftlit.data.cleaning import Cleaner
-from peftlit.data.collate import Collator, LabelledCollator
+from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.encode import map_once
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.messages import Message, check_messages
@@ -159,4 +159,4 @@ class ChatFiles(TokenDataModule, FilesOrHub):
         return pack(encoded, self.max_length) if self.packing else encoded
 
     def _collator(self, split: str) -> Collator:
-        return LabelledCollator(self.get_tokenizer())
+        return TokenLabelCollator(self.get_tokenizer())

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import IMDB, SST2, Reviews, TextFiles, TweetSentiment
-from peftlit.data.collate import PadCollator
+from peftlit.data.collate import PadCollator, PromptCollator
 from peftlit.data.encode import tokenizer_state
-from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import PromptCollator, ask, collate_prompts, encode_prompted
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError
 from tests import tiny
 from tests.data.helpers import refusal, text_files, write_jsonl
@@ -52,7 +52,7 @@ def causal(folder, rows=ROWS, **settings) -> TextFiles:
 
 def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
     key = f"{rows}{state or tokenizer_state(prompts._renderer.tokenizer)}"
-    return list(encode_prompted(datasets.Dataset.from_list(rows), prompts, key, 1, "a.jsonl", "train"))
+    return list(prompts.encode_rows(datasets.Dataset.from_list(rows), key, 1, "a.jsonl", "train"))
 
 
 def ids(tokenizer, text: str) -> list[int]:
@@ -126,7 +126,9 @@ def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
 
 def test_a_tokenizer_that_asks_for_no_mask_gets_one(tokenizer):
     tokenizer.model_input_names = ["input_ids"]
-    batch = collate_prompts(tokenizer, [[5], [6, 7]], [[[9], [10]], [[9], [10]]])
+    batch = PromptCollator(tokenizer)(
+        {"input_ids": [[5], [6, 7]], "label_ids": [[[9], [10]], [[9], [10]]], "row": [1, 2]}
+    )
     assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
 
 
@@ -134,7 +136,7 @@ def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
     data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
     data.setup("fit")
     (trained,) = data.train_dataloader()
-    asked = ask(data.label_prompts, data.get_tokenizer(), [row["text"] for row in ROWS], range(1, len(ROWS) + 1))
+    asked = data.label_prompts.batch([row["text"] for row in ROWS], range(1, len(ROWS) + 1))
     order = trained.pop("row").argsort()
     assert asked.pop("row").tolist() == [1, 2]
     assert "labels" not in asked
