@@ -58,23 +58,18 @@ class BlockEncoder:
     def _encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
         is_causal = self.objective == "causal"
-        aligned = "labels" if is_causal else "word_ids"
-        columns: dict[str, list[Any]] = {
-            name: [] for name in ("input_ids", aligned, "length", "row", "block", "tokens")
-        }
+        names = ["input_ids", "labels" if is_causal else "word_ids", "length", "row", "block", "tokens"]
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for i, (row, ids) in enumerate(zip(batch["row"], encoded["input_ids"], strict=True)):
             if not ids:
                 continue  # an empty text, already counted and reported
-            if is_causal:
-                blocks = self._causal(ids)
-            else:
-                blocks = self._masked(ids, encoded.word_ids(i) if encoded.is_fast else range(len(ids)))
-            for number, (block, values) in enumerate(islice(blocks, 1 if self.long == "cut" else None)):
-                total = 0 if number else len(self.prefix) + len(ids) + len(self.suffix)
-                for column, value in zip(
-                    columns.values(), (block, values, len(block), row, number, total), strict=True
-                ):
-                    column.append(value)
+            words = encoded.word_ids(i) if encoded.is_fast else range(len(ids))
+            blocks = self._causal(ids) if is_causal else self._masked(ids, words)
+            total = len(self.prefix) + len(ids) + len(self.suffix)
+            for number, (block, aligned) in enumerate(islice(blocks, 1 if self.long == "cut" else None)):
+                values = [block, aligned, len(block), row, number, 0 if number else total]
+                for name, value in zip(names, values, strict=True):
+                    columns[name].append(value)
         return columns
 
     def _causal(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:

@@ -85,8 +85,8 @@ class LabelPrompts:
         encoded = self._candidates(texts, source, rows)
         tokens = [one.tokens for one in encoded]
         while too_long := [i for i, one in enumerate(encoded) if one.tokens > self.max_length]:
-            for i, shorter in zip(too_long, self._shortened(texts, encoded, too_long), strict=True):
-                texts[i] = shorter
+            for i in too_long:
+                texts[i] = self._shortened(texts[i], encoded[i].tokens)
             again = self._candidates([texts[i] for i in too_long], source, [rows[i] for i in too_long])
             for i, one in zip(too_long, again, strict=True):
                 encoded[i] = one
@@ -111,12 +111,8 @@ class LabelPrompts:
             columns = [batch[name] for name in names]
             texts: list[Text] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
             encoded = self.encode(texts, source, batch["row"])
-            return {
-                "input_ids": [one.input_ids for one in encoded],
-                "label_ids": [one.label_ids for one in encoded],
-                "length": [len(one.input_ids) + max(map(len, one.label_ids)) for one in encoded],
-                "tokens": [one.tokens for one in encoded],
-            }
+            lengths = [len(one.input_ids) + max(map(len, one.label_ids)) for one in encoded]
+            return {**_columns(encoded), "length": lengths, "tokens": [one.tokens for one in encoded]}
 
         whole_key = [key, self.prompt.settings(), self.words, self.max_length]
         return map_once(rows, tokenize, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=names)
@@ -124,21 +120,11 @@ class LabelPrompts:
     def batch(self, texts: Sequence[Text], rows: Sequence[int]) -> Batch:
         """Return texts to classify as one padded batch, without ``labels``."""
         encoded = self.encode(texts, "predict", rows)
-        columns: dict[str, list[Any]] = {
-            "input_ids": [one.input_ids for one in encoded],
-            "label_ids": [one.label_ids for one in encoded],
-            "row": list(rows),
-        }
+        columns: dict[str, list[Any]] = {**_columns(encoded), "row": list(rows)}
         return PromptCollator(self._renderer.tokenizer)(columns)
 
     def _candidates(self, texts: Sequence[Text], source: str, rows: Sequence[int]) -> list[EncodedPrompt]:
-        if self._is_chat:
-            prompts = [
-                self._renderer.render(self.prompt.messages(text), source, row, add_generation_prompt=True)
-                for text, row in zip(texts, rows, strict=True)
-            ]
-        else:
-            prompts = [self.prompt.fill(text) for text in texts]
+        prompts = [self._text(text, source, row) for text, row in zip(texts, rows, strict=True)]
         continuations = ("", *self.words)
         tokens = iter(self._renderer.tokenize([prompt + word for prompt in prompts for word in continuations]))
         encoded = []
@@ -155,46 +141,48 @@ class LabelPrompts:
             encoded.append(EncodedPrompt(alone[:length], label_ids, length + max(map(len, label_ids))))
         return encoded
 
+    def _text(self, text: Text, source: str, row: int) -> str:
+        if not self._is_chat:
+            return self.prompt.fill(text)
+        return self._renderer.render(self.prompt.messages(text), source, row, add_generation_prompt=True)
+
     def _check_labels(self, label_ids: list[list[int]]) -> None:
         key = tuple(map(tuple, label_ids))
         if key in self._checked:  # most rows have the same
             return
-        names = [f"{word!r} (label {name})" for word, name in zip(self.words, self.label_names, strict=True)]
-        for name, ids in zip(names, label_ids, strict=True):
+        labels = [
+            (f"{word!r} (label {name})", ids)
+            for word, name, ids in zip(self.words, self.label_names, label_ids, strict=True)
+        ]
+        for label, ids in labels:
             if not ids:
                 raise ConfigError(
-                    f"data.prompt.label_words: {name} adds no token to the question; give it another word"
+                    f"data.prompt.label_words: {label} adds no token to the question; give it another word"
                 )
-        for (name, ids), (other, others) in permutations(zip(names, label_ids, strict=True), 2):
+        for (label, ids), (other, others) in permutations(labels, 2):
             if others[: len(ids)] == ids:
                 raise ConfigError(
-                    f"data.prompt.label_words: the tokens of {name} begin those of {other}, so the two cannot be told "
+                    f"data.prompt.label_words: the tokens of {label} begin those of {other}, so the two cannot be told "
                     "apart; give one another word"
                 )
         self._checked.add(key)
 
-    def _shortened(
-        self, texts: Sequence[Text], encoded: Sequence[EncodedPrompt], too_long: Sequence[int]
-    ) -> list[Text]:
-        """Return the texts that are too long, without as many tokens at the right end as are over ``max_length``."""
-        parts = [[text] if isinstance(text := texts[i], str) else list(text) for i in too_long]
-        tokens = iter(self._renderer.tokenize([part for pair in parts for part in pair]))
-        shortened: list[Text] = []
-        for i, pair in zip(too_long, parts, strict=True):
-            if not any(pair):
-                raise ConfigError(
-                    f"data.prompt.template: the template alone takes {encoded[i].tokens} tokens of a window of "
-                    f"{self.max_length}; shorten it or raise data.max_length"
-                )
-            ids = [next(tokens) for _ in pair]
-            lengths = [len(one) for one in ids]
-            kept = max(sum(lengths) - (encoded[i].tokens - self.max_length), 0)
-            most = max(kept - min(lengths), kept // 2) if len(pair) == 2 else kept
-            cut = [self._cut(part, one, most) for part, one in zip(pair, ids, strict=True)]
-            if cut == pair:  # none of its characters is a token of its own
-                cut = ["" for _ in pair]
-            shortened.append(cut[0] if len(cut) == 1 else (cut[0], cut[1]))
-        return shortened
+    def _shortened(self, text: Text, tokens: int) -> Text:
+        """Return a text without as many tokens at its right end as its prompt of ``tokens`` has too many."""
+        parts = [text] if isinstance(text, str) else list(text)
+        if not any(parts):
+            raise ConfigError(
+                f"data.prompt.template: the template alone takes {tokens} tokens of a window of {self.max_length}; "
+                "shorten it or raise data.max_length"
+            )
+        ids = self._renderer.tokenize(parts)
+        lengths = [len(one) for one in ids]
+        kept = max(sum(lengths) - (tokens - self.max_length), 0)
+        most = max(kept - min(lengths), kept // 2) if len(parts) == 2 else kept
+        cut = [self._cut(part, one, most) for part, one in zip(parts, ids, strict=True)]
+        if cut == parts:  # what is over is no token of its own
+            cut = [""] * len(parts)
+        return cut[0] if isinstance(text, str) else (cut[0], cut[1])
 
     def _cut(self, text: str, ids: list[int], most: int) -> str:
         """Return a text without its tokens after the first ``most``, and without white space at its new end."""
@@ -204,6 +192,10 @@ class LabelPrompts:
         ends = [self._renderer.tokenizer.decode(ids[start:]) for start in range(most, most + 4)]
         end = next((end for end in ends if "\ufffd" not in end), ends[0])
         return text[: max(len(text) - max(len(end), 1), 0)].rstrip() if most else ""
+
+
+def _columns(encoded: Sequence[EncodedPrompt]) -> dict[str, list[Any]]:
+    return {"input_ids": [one.input_ids for one in encoded], "label_ids": [one.label_ids for one in encoded]}
 
 
 def first_tokens_differ(encoded: datasets.Dataset) -> bool:
