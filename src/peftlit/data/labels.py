@@ -44,17 +44,17 @@ class Labels(ABC):
         """Parse the values of a column, whose rows count from 1."""
         return (self.parse(value, source, row) for row, value in enumerate(values, 1))
 
-    @abstractmethod
     def check(self, labels: Sequence[Any], source: str) -> list[str]:
         """Raise a DataError if nothing can be learned from these training labels; return warnings for the report."""
+        return []
 
-    @abstractmethod
     def strata(self, labels: Sequence[Any], smallest_share: float) -> list[int]:
         """Return each row's stratum for a stratified split whose smallest part is this share."""
+        return list(labels)
 
-    @abstractmethod
     def counts(self, labels: Sequence[Any]) -> list[int] | None:
-        """Count the rows that carry each label; None for values."""
+        """Count the rows that carry each label; None where there is nothing to count."""
+        return None
 
     def summary(self, labels: Sequence[Any]) -> dict[str, float]:
         """Return the labels' statistics for a report."""
@@ -90,10 +90,6 @@ class ClassLabels(Labels):
                 "a classifier needs at least two"
             )
         return [f"no row is {name!r}" for name in self.names if name not in present]
-
-    def strata(self, labels: Sequence[int], smallest_share: float) -> list[int]:
-        """Return the class ids."""
-        return list(labels)
 
     def counts(self, labels: Sequence[int]) -> list[int]:
         """Count the rows of each class."""
@@ -190,9 +186,6 @@ class Values(Labels):
         ordered = sorted(labels)
         edges = [ordered[i * len(ordered) // _BINS] for i in range(1, _BINS)]
         return [bisect_right(edges, label) for label in labels]
-
-    def counts(self, labels: Sequence[float]) -> None:
-        """Return None."""
 
     def summary(self, labels: Sequence[float]) -> dict[str, float]:
         """Return the lowest, mean and highest value."""
