@@ -50,12 +50,12 @@ def test_every_row_comes_once_an_epoch_and_ranks_get_equal_numbers_of_batches(mo
         assert all(rows for batches in ranks for rows in batches), "an empty batch cannot be padded"
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("mode", ["grouped", "plain", "evaluation"])
-def test_no_batch_has_more_rows_than_asked_for(mode, world_size):
-    for count in range(2 * world_size, 20 * world_size):
-        for batches in _ranks(count, 16, world_size, **MODES[mode]):
-            assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
+def test_no_batch_has_more_rows_than_asked_for(mode):
+    for world_size in (1, 2, 3, 8):
+        for count in range(2 * world_size, 20 * world_size):
+            for batches in _ranks(count, 16, world_size, **MODES[mode]):
+                assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
 
 
 @pytest.mark.parametrize("mode", ["grouped", "plain", "budget"])
