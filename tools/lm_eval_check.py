@@ -19,7 +19,6 @@ from lm_eval.models.huggingface import HFLM
 
 import peftlit
 from peftlit.backbone.model_source import resolve
-from peftlit.data.prompted import ask
 from peftlit.export.classifier import Classifier
 from peftlit.modules import CausalLM
 
@@ -28,7 +27,7 @@ def ours(classifier: Classifier, texts: list[str]) -> torch.Tensor:
     """Return the score of each label of each text, (rows, labels)."""
     assert classifier.prompts is not None
     batches = [texts[i : i + 16] for i in range(0, len(texts), 16)]
-    asked = [ask(classifier.prompts, classifier.tokenizer, batch, range(len(batch))) for batch in batches]
+    asked = [classifier.prompts.batch(batch, range(len(batch))) for batch in batches]
     return torch.cat([classifier.logits(batch) for batch in asked])
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from peftlit.cli import commands
-from peftlit.cli.lightning_cli.process_state import preserved
+from peftlit.cli.process_state import preserved
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.export.load import load
 from peftlit.export.predictor import Predictor

@@ -89,7 +89,7 @@ BREAKERS: dict[str, tuple[str, Any]] = {
     ),
     "the last batch is filled up for the ranks": (
         "last batch of one row, accumulation",
-        lambda: patch.object(sampler, "_FEWEST_ROWS", 0),
+        lambda: patch.object(sampler, "_MIN_LAST_BATCH", 0),
     ),
     "every row to every rank": (
         "plain",

@@ -15,7 +15,8 @@ from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import ChatFiles, TextFiles, samples
 from peftlit.data.chat import Encoded, Renderer
-from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.export.classifier import Classifier
 from peftlit.export.generator import Generator
 from peftlit.export.load import load

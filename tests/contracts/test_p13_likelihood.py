@@ -17,7 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, P
 import peftlit
 from peftlit.backbone import Backbone
 from peftlit.data import TextFiles
-from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError, DataError
 from peftlit.export.write import export
 from peftlit.modules import CausalLM, label_scores

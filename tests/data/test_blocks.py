@@ -43,10 +43,8 @@ def learned(blocks) -> list[int]:
 
 
 @pytest.mark.parametrize("max_length", [8, 9, 16, 64])
-@pytest.mark.parametrize("pad_is_end", [False, True])
-def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_length, pad_is_end):
-    if pad_is_end:
-        decoder.pad_token = decoder.eos_token
+def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_length):
+    decoder.pad_token = decoder.eos_token  # must not hide the end
     texts = documents(60)
     blocks = blocks_of(decoder, texts, max_length=max_length)
     for number, text in enumerate(texts, 1):
@@ -63,34 +61,28 @@ def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_
 
 
 @pytest.mark.parametrize("objective", ["causal", "masked"])
-def test_no_block_holds_tokens_of_two_documents(decoder, encoder, objective):
-    tokenizer = decoder if objective == "causal" else encoder
-    texts = [" ".join([word] * count) for word, count in zip(tiny.WORDS, range(1, 40), strict=False)]
-    blocks = blocks_of(tokenizer, texts, objective)
-    around = set(tokenizer.all_special_ids)
-    for block in blocks:
-        assert len(set(block["input_ids"]) - around) <= 1
-        assert set(block["input_ids"]) - around <= set(ids(tokenizer, tiny.WORDS[block["row"] // 10 - 1]))
-    assert [block["row"] for block in blocks] == sorted(block["row"] for block in blocks)
-
-
-@pytest.mark.parametrize("objective", ["causal", "masked"])
-def test_blocks_are_numbered_in_their_document_whose_tokens_stand_in_the_first(decoder, encoder, objective):
-    tokenizer = decoder if objective == "causal" else encoder
-    texts = ["the film " * count for count in (1, 12, 30)]
-    blocks = blocks_of(tokenizer, texts, objective)
-    around = 1 if objective == "causal" else 2
-    for number, count in enumerate((1, 12, 30), 1):
-        own = [block for block in blocks if block["row"] == 10 * number]
+def test_blocks_are_numbered_in_their_document_and_hold_no_other(decoder, encoder, objective):
+    tokenizer, around = (decoder, 1) if objective == "causal" else (encoder, 2)
+    counts = dict(zip(tiny.WORDS, range(1, 40), strict=False))
+    texts = [" ".join([word] * count) for word, count in counts.items()]
+    whole = blocks_of(tokenizer, ["", *texts, " \n "], objective)
+    assert [block["row"] for block in whole] == sorted(block["row"] for block in whole)
+    for number, text in enumerate(texts, 2):  # the empty ones have no block
+        own, inside = [block for block in whole if block["row"] == 10 * number], ids(tokenizer, text)
         assert [block["block"] for block in own] == list(range(len(own)))
-        assert [block["tokens"] for block in own] == [2 * count + around, *[0] * (len(own) - 1)]
+        assert [block["tokens"] for block in own] == [len(inside) + around, *[0] * (len(own) - 1)]
+        assert {i for block in own for i in block["input_ids"]} <= {*inside, *tokenizer.all_special_ids}
+    assert {block["row"] for block in whole} == {10 * number for number in range(2, len(texts) + 2)}
+    assert max(block["block"] for block in whole) > 2
+    cut = blocks_of(tokenizer, ["", *texts, " \n "], objective, long="cut")
+    assert cut == [block for block in whole if block["block"] == 0]
 
 
-@pytest.mark.parametrize("count", [6, 7, 8, 13, 14, 15])
-def test_a_document_that_just_fits_makes_no_block_of_a_single_token(decoder, count):
-    blocks = blocks_of(decoder, [" ".join(["film"] * count)])
-    assert sum(len(block["input_ids"]) - 1 for block in blocks) == count
-    assert len(blocks) == -(-count // 7)
+def test_a_document_that_just_fits_makes_no_block_of_a_single_token(decoder):
+    for count in (6, 7, 8, 13, 14, 15):
+        blocks = blocks_of(decoder, [" ".join(["film"] * count)])
+        assert sum(len(block["input_ids"]) - 1 for block in blocks) == count
+        assert len(blocks) == -(-count // 7)
 
 
 def test_special_tokens_in_front_stand_there_once_a_document(tmp_path, decoder):
@@ -121,16 +113,16 @@ def test_masked_blocks_stand_between_special_tokens_and_hold_the_document_in_ord
     for block in blocks:
         assert block["input_ids"][0] == encoder.cls_token_id
         assert block["input_ids"][-1] == encoder.sep_token_id
-        assert block["words"][0] == block["words"][-1] == -1
-        assert min(block["words"][1:-1]) >= 0
-        assert len(block["words"]) == len(block["input_ids"]) == block["length"] <= max_length
+        assert block["word_ids"][0] == block["word_ids"][-1] == -1
+        assert min(block["word_ids"][1:-1]) >= 0
+        assert len(block["word_ids"]) == len(block["input_ids"]) == block["length"] <= max_length
 
 
 def test_word_numbers_stand_beside_the_pieces_of_the_word(encoder):
     text = "films worked , enjoyed the plots again"
     (block,) = blocks_of(encoder, [text], "masked", 64)
     pieces = encoder.convert_ids_to_tokens(block["input_ids"])[1:-1]
-    inside = block["words"][1:-1]
+    inside = block["word_ids"][1:-1]
     assert len(pieces) > len(set(inside)) == 7
     for before, after, piece in zip(inside, inside[1:], pieces[1:], strict=False):
         assert (before == after) == piece.startswith("##")
@@ -141,37 +133,20 @@ def test_a_tokenizer_that_does_not_tell_words_apart_has_each_token_for_one(tmp_p
 
     ByT5Tokenizer().save_pretrained(tmp_path)
     (block,) = blocks_of(AutoTokenizer.from_pretrained(tmp_path), ["film"], "masked", 16)
-    assert block["words"] == [0, 1, 2, 3, -1]
-
-
-@pytest.mark.parametrize("objective", ["causal", "masked"])
-def test_only_the_first_block_is_kept_where_long_documents_are_cut(decoder, encoder, objective):
-    tokenizer = decoder if objective == "causal" else encoder
-    texts = documents(20)
-    whole = blocks_of(tokenizer, texts, objective)
-    assert max(block["block"] for block in whole) > 2
-    assert blocks_of(tokenizer, texts, objective, long="cut") == [block for block in whole if block["block"] == 0]
-
-
-@pytest.mark.parametrize("objective", ["causal", "masked"])
-def test_empty_documents_have_no_block(decoder, encoder, objective):
-    tokenizer = decoder if objective == "causal" else encoder
-    assert [block["row"] for block in blocks_of(tokenizer, ["", "film", " \n "], objective)] == [20]
+    assert block["word_ids"] == [0, 1, 2, 3, -1]
 
 
 def test_the_cache_is_not_used_for_anything_else(decoder, encoder):
     text = ["the film was very long and slow but the ending was superb"]
-    shapes = {
-        (objective, max_length, long): [b["length"] for b in blocks_of(tokenizer, text, objective, max_length, long)]
-        for objective, tokenizer in (("causal", decoder), ("masked", encoder))
-        for max_length in (8, 9)
-        for long in ("split", "cut")
-    }
-    assert shapes["causal", 8, "split"] == [8, 6]
-    assert shapes["causal", 9, "split"] == [9, 5]
-    assert shapes["causal", 8, "cut"] == [8]
-    assert shapes["masked", 8, "split"] == [8, 8]
-    assert shapes["masked", 9, "cut"] == [9]
+    for tokenizer, objective, max_length, long, lengths in (
+        (decoder, "causal", 8, "split", [8, 6]),
+        (decoder, "causal", 9, "split", [9, 5]),
+        (decoder, "causal", 8, "cut", [8]),
+        (encoder, "masked", 8, "split", [8, 8]),
+        (encoder, "masked", 9, "cut", [9]),
+    ):
+        found = blocks_of(tokenizer, text, objective, max_length, long)
+        assert [block["length"] for block in found] == lengths
 
 
 def test_another_end_token_makes_other_blocks(decoder):

@@ -73,31 +73,21 @@ def test_common_length():
 
 def test_a_completion_is_learned_with_one_end_token_and_its_prompt_is_not(tokenizer):
     the, film, good, very = (ids(tokenizer, word)[0] for word in ("the", "film", "good", "very"))
+    tokenizer.pad_token = tokenizer.eos_token  # must not hide the end
     for completion in (" very good", " very good</s>", " very good</s></s>"):
         encoded = encode(Renderer(tokenizer), Sample("the film", completion))
         assert encoded.input_ids == [the, film, very, good, END]
         assert encoded.labels == [IGNORE_INDEX, IGNORE_INDEX, very, good, END]
 
 
-def test_the_end_is_learned_where_padding_is_the_same_token(tokenizer):
-    tokenizer.pad_token = tokenizer.eos_token
-    assert encode(Renderer(tokenizer), Sample("the film", " very")).labels[-1] == END
-
-
 def test_special_tokens_in_front_stay_and_those_behind_do_not(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path)  # [CLS] $A [SEP]
     tokenizer.eos_token = "[SEP]"
     renderer = Renderer(tokenizer)
-    assert renderer.front == [tokenizer.cls_token_id]
+    assert renderer.prefix == [tokenizer.cls_token_id]
     encoded = encode(renderer, Sample("the film", " good"))
     assert encoded.input_ids == tokenizer("the film good")["input_ids"]
     assert renderer.encode_prompts(["the film"], "a.jsonl", [1])[0] == tokenizer("the film")["input_ids"][:-1]
-
-
-def test_real_tokens_of_a_prompt_and_its_completion(shared):
-    encoded = encode(Renderer(stories(shared)), Sample("a cat", " sat"))
-    assert encoded.input_ids == [1, 261, 280, 294, 262, 294, 2]  # <s> ▁a ▁c at ▁s at </s>
-    assert encoded.labels == [IGNORE_INDEX] * 4 + [262, 294, 2]
 
 
 def test_a_completion_that_begins_within_a_token_leaves_the_prompt_as_it_is_and_is_counted(shared):
@@ -110,7 +100,10 @@ def test_a_completion_that_begins_within_a_token_leaves_the_prompt_as_it_is_and_
     assert merged.input_ids[:4] == renderer.encode_prompts(["a ca"], "a.jsonl", [1])[0]
     assert tokenizer.decode(merged.input_ids) == "<s> a cat</s>"  # no blank before the t
     assert merged.labels == [IGNORE_INDEX] * 4 + merged.input_ids[4:]
-    assert plain.labels[4:] == [262, 294, 2]
+    assert plain.input_ids == [1, 261, 280, 294, 262, 294, 2]  # <s> ▁a ▁c at ▁s at </s>
+    assert plain.labels == [IGNORE_INDEX] * 4 + [262, 294, 2]
+    assert renderer.encode_prompts([""], "a.jsonl", [1]) == [[1]]  # <s> can be answered
+    assert renderer.encode([], "a.jsonl", [], completion_only=True) == renderer.encode_prompts([], "", []) == []
 
 
 def test_every_token_but_the_first_is_learned_on_demand(tokenizer):
@@ -120,26 +113,27 @@ def test_every_token_but_the_first_is_learned_on_demand(tokenizer):
     chat = encode(renderer, Sample([QUESTION, ANSWER]), completion_only=False)
     assert chat.labels == [IGNORE_INDEX, *chat.input_ids[1:]]
     assert chat.input_ids == encode(renderer, Sample([QUESTION, ANSWER])).input_ids
+    renderer = Renderer(tokenizer, chat_template=OTHERWISE.replace("m.content", "loop.length ~ m.content"))
+    unclear = encode(renderer, Sample([QUESTION, ANSWER, QUESTION, ANSWER]), completion_only=False)
+    assert unclear.labels == [IGNORE_INDEX, *unclear.input_ids[1:]]
 
 
-def test_every_assistants_turn_of_a_conversation_is_learned(tokenizer):
-    renderer = Renderer(tokenizer, chat_template=TEMPLATES["zephyr"])
-    second = {"role": "assistant", "content": "the plot"}
-    encoded = encode(renderer, Sample([QUESTION, ANSWER, QUESTION, second]))
-    assert learned(encoded) == [*ids(tokenizer, "very good"), END, *ids(tokenizer, "the plot"), END]
-    asked = ids(tokenizer, "<|user|>\nfilm good ?</s>\n<|assistant|>\n")
-    answered = [*ids(tokenizer, "very good"), END]
-    assert encoded.labels[: len(asked) + 3] == [IGNORE_INDEX] * len(asked) + answered
-
-
-def test_of_a_prompt_and_a_completion_of_messages_the_prompts_turns_are_not_learned(tokenizer):
+def test_of_a_conversation_every_assistants_turn_is_learned_that_is_not_of_the_prompt(tokenizer):
     renderer = Renderer(tokenizer, chat_template=TEMPLATES["zephyr"])
     second, third = {"role": "assistant", "content": "the plot"}, {"role": "assistant", "content": "a story"}
-    encoded = encode(renderer, Sample([QUESTION, ANSWER, QUESTION], [second]))
-    assert encoded.input_ids == encode(renderer, Sample([QUESTION, ANSWER, QUESTION, second])).input_ids
-    assert learned(encoded) == [*ids(tokenizer, "the plot"), END]
+    start, very_good, the_plot, a_story = (
+        ids(tokenizer, text)
+        for text in (
+            "<|user|>\nfilm good ?</s>\n<|assistant|>\n", "very good</s>", "the plot</s>", "a story</s>"
+        )
+    )  # fmt: skip
+    whole = encode(renderer, Sample([QUESTION, ANSWER, QUESTION, second]))
+    assert learned(whole) == [*very_good, *the_plot]
+    assert whole.labels[: len(start) + 3] == [IGNORE_INDEX] * len(start) + very_good
+    parted = encode(renderer, Sample([QUESTION, ANSWER, QUESTION], [second]))
+    assert (parted.input_ids, learned(parted)) == (whole.input_ids, the_plot)
     longer = encode(renderer, Sample([QUESTION, ANSWER, QUESTION], [second, QUESTION, third]))
-    assert learned(longer) == [*ids(tokenizer, "the plot"), END, *ids(tokenizer, "a story"), END]
+    assert learned(longer) == [*the_plot, *a_story]
 
 
 def test_a_token_that_joins_an_earlier_turn_with_its_neighbours_is_not_learned(shared):
@@ -204,147 +198,88 @@ def test_a_completion_that_an_unknown_word_would_swallow_is_learned(tokenizer):
     assert encoded.labels == [IGNORE_INDEX, IGNORE_INDEX, *ids(tokenizer, "good"), END]
 
 
-def test_predict_feeds_what_the_template_announces(tokenizer):
-    renderer = Renderer(tokenizer, chat_template=TEMPLATES["zephyr"])
-    assert renderer.encode_prompts([[QUESTION], "the film"], "a.jsonl", [1, 2]) == [
-        ids(tokenizer, "<|user|>\nfilm good ?</s>\n<|assistant|>\n"),
-        ids(tokenizer, "the film"),
-    ]
-
-
-def test_the_template_is_saved_with_the_tokenizer(tokenizer, tmp_path):
-    Renderer(tokenizer, chat_template=TEMPLATES["chatml"])
-    tokenizer.save_pretrained(tmp_path / "saved")
-    assert AutoTokenizer.from_pretrained(tmp_path / "saved").chat_template == TEMPLATES["chatml"]
-
-
-def test_no_rows_are_no_tokens(tokenizer):
-    assert Renderer(tokenizer).encode([], "a.jsonl", [], completion_only=True) == []
-    assert Renderer(tokenizer).encode_prompts([], "a.jsonl", []) == []
-
-
 NOTHING = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}"
 OTHERWISE = (
     "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' and loop.last %} !{% endif %}{% endfor %}"
 )
+EMPTY = "the completion is empty, nothing to learn; drop the row"
+KINDS = "needs two texts or two lists of messages"
+SURROGATE = "holds half of a surrogate pair, which is no UTF-8"
+REFUSED = [
+    (None, Sample("the film", ""), EMPTY),
+    (None, Sample("the film", "</s>"), EMPTY),
+    (None, Sample("the film", 3), f"prompt is a str and completion a int; {KINDS}"),
+    (None, Sample("the film"), f"prompt is a str and completion a NoneType; {KINDS}"),
+    ("zephyr", Sample([QUESTION], "very"), f"prompt is a list and completion a str; {KINDS}"),
+    (None, Sample("\ud83d", "a"), f"prompt {SURROGATE}"),
+    (None, Sample("a", "\ud83d"), f"completion {SURROGATE}"),
+    (None, Sample(None), "messages is None, needs a list with role and content in each"),
+    ("zephyr", Sample([QUESTION]), "the last message is the user's, needs the assistant's there"),
+    ("zephyr", Sample([QUESTION, ANSWER], []), EMPTY),
+    ("zephyr", Sample([QUESTION, {**ANSWER, "content": " \n"}]), "message 2 is empty, nothing to learn; drop the row"),
+    (
+        "llama-2",
+        Sample([{"role": "system", "content": "be short"}, QUESTION, ANSWER]),
+        "the chat template refuses the conversation: No system message here",
+    ),
+    (
+        NOTHING,
+        Sample([QUESTION, ANSWER]),
+        "the chat template renders nothing of message 2, nothing to learn; fix data.chat_template",
+    ),
+    (
+        OTHERWISE,
+        Sample([QUESTION, ANSWER, QUESTION, ANSWER]),
+        "the chat template does not render an assistant's turn as a continuation of the text before it; "
+        "set data.completion_only: false",
+    ),
+    (
+        "{{ messages[0].content }}{% if messages | length > 1 %} \n{% endif %}",
+        Sample([QUESTION, ANSWER]),
+        "no token after the prompt, nothing to learn; drop the row",
+    ),
+]
 
 
-@pytest.mark.parametrize(
-    ("template", "sample", "said"),
-    [
-        (None, Sample("the film", ""), "the completion is empty, nothing to learn; drop the row"),
-        (None, Sample("the film", "</s>"), "the completion is empty, nothing to learn; drop the row"),
-        (None, Sample("the film", 3), "prompt is a str and completion a int; needs two texts or two lists of messages"),
-        (
-            None,
-            Sample("the film"),
-            "prompt is a str and completion a NoneType; needs two texts or two lists of messages",
-        ),
-        (
-            "zephyr",
-            Sample([QUESTION], "very"),
-            "prompt is a list and completion a str; needs two texts or two lists of messages",
-        ),
-        (None, Sample("\ud83d", "a"), "prompt holds half of a surrogate pair, which is no UTF-8"),
-        (None, Sample("a", "\ud83d"), "completion holds half of a surrogate pair, which is no UTF-8"),
-        (None, Sample(None), "messages is None, needs a list with role and content in each"),
-        ("zephyr", Sample([QUESTION]), "the last message is the user's, needs the assistant's there"),
-        (
-            "zephyr",
-            Sample([QUESTION, ANSWER], []),
-            "the completion is empty, nothing to learn; drop the row",
-        ),
-        (
-            "zephyr",
-            Sample([QUESTION, {**ANSWER, "content": " \n"}]),
-            "message 2 is empty, nothing to learn; drop the row",
-        ),
-        (
-            "llama-2",
-            Sample([{"role": "system", "content": "be short"}, QUESTION, ANSWER]),
-            "the chat template refuses the conversation: No system message here",
-        ),
-        (
-            NOTHING,
-            Sample([QUESTION, ANSWER]),
-            "the chat template renders nothing of message 2, nothing to learn; mend data.chat_template",
-        ),
-        (
-            OTHERWISE,
-            Sample([QUESTION, ANSWER, QUESTION, ANSWER]),
-            "the chat template renders an assistant's turn otherwise than what precedes it announces; "
-            "set data.completion_only: false",
-        ),
-        (
-            "{{ messages[0].content }}{% if messages | length > 1 %} \n{% endif %}",
-            Sample([QUESTION, ANSWER]),
-            "no token after the prompt, nothing to learn; drop the row",
-        ),
-    ],
-)
-def test_rows_with_nothing_to_learn_and_rows_out_of_order_are_refused_by_number(tokenizer, template, sample, said):
-    renderer = Renderer(tokenizer, chat_template=TEMPLATES.get(template, template))
-    with pytest.raises(DataError) as caught:
-        encode(renderer, sample)
-    assert str(caught.value) == f"a.jsonl, row 7: {said}"
+def test_malformed_rows_and_rows_with_nothing_to_learn_are_refused_by_number(tokenizer):
+    for template, sample, said in REFUSED:
+        tokenizer.chat_template = None
+        renderer = Renderer(tokenizer, chat_template=TEMPLATES.get(template, template))
+        samples = [sample] if template else [Sample("the film", " good"), sample]
+        with pytest.raises(DataError) as caught:
+            renderer.encode(samples, "a.jsonl", [4, 7][-len(samples) :], completion_only=True)
+        assert str(caught.value) == f"a.jsonl, row 7: {said}"
 
 
-def test_a_template_without_clear_turns_serves_where_all_is_learned(tokenizer):
-    renderer = Renderer(tokenizer, chat_template=OTHERWISE.replace("m.content", "loop.length ~ m.content"))
-    encoded = encode(renderer, Sample([QUESTION, ANSWER, QUESTION, ANSWER]), completion_only=False)
-    assert encoded.labels == [IGNORE_INDEX, *encoded.input_ids[1:]]
-
-
-def test_the_row_at_fault_is_named_among_others(tokenizer):
-    samples = [Sample("the film", " good"), Sample("the film", "")]
-    with pytest.raises(DataError, match=r"^a\.jsonl, row 9: the completion is empty"):
-        Renderer(tokenizer).encode(samples, "a.jsonl", [4, 9], completion_only=True)
-
-
-@pytest.mark.parametrize(
-    ("prompt", "said"),
-    [
-        ("", "the prompt has no token, nothing to answer; write one"),
-        ("\ud83d", "prompt holds half of a surrogate pair, which is no UTF-8"),
-        ([QUESTION, ANSWER], "the last message is the assistant's, needs the user's there"),
-    ],
-)
-def test_prompts_that_cannot_be_answered_are_refused(tokenizer, prompt, said):
+def test_prompts_that_cannot_be_answered_are_refused(tokenizer):
     renderer = Renderer(tokenizer, chat_template=TEMPLATES["zephyr"])
-    with pytest.raises(DataError) as caught:
-        renderer.encode_prompts([prompt], "a.jsonl", [7])
-    assert str(caught.value) == f"a.jsonl, row 7: {said}"
+    for prompt, said in (
+        ("", "the prompt has no token, nothing to answer; write one"),
+        ("\ud83d", f"prompt {SURROGATE}"),
+        ([QUESTION, ANSWER], "the last message is the assistant's, needs the user's there"),
+    ):
+        with pytest.raises(DataError) as caught:
+            renderer.encode_prompts(["the film", prompt], "a.jsonl", [4, 7])
+        assert str(caught.value) == f"a.jsonl, row 7: {said}"
 
 
-def test_an_empty_prompt_can_be_answered_where_a_token_starts_every_text(shared):
-    assert Renderer(stories(shared)).encode_prompts([""], "a.jsonl", [1]) == [[1]]
+NO_TEMPLATE = "data.chat_template: the tokenizer has no chat template and the rows are conversations; give one"
 
 
-@pytest.mark.parametrize(
-    "call",
-    [
-        lambda renderer: encode(renderer, Sample([QUESTION, ANSWER])),
-        lambda renderer: renderer.encode_prompts([[QUESTION]], "a.jsonl", [7]),
-    ],
-)
-def test_conversations_need_a_template(tokenizer, call):
-    with pytest.raises(ConfigError) as caught:
-        call(Renderer(tokenizer))
-    assert str(caught.value) == (
-        "data.chat_template: the tokenizer has no chat template and the rows are conversations; give one"
-    )
-
-
-def test_a_template_that_is_no_jinja_is_refused_at_once(tokenizer):
-    with pytest.raises(ConfigError) as caught:
-        Renderer(tokenizer, chat_template="{{ messages }}\n{% if %}")
-    assert str(caught.value) == (
-        "data.chat_template: not valid in line 2: Expected an expression, got 'end of statement block'; mend it"
-    )
-
-
-def test_completions_need_an_end_token(tokenizer):
+def test_templates_and_eos_tokens_that_are_missing_or_not_valid_are_named(tokenizer):
+    for call, kind, said in (
+        (lambda: encode(Renderer(tokenizer), Sample([QUESTION, ANSWER])), ConfigError, NO_TEMPLATE),
+        (lambda: Renderer(tokenizer).encode_prompts([[QUESTION]], "a.jsonl", [7]), ConfigError, NO_TEMPLATE),
+        (
+            lambda: Renderer(tokenizer, chat_template="{{ messages }}\n{% if %}"),
+            ConfigError,
+            "data.chat_template: not valid in line 2: Expected an expression, got 'end of statement block'; fix it",
+        ),
+    ):
+        with pytest.raises(kind) as caught:
+            call()
+        assert str(caught.value) == said
     tokenizer.eos_token = None
     with pytest.raises(DataError) as caught:
         encode(Renderer(tokenizer), Sample("the film", " good"))
-    assert str(caught.value) == ("data.tokenizer: it has no end token to close completions with; set eos_token in it")
+    assert str(caught.value) == "data.tokenizer: it has no eos token to end completions with; set eos_token in it"

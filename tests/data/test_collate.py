@@ -5,7 +5,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data.collate import LabelledCollator, PadCollator, pad, tokenize
+from peftlit.data.collate import PadCollator, TokenLabelCollator, pad, tokenize
 from tests import tiny
 
 COLUMNS = {
@@ -80,34 +80,34 @@ GAP = [IGNORE_INDEX, IGNORE_INDEX]
 )
 def test_tokens_and_their_labels_are_padded_on_the_same_side(tokenizer, side, ids, labels, mask):
     tokenizer.padding_side = side
-    batch = LabelledCollator(tokenizer)(LABELLED)
+    batch = TokenLabelCollator(tokenizer)(LABELLED)
     assert set(batch) == {"input_ids", "attention_mask", "labels", "row"}
     assert batch["input_ids"].tolist() == [ids, LABELLED["input_ids"][1]]
     assert batch["labels"].tolist() == [labels, LABELLED["labels"][1]]
     assert batch["attention_mask"].tolist() == [mask, [1, 1, 1, 1]]
     assert batch["row"].tolist() == [3, 8]
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-    given = pad(tokenizer, {"input_ids": LABELLED["input_ids"]}, LABELLED["labels"], side="right")
+    given = pad(tokenizer, LABELLED["input_ids"], LABELLED["labels"], side="right")
     assert given["input_ids"][0].tolist() == [5, 6, 1, 1]
     assert tokenizer.padding_side == side
 
 
 def test_a_last_token_with_the_id_of_the_padding_keeps_its_label_and_is_seen(tokenizer):
     assert tokenizer.pad_token_id == LABELLED["input_ids"][1][-1] == 1
-    batch = LabelledCollator(tokenizer)(LABELLED)
+    batch = TokenLabelCollator(tokenizer)(LABELLED)
     assert batch["labels"][1, -1] == 1
     assert batch["attention_mask"][1, -1] == 1
 
 
 def test_columns_that_models_do_not_take_stay_behind(tokenizer):
     columns = {**LABELLED, "length": [2, 4], "tokens": [2, 4], "block": [0, 0], "token_type_ids": [[0] * 2, [0] * 4]}
-    assert set(LabelledCollator(tokenizer)(columns)) == {"input_ids", "attention_mask", "labels", "row"}
+    assert set(TokenLabelCollator(tokenizer)(columns)) == {"input_ids", "attention_mask", "labels", "row"}
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_packed_rows_are_padded_behind_by_a_sequence_of_its_own_and_have_no_mask(tokenizer, side):
     tokenizer.padding_side = side
-    batch = LabelledCollator(tokenizer)({**LABELLED, "position_ids": [[0, 0], [0, 1, 0, 1]]})
+    batch = TokenLabelCollator(tokenizer)({**LABELLED, "position_ids": [[0, 0], [0, 1, 0, 1]]})
     assert set(batch) == {"input_ids", "labels", "position_ids", "row"}
     assert batch["input_ids"].tolist() == [[5, 6, 1, 1], [7, 8, 9, 1]]
     assert batch["labels"].tolist() == [[-100, 6, *GAP], [-100, 8, 9, 1]]
@@ -116,8 +116,8 @@ def test_packed_rows_are_padded_behind_by_a_sequence_of_its_own_and_have_no_mask
 
 def test_a_tokenizer_that_asks_for_no_mask_gets_one(tokenizer):
     tokenizer.model_input_names = ["input_ids"]
-    assert LabelledCollator(tokenizer)(LABELLED)["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
-    packed = LabelledCollator(tokenizer)({**LABELLED, "position_ids": [[0, 0], [0, 1, 0, 1]]})
+    assert TokenLabelCollator(tokenizer)(LABELLED)["attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+    packed = TokenLabelCollator(tokenizer)({**LABELLED, "position_ids": [[0, 0], [0, 1, 0, 1]]})
     assert "attention_mask" not in packed
 
 

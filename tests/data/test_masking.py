@@ -15,7 +15,7 @@ from peftlit.errors import ConfigError
 from tests import tiny
 from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines, write_pieces
 
-MASK, VOCABULARY, OUTSIDE = 4, 50, 99
+VOCABULARY, OUTSIDE = 50, 99
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -34,55 +34,41 @@ def encoder(tmp_path_factory) -> str:
     return str(folder)
 
 
-@pytest.mark.parametrize("ratio", [0.01, 0.15, 0.4, 0.99])
-def test_exactly_the_share_of_tokens_is_to_be_found_and_at_least_one(ratio):
-    for count in range(1, 120):
-        chosen = Masking(ratio).choose(words(*[1] * count), chance(count))
-        assert int(chosen.sum()) == max(1, round(ratio * count))
+def test_exactly_the_share_of_tokens_is_selected_and_at_least_one():
+    for ratio, whole_words in ((0.01, False), (0.15, False), (0.4, False), (0.99, False), (0.15, True)):
+        for count in range(1, 120):
+            selected = Masking(ratio, whole_words=whole_words).select(words(*[1] * count), chance(count))
+            assert int(selected.sum()) == max(1, round(ratio * count))
 
 
-def test_special_tokens_are_never_chosen():
+def test_special_tokens_are_never_selected():
     given = torch.tensor([-1, -1, 0, 1, -1, 2, -1])
     for whole_words in (False, True):
         for seed in range(100):
-            chosen = Masking(0.99, whole_words=whole_words).choose(given, chance(seed))
-            assert chosen.tolist() == [False, False, True, True, False, True, False]
+            assert torch.equal(Masking(0.99, whole_words=whole_words).select(given, chance(seed)), given >= 0)
 
 
 def test_every_token_is_chosen_as_often_as_any_other():
     drawn = 4000
-    times = sum(Masking(0.25).choose(words(*[1] * 20), chance(seed)).float() for seed in range(drawn))
+    times = sum(Masking(0.25).select(words(*[1] * 20), chance(seed)).float() for seed in range(drawn))
     bound = 5 * math.sqrt(drawn * 0.25 * 0.75)
     assert (times[1:-1] - drawn * 0.25).abs().max() < bound
 
 
-@pytest.mark.parametrize(
-    ("settings", "shares"),
-    [
-        ({}, (0.8, 0.1, 0.1)),
-        ({"mask_share": 0.5, "random_share": 0.3}, (0.5, 0.3, 0.2)),
-        ({"mask_share": 1.0, "random_share": 0.0}, (1.0, 0.0, 0.0)),
-        ({"mask_share": 0.0, "random_share": 1.0}, (0.0, 1.0, 0.0)),
-        ({"mask_share": 0.0, "random_share": 0.0}, (0.0, 0.0, 1.0)),
-    ],
-)
-def test_chosen_tokens_become_the_mask_any_token_or_stay(settings, shares):
-    masking, generator = Masking(0.5, **settings), chance()
-    ids = torch.full((100_002,), OUTSIDE)
-    chosen = masking.choose(words(*[1] * 100_000), generator)
-    hidden = masking.hide(ids, chosen, OUTSIDE + 1, VOCABULARY, generator)
-    assert (hidden[~chosen] == OUTSIDE).all(), "what is not to be found stays"
-    hidden, total = hidden[chosen], int(chosen.sum())
-    counts = [int((hidden == OUTSIDE + 1).sum()), int((hidden < VOCABULARY).sum()), int((hidden == OUTSIDE).sum())]
-    assert sum(counts) == total == 50_000
-    for count, share in zip(counts, shares, strict=True):
-        assert abs(count - share * total) <= 5 * math.sqrt(total * share * (1 - share))
-
-
-def test_any_token_of_the_vocabulary_may_stand_in():
-    masking = Masking(0.9, mask_share=0.0, random_share=1.0)
-    ids, chosen = torch.full((5000,), OUTSIDE), torch.ones(5000, dtype=torch.bool)
-    assert set(masking.hide(ids, chosen, MASK, VOCABULARY, chance()).tolist()) == set(range(VOCABULARY))
+def test_selected_tokens_become_the_mask_any_token_or_stay():
+    for mask_share, random_share in ((0.8, 0.1), (0.5, 0.3), (1.0, 0.0), (0.0, 1.0), (0.0, 0.0)):
+        masking, generator = Masking(0.5, mask_share=mask_share, random_share=random_share), chance()
+        ids = torch.full((100_002,), OUTSIDE)
+        selected = masking.select(words(*[1] * 100_000), generator)
+        masked = masking.mask_tokens(ids, selected, OUTSIDE + 1, VOCABULARY, generator)
+        assert (masked[~selected] == OUTSIDE).all(), "other tokens stay"
+        masked, total = masked[selected], int(selected.sum())
+        counts = [int((masked == OUTSIDE + 1).sum()), int((masked < VOCABULARY).sum()), int((masked == OUTSIDE).sum())]
+        assert sum(counts) == total == 50_000
+        for count, share in zip(counts, (mask_share, random_share, 1 - mask_share - random_share), strict=True):
+            assert abs(count - share * total) <= 5 * math.sqrt(max(total * share * (1 - share), 0)) + 1e-6
+        if random_share:
+            assert set(masked[masked < VOCABULARY].tolist()) == set(range(VOCABULARY))
 
 
 def test_whole_words_are_hidden_with_all_pieces_or_none():
@@ -90,7 +76,7 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
     for seed in range(300):
         given = words(*(draw.randint(1, 4) for _ in range(draw.randint(1, 30))))
         ratio = draw.choice([0.15, 0.3, 0.6])
-        chosen = Masking(ratio, whole_words=True).choose(given, chance(seed))
+        chosen = Masking(ratio, whole_words=True).select(given, chance(seed))
         found = set(given[chosen].tolist())
         assert all(bool(chosen[given == word].all()) for word in found)
         free = int((given >= 0).sum())
@@ -100,11 +86,6 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
         if len(found) > 1:
             left = [int((given == word).sum()) for word in set(given[given >= 0].tolist()) - found]
             assert not left or int(chosen.sum()) + min(left) > wanted, "a word that fits is taken"
-
-
-def test_whole_words_of_one_piece_are_as_many_as_single_tokens():
-    for count in range(1, 60):
-        assert int(Masking(whole_words=True).choose(words(*[1] * count), chance()).sum()) == max(1, round(0.15 * count))
 
 
 def test_whole_words_are_those_of_the_tokenizer(tmp_path):
@@ -124,24 +105,21 @@ def test_whole_words_are_those_of_the_tokenizer(tmp_path):
     assert split > 20
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"ratio": 0.0}, "data.masking.ratio: got 0.0, needs a share over 0 and below 1"),
-        ({"ratio": 1}, "data.masking.ratio: got 1, needs a share over 0 and below 1"),
-        ({"mask_share": -0.1}, "data.masking: mask_share -0.1 and random_share 0.1 need to be shares of 1"),
-        ({"random_share": 0.3}, "data.masking: mask_share 0.8 and random_share 0.3 need to be shares of 1"),
-    ],
-)
-def test_shares_out_of_range_are_refused(settings, said):
-    with pytest.raises(ConfigError) as caught:
-        Masking(**settings)
-    assert str(caught.value) == said
+def test_shares_out_of_range_are_refused():
+    for settings, said in (
+        ({"ratio": 0.0}, ".ratio: got 0.0, needs a share over 0 and below 1"),
+        ({"ratio": 1}, ".ratio: got 1, needs a share over 0 and below 1"),
+        ({"mask_share": -0.1}, ": mask_share -0.1 and random_share 0.1 need to be shares of 1"),
+        ({"random_share": 0.3}, ": mask_share 0.8 and random_share 0.3 need to be shares of 1"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Masking(**settings)
+        assert str(caught.value) == f"data.masking{said}"
 
 
 COLUMNS = {
     "input_ids": [[2, 10, 11, 12, 3], [2, 13, 3]],
-    "words": [[-1, 0, 1, 2, -1], [-1, 0, -1]],
+    "word_ids": [[-1, 0, 1, 2, -1], [-1, 0, -1]],
     "row": [3, 8],
     "block": [0, 1],
 }
@@ -170,19 +148,14 @@ def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path)
 
     def mask(seed=1, epoch=0, row=3, block=0):
-        columns = {"input_ids": [list(range(5, 45))], "words": [list(range(40))], "row": [row], "block": [block]}
+        columns = {"input_ids": [list(range(5, 45))], "word_ids": [list(range(40))], "row": [row], "block": [block]}
         return MaskingCollator(tokenizer, Masking(), seed)({**columns, "epoch": [epoch]})["labels"].tolist()
 
+    before = torch.get_rng_state()
     assert mask() == mask()
+    assert torch.equal(torch.get_rng_state(), before), "no other random number is drawn"
     others = [mask(seed=2), mask(epoch=1), mask(row=4), mask(block=1), mask(row=30, block=0), mask(row=3, block=10)]
     assert all(other != mask() for other in others)
-
-
-def test_no_other_random_number_is_drawn(tmp_path):
-    tokenizer = tiny.write_tokenizer(tmp_path)
-    before = torch.get_rng_state()
-    MaskingCollator(tokenizer, Masking(), 1)(COLUMNS)
-    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_rows_know_the_epoch_they_are_asked_for_in():

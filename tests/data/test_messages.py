@@ -10,23 +10,15 @@ USER = {"role": "user", "content": "is it good ?"}
 ASSISTANT = {"role": "assistant", "content": "very"}
 
 
-@pytest.mark.parametrize(
-    ("messages", "last"),
-    [
-        ([USER, ASSISTANT], "assistant"),
-        ([SYSTEM, USER, ASSISTANT], "assistant"),
-        ([USER, ASSISTANT, USER, ASSISTANT], "assistant"),
-        ([USER], "user"),
-        ([SYSTEM, USER, ASSISTANT, USER], "user"),
-    ],
-)
-def test_user_and_assistant_speak_in_turn_after_a_system_message_if_any(messages, last):
-    check_messages(messages, "a.jsonl", 7, last=last)
+def test_user_and_assistant_speak_in_turn_after_a_system_message_if_any():
+    for messages in ([USER, ASSISTANT], [SYSTEM, USER, ASSISTANT], [USER, ASSISTANT, USER, ASSISTANT]):
+        check_messages(messages, "a.jsonl", 7)
+    for messages in ([USER], [SYSTEM, USER, ASSISTANT, USER]):
+        check_messages(messages, "a.jsonl", 7, last="user")
 
 
-@pytest.mark.parametrize(
-    ("messages", "said"),
-    [
+def test_anything_else_is_refused_by_row_and_message():
+    for messages, said in (
         ([], "messages is [], needs a list with role and content in each"),
         (None, "messages is None, needs a list with role and content in each"),
         ("hello", "messages is 'hello', needs a list with role and content in each"),
@@ -47,15 +39,9 @@ def test_user_and_assistant_speak_in_turn_after_a_system_message_if_any(messages
         ([USER, ASSISTANT, ASSISTANT], "message 3 is the assistant's, needs the user's there"),
         ([SYSTEM], "the last message is the system's, needs the assistant's there"),
         ([USER, ASSISTANT, USER], "the last message is the user's, needs the assistant's there"),
-    ],
-)
-def test_anything_else_is_refused_by_row_and_message(messages, said):
-    with pytest.raises(DataError) as caught:
-        check_messages(messages, "a.jsonl", 7)
-    assert str(caught.value) == f"a.jsonl, row 7: {said}"
-
-
-def test_what_is_to_be_answered_ends_with_the_user():
-    with pytest.raises(DataError) as caught:
+    ):
+        with pytest.raises(DataError) as caught:
+            check_messages(messages, "a.jsonl", 7)
+        assert str(caught.value) == f"a.jsonl, row 7: {said}"
+    with pytest.raises(DataError, match="the last message is the assistant's, needs the user's there"):
         check_messages([USER, ASSISTANT], "a.jsonl", 7, last="user")
-    assert str(caught.value) == "a.jsonl, row 7: the last message is the assistant's, needs the user's there"

@@ -5,9 +5,11 @@ import random
 from pathlib import Path
 
 import pytest
+from tokenizers import normalizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from peftlit.data.prompt import Candidates, LabelPrompts, Prompt
+from peftlit.data.label_prompts import EncodedPrompt, LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError, DataError
 from tests import tiny
 from tests.data.test_chat import TEMPLATES, ids, random_text
@@ -26,11 +28,11 @@ def stories(shared: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
 
 
-def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> Candidates:
+def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> EncodedPrompt:
     return LabelPrompts(prompt, tokenizer, names, max_length).encode([text], "a.jsonl", [7])[0]
 
 
-def size(found: Candidates) -> int:
+def size(found: EncodedPrompt) -> int:
     return len(found.input_ids) + max(map(len, found.label_ids))
 
 
@@ -47,34 +49,26 @@ def test_settings_make_the_same_prompt_again():
     assert Prompt(**Prompt().settings()).settings() == Prompt().settings()
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"template": "{txt}"}, "data.prompt.template: got the placeholder {txt}, knows {text} and {text_pair}"),
-        ({"template": "{text} {}"}, "data.prompt.template: got the placeholder {}, knows {text} and {text_pair}"),
-        ({"template": "{text!r}"}, "data.prompt.template: got the placeholder {text!r}, knows {text} and {text_pair}"),
-        ({"template": "say it"}, "data.prompt.template: got 'say it', needs {text} where the text stands"),
-        ({"template": "{text_pair}"}, "data.prompt.template: got '{text_pair}', needs {text} where the text stands"),
-        (
-            {"system": "be short", "chat": False},
-            "data.prompt.system: a plain text has none; unset it, or set data.prompt.chat: true",
-        ),
-        (
-            {"chat_template": "{{ 1 }}", "chat": False},
-            "data.prompt.chat_template: a plain text has none; unset it, or set data.prompt.chat: true",
-        ),
-        ({"label_words": ["good", " "]}, "data.prompt.label_words: word 2 is ' ', needs a text"),
-        ({"label_words": ["good", 3]}, "data.prompt.label_words: word 2 is 3, needs a text"),
-        (
-            {"label_words": ["good", "bad", "good"]},
-            "data.prompt.label_words: 'good' stands there twice; give each label its own",
-        ),
-    ],
-)
-def test_settings_are_checked_at_once(settings, said):
-    with pytest.raises(ConfigError) as caught:
-        Prompt(**settings)
-    assert str(caught.value) == said
+KNOWN = "knows {text} and {text_pair}"
+PLAIN = "a plain text has none; unset it, or set data.prompt.chat: true"
+
+
+def test_settings_are_checked_at_once():
+    for settings, said in (
+        ({"template": "{txt}"}, f"template: got the placeholder {{txt}}, {KNOWN}"),
+        ({"template": "{text} {}"}, f"template: got the placeholder {{}}, {KNOWN}"),
+        ({"template": "{text!r}"}, f"template: got the placeholder {{text!r}}, {KNOWN}"),
+        ({"template": "say it"}, "template: got 'say it', needs {text} where the text stands"),
+        ({"template": "{text_pair}"}, "template: got '{text_pair}', needs {text} where the text stands"),
+        ({"system": "be short", "chat": False}, f"system: {PLAIN}"),
+        ({"chat_template": "{{ 1 }}", "chat": False}, f"chat_template: {PLAIN}"),
+        ({"label_words": ["good", " "]}, "label_words: word 2 is ' ', needs a text"),
+        ({"label_words": ["good", 3]}, "label_words: word 2 is 3, needs a text"),
+        ({"label_words": ["good", "bad", "good"]}, "label_words: 'good' is there twice; give each label its own"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            Prompt(**settings)
+        assert str(caught.value) == f"data.prompt.{said}"
 
 
 def test_there_is_a_word_for_every_label():
@@ -87,48 +81,38 @@ def test_there_is_a_word_for_every_label():
     )
 
 
-@pytest.mark.parametrize(
-    ("settings", "own", "chat"),
-    [
+def test_it_is_a_chat_where_there_is_a_template_and_needs_one(tokenizer):
+    for settings, own, chat in (
         ({}, None, False),
         ({}, "{{ 1 }}", True),
         ({"chat": False}, "{{ 1 }}", False),
         ({"chat_template": "{{ 1 }}"}, None, True),
         ({"system": "be short"}, "{{ 1 }}", True),
-    ],
-)
-def test_it_is_a_chat_where_there_is_a_template(tokenizer, settings, own, chat):
-    tokenizer.chat_template = own
-    assert Prompt(**settings).is_chat(tokenizer) is chat
+    ):
+        tokenizer.chat_template = own
+        assert Prompt(**settings).is_chat(tokenizer) is chat
+    tokenizer.chat_template = None
+    for settings in ({"chat": True}, {"system": "be short"}):
+        with pytest.raises(ConfigError) as caught:
+            LabelPrompts(Prompt(**settings), tokenizer, NAMES, 64)
+        assert str(caught.value) == (
+            "data.prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
+        )
 
 
-@pytest.mark.parametrize("settings", [{"chat": True}, {"system": "be short"}])
-def test_a_chat_needs_a_template(tokenizer, settings):
-    with pytest.raises(ConfigError) as caught:
-        LabelPrompts(Prompt(**settings), tokenizer, NAMES, 64)
-    assert str(caught.value) == (
-        "data.prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
-    )
-
-
-def test_question_and_answers_of_a_plain_text(tokenizer):
-    found = ask(tokenizer, Prompt("{text} it is", label_words=[" very bad", " good"]), "the film !")
-    assert found.input_ids == ids(tokenizer, "the film ! it is")
-    assert found.label_ids == [ids(tokenizer, "very bad"), ids(tokenizer, "good")]
-    assert found.tokens == 5 + 2
-
-
-def test_question_and_answers_of_a_pair(tokenizer):
-    found = ask(tokenizer, Prompt("{text_pair} but {text} :", label_words=WORDS), ("the film", "a book"))
-    assert found.input_ids == ids(tokenizer, "a book but the film :")
-
-
-def test_question_and_answers_of_a_chat(tokenizer):
-    prompt = Prompt("{text} ?", system="be short", label_words=WORDS, chat_template=TEMPLATES["zephyr"])
-    found = ask(tokenizer, prompt, "the film")
-    asked = "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n"
-    assert found.input_ids == ids(tokenizer, asked)
-    assert found.label_ids == [ids(tokenizer, "bad"), ids(tokenizer, "good")]
+def test_prompts_and_their_labels(tokenizer):
+    for prompt, text, expected in (
+        (Prompt("{text} it is", label_words=WORDS), "the film !", "the film ! it is"),
+        (Prompt("{text_pair} but {text} :", label_words=WORDS), ("the film", "a book"), "a book but the film :"),
+        (
+            Prompt("{text} ?", system="be short", label_words=WORDS, chat_template=TEMPLATES["zephyr"]),
+            "the film",
+            "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n",
+        ),
+    ):
+        found = ask(tokenizer, prompt, text)
+        assert found == (ids(tokenizer, expected), [ids(tokenizer, "bad"), ids(tokenizer, "good")], size(found))
+        tokenizer.chat_template = None
 
 
 def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):
@@ -137,18 +121,12 @@ def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):
     assert found.input_ids == tokenizer("it is")["input_ids"][:-1]
 
 
-def test_real_tokens_of_a_question_and_its_answers(stories):
-    found = ask(stories, Prompt("{text}", label_words=[" cat", " sat"]), "a")
-    assert found.input_ids == [1, 261]
-    assert found.label_ids == [[280, 294], [262, 294]]  # ▁c at, ▁s at
-    assert found.tokens == 4
-
-
 def test_a_question_ends_where_the_first_answer_merges_with_it(stories):
+    found = ask(stories, Prompt("{text}", label_words=[" cat", " sat"]), "a")
+    assert found == ([1, 261], [[280, 294], [262, 294]], 4)  # <s> ▁a; ▁c at, ▁s at
     found = ask(stories, Prompt("{text} ", label_words=["cat", "\nx"]), "a")
     assert stories("a ")["input_ids"] == [1, 261, 410]
-    assert found.input_ids == [1, 261]  # "▁c" holds the blank
-    assert found.label_ids == [[280, 294], [410, 13, 444]]
+    assert found == ([1, 261], [[280, 294], [410, 13, 444]], 5)  # "▁c" holds the blank
 
 
 @pytest.mark.parametrize("template", [None, "chatml", "zephyr", "llama-2"])
@@ -184,15 +162,12 @@ def test_a_long_text_is_cut_at_its_right_end_and_nothing_else_is(tokenizer):
 def test_of_a_long_pair_the_longer_text_gives_way_first(tokenizer):
     prompt = Prompt("{text} : {text_pair} ?", label_words=WORDS)
     long, short = "the film was very long and slow", "it is"
-    assert ask(tokenizer, prompt, (long, short), max_length=9).input_ids == ids(
-        tokenizer, "the film was very : it is ?"
-    )
-    assert ask(tokenizer, prompt, (short, long), max_length=9).input_ids == ids(
-        tokenizer, "it is : the film was very ?"
-    )
-    assert ask(tokenizer, prompt, (long, long), max_length=9).input_ids == ids(
-        tokenizer, "the film was : the film was ?"
-    )
+    for pair, expected in (
+        ((long, short), "the film was very : it is ?"),
+        ((short, long), "it is : the film was very ?"),
+        ((long, long), "the film was : the film was ?"),
+    ):
+        assert ask(tokenizer, prompt, pair, max_length=9).input_ids == ids(tokenizer, expected)
 
 
 @pytest.mark.parametrize("template", [None, "zephyr"])
@@ -233,62 +208,41 @@ def test_cutting_ends_soon_whatever_the_text(tokenizer, stories, text, monkeypat
         assert len(calls) < 60
 
 
-@pytest.mark.parametrize("text", ["", "the film was very long"])
-def test_a_template_longer_than_the_window_is_refused(tokenizer, text):
-    with pytest.raises(ConfigError) as caught:
-        ask(tokenizer, Prompt("{text} it was a film :", label_words=WORDS), text, max_length=5)
-    assert str(caught.value) == (
-        "data.prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise data.max_length"
-    )
+def test_a_template_longer_than_the_window_is_refused(tokenizer):
+    for text in ("", "the film was very long"):
+        with pytest.raises(ConfigError) as caught:
+            ask(tokenizer, Prompt("{text} it was a film :", label_words=WORDS), text, max_length=5)
+        assert str(caught.value) == (
+            "data.prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise "
+            "data.max_length"
+        )
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (
-            [" good", "Good"],
-            "the tokens of ' good' (label negative) begin those of 'Good' (label positive), so the two cannot be told "
-            "apart; give one another word",
-        ),
-        (
-            [" very good", " very"],
-            "the tokens of ' very' (label positive) begin those of ' very good' (label negative), so the two cannot be "
-            "told apart; give one another word",
-        ),
+def test_answers_that_cannot_be_told_apart_are_refused(tokenizer):
+    begin = "the tokens of {} begin those of {}, so the two cannot be told apart; give one another word"
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("\u200b", "")
+    for words, said in (
+        ([" good", "good"], begin.format("' good' (label negative)", "'good' (label positive)")),
+        ([" very good", " very"], begin.format("' very' (label positive)", "' very good' (label negative)")),
         ([" good", "\u200b"], "'\\u200b' (label positive) adds no token to the question; give it another word"),
-    ],
-)
-def test_answers_that_cannot_be_told_apart_are_refused(tokenizer, words, said):
-    if "\u200b" in words:
-        tokenizer.backend_tokenizer.normalizer = normalizers_that_drop("\u200b")
-    with pytest.raises(ConfigError) as caught:
-        ask(tokenizer, Prompt("{text} is ", label_words=words), "it")
-    assert str(caught.value) == f"data.prompt.label_words: {said}"
+    ):
+        with pytest.raises(ConfigError) as caught:
+            ask(tokenizer, Prompt("{text} is ", label_words=words), "it")
+        assert str(caught.value) == f"data.prompt.label_words: {said}"
+    same_start = ask(tokenizer, Prompt("{text} is", label_words=[" very bad", " very good"]), "it")
+    assert same_start.label_ids == [ids(tokenizer, "very bad"), ids(tokenizer, "very good")]
 
 
-def normalizers_that_drop(character: str):
-    from tokenizers import normalizers
-
-    return normalizers.Replace(character, "")
-
-
-def test_labels_may_begin_with_one_token(tokenizer):
-    asker = LabelPrompts(Prompt("{text} is", label_words=[" very bad", " very good"]), tokenizer, NAMES, 64)
-    assert asker.encode(["it"], "a.jsonl", [1])[0].label_ids == [
-        ids(tokenizer, "very bad"),
-        ids(tokenizer, "very good"),
-    ]
-
-
-@pytest.mark.parametrize(
-    ("template", "text", "said"),
-    [
-        ("{text}", "", "no token stands before the answer; write something in front of {text} in data.prompt.template"),
+def test_rows_that_do_not_go_with_the_template_are_refused_by_number(tokenizer):
+    for template, text, said in (
         ("{text} {text_pair}", "it", "has one text, and data.prompt.template asks for {text_pair}; leave it out"),
         ("{text}", ("it", "is"), "has two texts; name {text_pair} in data.prompt.template"),
-    ],
-)
-def test_rows_that_do_not_go_with_the_template_are_refused_by_number(tokenizer, template, text, said):
-    with pytest.raises(DataError) as caught:
-        ask(tokenizer, Prompt(template, label_words=WORDS), text)
-    assert str(caught.value) == f"a.jsonl, row 7: {said}"
+        (
+            "{text}",
+            "",
+            "no token stands before the answer; write something in front of {text} in data.prompt.template",
+        ),
+    ):
+        with pytest.raises(DataError) as caught:
+            ask(tokenizer, Prompt(template, label_words=WORDS), text)
+        assert str(caught.value) == f"a.jsonl, row 7: {said}"

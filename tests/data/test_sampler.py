@@ -50,18 +50,12 @@ def test_every_row_comes_once_an_epoch_and_ranks_get_equal_numbers_of_batches(mo
         assert all(rows for batches in ranks for rows in batches), "an empty batch cannot be padded"
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
 @pytest.mark.parametrize("mode", ["grouped", "plain", "evaluation"])
-def test_no_batch_has_more_rows_than_asked_for(mode, world_size):
-    for count in range(2 * world_size, 20 * world_size):
-        for batches in _ranks(count, 16, world_size, **MODES[mode]):
-            assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
-
-
-def test_no_rows_give_no_batches():
-    sampler = LengthGroupedSampler([], 4, shuffle=False)
-    assert len(sampler) == 0
-    assert list(sampler) == []
+def test_no_batch_has_more_rows_than_asked_for(mode):
+    for world_size in (1, 2, 3, 8):
+        for count in range(2 * world_size, 20 * world_size):
+            for batches in _ranks(count, 16, world_size, **MODES[mode]):
+                assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
 
 
 @pytest.mark.parametrize("mode", ["grouped", "plain", "budget"])
@@ -77,29 +71,23 @@ def test_the_training_order_is_a_function_of_seed_and_epoch(mode):
 def test_iterating_moves_no_state(mode):
     sampler = LengthGroupedSampler(_lengths(100), 4, **mode)
     once = list(sampler)
+    assert {rows.epoch for rows in once} == {0}
     next(iter(sampler))
     assert list(sampler) == once
     sampler.set_epoch(5)
+    assert {rows.epoch for rows in sampler} == {5}
     sampler.set_epoch(0)
     assert list(sampler) == once
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_grouping_by_length_saves_most_padding(seed):
-    lengths = _lengths(2000, seed)
-    padding = {
-        mode: _padding(lengths, list(LengthGroupedSampler(lengths, 16, seed=seed, **MODES[mode])))
-        for mode in ("grouped", "plain")
-    }
-    assert padding["plain"] > 0.3
-    assert padding["grouped"] < 0.1
-
-
-def test_grouped_batches_still_come_in_mixed_order():
-    lengths = _lengths(800)
-    longest = [max(lengths[i] for i in rows) for rows in LengthGroupedSampler(lengths, 16, shuffle=True)]
-    assert longest != sorted(longest)
-    assert longest != sorted(longest, reverse=True)
+def test_grouping_by_length_saves_most_padding_in_mixed_order():
+    for seed in range(5):
+        lengths = _lengths(2000, seed)
+        batches = {m: list(LengthGroupedSampler(lengths, 16, seed=seed, **MODES[m])) for m in ("grouped", "plain")}
+        assert _padding(lengths, batches["plain"]) > 0.3
+        assert _padding(lengths, batches["grouped"]) < 0.1
+        longest = [max(lengths[i] for i in rows) for rows in batches["grouped"]]
+        assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -119,20 +107,22 @@ def test_a_token_budget_gives_every_epoch_the_same_number_of_batches(world_size)
     assert len(numbers) == 1
 
 
-def test_a_row_longer_than_the_budget_stands_alone():
-    batches = list(LengthGroupedSampler([100, 3, 3], 16, shuffle=True, tokens_per_batch=16))
-    assert sorted(map(sorted, batches)) == [[0], [1, 2]]
-
-
-def test_a_token_budget_takes_rows_without_tokens():
-    batches = list(LengthGroupedSampler([0, 0, 5], 16, shuffle=True, tokens_per_batch=8))
-    assert sorted(itertools.chain(*batches)) == [0, 1, 2]
-
-
-def test_evaluation_reads_the_longest_rows_first():
+def test_the_batches_of_small_sets():
+    budget, file_order = MODES["budget"], MODES["evaluation in file order"]
+    for lengths, batch_size, mode, expected in (
+        ([], 4, {"shuffle": False}, []),
+        ([100, 3, 3], 16, {**budget, "tokens_per_batch": 16}, [[0], [1, 2]]),
+        ([0, 0, 5], 16, {**budget, "tokens_per_batch": 8}, [[0, 1], [2]]),
+        (_lengths(10), 4, file_order, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]),
+    ):
+        sampler = LengthGroupedSampler(lengths, batch_size, **mode)
+        assert sorted(map(sorted, sampler)) == expected
+        assert len(sampler) == len(expected)
+    sizes = [len(rows) for rows in LengthGroupedSampler(_lengths(65), 16, **MODES["plain"])]
+    assert sizes == [16, 16, 16, 9, 8], "no training step on a row or two"
     lengths = _lengths(100)
     read = [lengths[i] for rows in LengthGroupedSampler(lengths, 8, shuffle=False) for i in rows]
-    assert read == sorted(lengths, reverse=True)
+    assert read == sorted(lengths, reverse=True), "an evaluation reads the longest rows first"
 
 
 @pytest.mark.parametrize("limit", [1, 3, 0.3, 0.99])
@@ -188,11 +178,6 @@ def test_ranks_share_the_sample_of_one_process(world_size):
             assert sorted(shared) == sorted(all_ranks.taken_rows()), f"{count} rows"
 
 
-def test_evaluation_without_grouping_reads_the_file_in_order():
-    sampler = LengthGroupedSampler(_lengths(10), 4, **MODES["evaluation in file order"])
-    assert list(sampler) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
-
-
 @pytest.mark.parametrize("mode", ["grouped", "plain"])
 @pytest.mark.parametrize("world_size", [2, 4, 8])
 def test_ranks_train_on_the_batches_of_one_process_with_the_same_global_batch(mode, world_size):
@@ -200,19 +185,6 @@ def test_ranks_train_on_the_batches_of_one_process_with_the_same_global_batch(mo
         (alone,) = _ranks(count, 16, 1, epoch=1, **MODES[mode])
         ranks = _ranks(count, 16 // world_size, world_size, epoch=1, **MODES[mode])
         assert [list(itertools.chain(*shares)) for shares in zip(*ranks, strict=True)] == alone, f"{count} rows"
-
-
-def test_a_training_step_is_not_one_on_a_row_or_two():
-    sizes = [len(rows) for rows in LengthGroupedSampler(_lengths(65), 16, **MODES["plain"])]
-    assert sizes == [16, 16, 16, 9, 8]
-
-
-@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_every_batch_says_which_epoch_it_is_of(mode):
-    sampler = LengthGroupedSampler(_lengths(40), 4, **mode)
-    assert {rows.epoch for rows in sampler} == {0}
-    sampler.set_epoch(3)
-    assert {rows.epoch for rows in sampler} == {3}
 
 
 def test_a_batch_asked_for_before_lightning_tells_the_epoch_is_of_the_one_that_is_resumed():

@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
-from peftlit.data.collate import LabelledCollator
+from peftlit.data.collate import PromptCollator, TokenLabelCollator
+from peftlit.data.label_prompts import LabelPrompts
 from peftlit.data.masking import Masking, MaskingCollator
-from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import collate_prompts
+from peftlit.data.prompt import Prompt
 from peftlit.modules import CausalLM, MaskedLM
 from tests import tiny
 from tests.conftest import toy_rows
@@ -94,18 +94,17 @@ def language_batch(
     numbers = list(range(first_row, first_row + len(rows)))
     if kind == "labels":
         found = label_prompts(folder, words).encode(texts, "toy", numbers)
-        batch = collate_prompts(tok, [one.input_ids for one in found], [one.label_ids for one in found])
-        batch["labels"] = torch.tensor([row["label"] for row in rows])
-        batch["row"] = torch.tensor(numbers)
-        return batch
+        columns = {"label": [row["label"] for row in rows], "row": numbers}
+        columns |= {name: [getattr(one, name) for one in found] for name in ("input_ids", "label_ids")}
+        return PromptCollator(tok)(columns)
     ids = tok(texts)["input_ids"]
     if kind == "masked":
         pieces = [[-1, *range(len(row) - 2), -1] for row in ids]
-        columns = {"input_ids": ids, "words": pieces, "row": numbers, "block": [0] * len(ids)}
+        columns = {"input_ids": ids, "word_ids": pieces, "row": numbers, "block": [0] * len(ids)}
         return MaskingCollator(tok, Masking(0.3), seed=7)(columns)
     ids = [[*row, tok.eos_token_id] for row in ids]
     labels = [[IGNORE_INDEX, *row[1:]] for row in ids]
-    return LabelledCollator(tok)({"input_ids": ids, "labels": labels, "row": numbers})
+    return TokenLabelCollator(tok)({"input_ids": ids, "labels": labels, "row": numbers})
 
 
 def language_batches(kind: Kind, folder: Path, sizes: Sequence[int], **options: Any) -> list[Batch]:

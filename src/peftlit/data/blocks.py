@@ -1,8 +1,9 @@
-"""Cut documents into blocks of tokens that fit the window, and pack short ones into one row."""
+"""Split documents into blocks of tokens that fit the window, and pack short blocks into one row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import datasets
@@ -12,92 +13,81 @@ from peftlit.batch import IGNORE_INDEX, Objective
 from peftlit.data.encode import map_once
 from peftlit.data.table import make_rows
 
-Long = Literal["split", "cut"]
-"""What becomes of a document that is longer than the window: several blocks, or the first one alone."""
+LongDocuments = Literal["split", "cut"]
+"""What becomes of a document that is longer than the window: several blocks, or only the first."""
 
 
 class BlockEncoder:
-    """Cut documents into blocks that never span two of them.
+    """Split documents into blocks of at most ``max_length`` tokens; no block spans two documents.
 
-    Causal: a document is followed by its end token, and a block begins with the last token of the one before it, so
-    that every token but a document's first is predicted exactly once. Masked: every block stands between the special
-    tokens that the tokenizer puts around a text.
-
-    Args:
-        tokenizer: The tokenizer.
-        objective: What the blocks are for.
-        max_length: Tokens of a block at most.
-        long: What becomes of documents with more.
+    Causal: a document ends with the end token, and a block begins with the last token of the block before it, so that
+    every token but a document's first is predicted exactly once. Masked: every block has the special tokens that the
+    tokenizer adds to a text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, objective: Objective, max_length: int, long: Long) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, objective: Objective, max_length: int, long: LongDocuments
+    ) -> None:
         self.tokenizer = tokenizer
         self.objective = objective
         self.max_length = max_length
         self.long = long
-        self.front, self.back = special_tokens(tokenizer)
+        self.prefix, self.suffix = special_tokens(tokenizer)
         if objective == "causal" and tokenizer.eos_token_id is not None:
-            self.back = [t for t in self.back if t != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
+            self.suffix = [t for t in self.suffix if t != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
 
     def encode(self, rows: datasets.Dataset, key: str, num_proc: int, split: str) -> datasets.Dataset:
-        """Tokenize and cut documents, or take their blocks from the cache, memory-mapped.
+        """Tokenize and split documents, or read their blocks from the cache.
 
         Args:
             rows: Documents: ``row`` and ``text``.
-            key: Names the rows, and all that the tokenizer's answers depend on.
-            num_proc: Processes.
-            split: What to call the rows while it lasts.
+            key: Identifies the rows and the tokenizer in the cache.
+            num_proc: Number of processes.
+            split: The split's name, for the progress bar.
 
         Returns:
-            A row per block: ``input_ids``; ``labels`` (causal) or ``words`` (masked: the number of the word that each
-            token is a piece of, -1 for special tokens); ``length``, ``row``, ``block`` (its number in the document)
-            and ``tokens`` (of the whole document, in its first block; else 0).
+            A row per block: ``input_ids``; ``labels`` (causal) or ``word_ids`` (masked: the index of each token's
+            word, -1 for special tokens); ``length``, ``row``, ``block`` (its index in the document) and ``tokens``
+            (of the whole document, in its first block; else 0).
         """
-        whole_key = [key, self.objective, self.max_length, self.long, self.back]
+        whole_key = [key, self.objective, self.max_length, self.long, self.suffix]
         return map_once(
             rows, self._encode, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=rows.column_names
         )
 
     def _encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         encoded = self.tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
-        pieces = "labels" if self.objective == "causal" else "words"
-        columns: dict[str, list[Any]] = {name: [] for name in ("input_ids", pieces, "length", "row", "block", "tokens")}
+        is_causal = self.objective == "causal"
+        names = ["input_ids", "labels" if is_causal else "word_ids", "length", "row", "block", "tokens"]
+        columns: dict[str, list[Any]] = {name: [] for name in names}
         for i, (row, ids) in enumerate(zip(batch["row"], encoded["input_ids"], strict=True)):
             if not ids:
-                continue  # an empty text, counted when the rows were checked
+                continue  # an empty text, already counted and reported
             words = encoded.word_ids(i) if encoded.is_fast else range(len(ids))
-            blocks = self._causal(ids) if self.objective == "causal" else self._masked(ids, words)
-            for number, (block, beside) in enumerate(blocks):
-                if number and self.long == "cut":
-                    break
-                columns["input_ids"].append(block)
-                columns[pieces].append(beside)
-                columns["length"].append(len(block))
-                columns["row"].append(row)
-                columns["block"].append(number)
-                columns["tokens"].append(0 if number else len(self.front) + len(ids) + len(self.back))
+            blocks = self._causal(ids) if is_causal else self._masked(ids, words)
+            total = len(self.prefix) + len(ids) + len(self.suffix)
+            for number, (block, aligned) in enumerate(islice(blocks, 1 if self.long == "cut" else None)):
+                values = [block, aligned, len(block), row, number, 0 if number else total]
+                for name, value in zip(names, values, strict=True):
+                    columns[name].append(value)
         return columns
 
     def _causal(self, ids: list[int]) -> Iterator[tuple[list[int], list[int]]]:
-        whole = [*self.front, *ids, *self.back]
+        whole = [*self.prefix, *ids, *self.suffix]
         for start in range(0, max(1, len(whole) - 1), self.max_length - 1):
             block = whole[start : start + self.max_length]
             yield block, [IGNORE_INDEX, *block[1:]]
 
     def _masked(self, ids: list[int], words: Sequence[int | None]) -> Iterator[tuple[list[int], list[int]]]:
-        room = self.max_length - len(self.front) - len(self.back)
+        room = self.max_length - len(self.prefix) - len(self.suffix)
         for start in range(0, len(ids), room):
             inside = [i if word is None else word for i, word in enumerate(words[start : start + room])]
-            numbers = [*[-1] * len(self.front), *inside, *[-1] * len(self.back)]
-            yield [*self.front, *ids[start : start + room], *self.back], numbers
+            block = [*self.prefix, *ids[start : start + room], *self.suffix]
+            yield block, [*[-1] * len(self.prefix), *inside, *[-1] * len(self.suffix)]
 
 
 def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
-    """Return the special tokens that a tokenizer puts before a text, and behind it.
-
-    Args:
-        tokenizer: The tokenizer.
-    """
+    """Return the special tokens that a tokenizer adds before a text, and after it."""
     bare: list[int] = tokenizer("a", add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer("a")["input_ids"]
     start = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
@@ -105,18 +95,13 @@ def special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[
 
 
 def pack(blocks: datasets.Dataset, max_length: int) -> datasets.Dataset:
-    """Put short blocks together into rows: the longest first, each into the row that it fills best.
+    """Pack short blocks into rows of at most ``max_length`` tokens by best fit decreasing.
 
-    Positions start anew with each block. transformers reads that, where no attention mask is given, as sequences that
-    do not see one another.
-
-    Args:
-        blocks: Rows with ``input_ids``, ``labels`` and ``row``.
-        max_length: Tokens of a row at most.
+    Positions start at 0 in each block: without an attention mask, transformers takes that as sequences that do not
+    attend to one another.
 
     Returns:
-        ``input_ids``, ``labels``, ``position_ids``, ``length``, ``row``, that of the first block, and ``rows``, those
-        of all of them.
+        ``input_ids``, ``labels``, ``position_ids``, ``length``, ``row`` (the first block's) and ``rows`` (all blocks').
     """
     lengths: list[int] = blocks["length"][:]
     bins = best_fit(lengths, max_length)
@@ -134,17 +119,9 @@ def pack(blocks: datasets.Dataset, max_length: int) -> datasets.Dataset:
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[list[int]]:
-    """Deal items to bins by best fit decreasing.
-
-    Args:
-        lengths: How much room each item takes, none over ``capacity``.
-        capacity: The room of a bin.
-
-    Returns:
-        The items of each bin.
-    """
+    """Return which items go into which bin: the longest first, each into the bin that it fills best."""
     bins: list[list[int]] = []
-    with_room: dict[int, list[int]] = {}  # open bins by the room they have left
+    with_room: dict[int, list[int]] = {}  # bins by the room they have left
     for item in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
         room = min((room for room, those in with_room.items() if room >= lengths[item] and those), default=None)
         if room is None:

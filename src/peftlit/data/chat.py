@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import NamedTuple
 
 from jinja2 import TemplateError, TemplateSyntaxError
@@ -15,17 +16,16 @@ from peftlit.data.checks import check_text
 from peftlit.data.messages import Message, check_messages
 from peftlit.errors import ConfigError, DataError
 
-_ANCHOR = "\n"
-"""Stands before a text that goes on, as it stands for itself in nearly all vocabularies."""
+_CONTEXT = "\n"
+"""Put before a text to tokenize it as a continuation; nearly all vocabularies never merge it with what follows."""
 
 
 class Sample(NamedTuple):
-    """What one row teaches.
+    """One training row.
 
     Attributes:
-        prompt: A text, or messages. Without a completion a whole conversation, every assistant's turn of it learned.
-        completion: What follows the prompt, a text or messages as that is; of messages only the assistant's are
-            learned.
+        prompt: A text, or messages. Without a completion, a whole conversation whose assistant messages are learned.
+        completion: A text or messages, as the prompt is; of messages, the assistant's are learned.
     """
 
     prompt: str | list[Message]
@@ -33,50 +33,32 @@ class Sample(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """One sample as tokens.
-
-    Attributes:
-        input_ids: Token ids.
-        labels: The same ids where they are learned, ``IGNORE_INDEX`` elsewhere. Models shift them, not we.
-    """
+    """One sample as tokens; ``labels`` are ``IGNORE_INDEX`` where nothing is learned, and not shifted."""
 
     input_ids: list[int]
     labels: list[int]
 
 
-class _Rendered(NamedTuple):
-    """A sample as texts, each the front of the next: before and after every learned turn; the last is all of it."""
-
-    texts: list[str]
-    is_chat: bool
-
-
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """Return how many tokens two sequences have in common in front.
-
-    Args:
-        first: Token ids.
-        second: Token ids.
-    """
+    """Return the length of the common prefix of two sequences."""
     length = min(len(first), len(second))
-    if first[:length] == second[:length]:  # nearly always so, and quicker than one by one
+    if first[:length] == second[:length]:  # nearly always, and faster than the loop
         return length
     return next(i for i in range(length) if first[i] != second[i])
 
 
 class Renderer:
-    """Makes tokens of prompts and samples, so that what is learned follows the very tokens that predict feeds.
+    """Tokenize prompts and samples such that training and prediction see the same tokens before a completion.
 
     Args:
         tokenizer: The tokenizer.
-        chat_template: Jinja template of a conversation; the tokenizer takes it over and is saved with it. None = the
-            tokenizer's own.
+        chat_template: Jinja template of a conversation, set on the tokenizer and saved with it; None = the tokenizer's
+            own.
 
     Attributes:
-        front: Special tokens that the tokenizer puts in front of a plain text.
-        merged: Rows so far whose completion begins within a token of the whole text. Their prompts are kept as
-            predict feeds them, and the completion is tokenized by itself: as the continuation of a line, or from the
-            beginning of a text where only that spells the same.
+        prefix: Special tokens that the tokenizer adds before a text.
+        merged: Number of rows so far in which tokenizing prompt and completion together merges them at the boundary.
+            Their prompts keep the tokens of prediction, and their completions are tokenized separately.
 
     Raises:
         ConfigError: The template is not valid.
@@ -84,7 +66,7 @@ class Renderer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, chat_template: str | None = None) -> None:
         self.tokenizer = tokenizer
-        self.front, _ = special_tokens(tokenizer)
+        self.prefix, _ = special_tokens(tokenizer)
         self.merged = 0
         if chat_template is not None:
             tokenizer.chat_template = chat_template
@@ -92,13 +74,7 @@ class Renderer:
                 self.render([{"role": "user", "content": "hello"}], "", 0, add_generation_prompt=True)
 
     def render(self, messages: Sequence[Message], source: str, row: int, *, add_generation_prompt: bool) -> str:
-        """Return a conversation as the template spells it.
-
-        Args:
-            messages: The conversation.
-            source: Where the row is from.
-            row: Its number there.
-            add_generation_prompt: End with what announces the assistant's turn.
+        """Return a conversation as the chat template renders it.
 
         Raises:
             ConfigError: There is no template, or it is not valid.
@@ -116,21 +92,14 @@ class Renderer:
                     add_generation_prompt=add_generation_prompt,
                 )
             )
-        except TemplateSyntaxError as error:
-            raise ConfigError(
-                f"data.chat_template: not valid in line {error.lineno}: {_one_line(error)}; mend it"
-            ) from error
         except TemplateError as error:
-            raise DataError(
-                f"{source}, row {row}: the chat template refuses the conversation: {_one_line(error)}"
-            ) from error
+            reason = " ".join(str(error.message).split()).rstrip(".")
+            if isinstance(error, TemplateSyntaxError):
+                raise ConfigError(f"data.chat_template: not valid in line {error.lineno}: {reason}; fix it") from error
+            raise DataError(f"{source}, row {row}: the chat template refuses the conversation: {reason}") from error
 
     def tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of texts, without special tokens around them.
-
-        Args:
-            texts: The texts.
-        """
+        """Return the token ids of texts, without special tokens."""
         if not texts:
             return []
         ids: list[list[int]] = self.tokenizer(
@@ -141,10 +110,10 @@ class Renderer:
     def encode_prompts(
         self, prompts: Sequence[str | list[Message]], source: str, rows: Sequence[int]
     ) -> list[list[int]]:
-        """Return what a model is fed to answer: the tokens that :meth:`encode` has before the last completion.
+        """Return the model's input in prediction: the tokens that :meth:`encode` has before the last completion.
 
         Args:
-            prompts: Texts, or conversations that end with the user.
+            prompts: Texts, or conversations that end with a user's message.
             source: Where the rows are from.
             rows: Their numbers there.
 
@@ -162,7 +131,7 @@ class Renderer:
                 texts.append(self.render(prompt, source, row, add_generation_prompt=True))
         encoded = []
         for prompt, row, ids in zip(prompts, rows, self.tokenize(texts), strict=True):
-            encoded.append([*self.front, *ids] if isinstance(prompt, str) else ids)
+            encoded.append([*self.prefix, *ids] if isinstance(prompt, str) else ids)
             if not encoded[-1]:
                 raise DataError(f"{source}, row {row}: the prompt has no token, nothing to answer; write one")
         return encoded
@@ -172,108 +141,107 @@ class Renderer:
     ) -> list[Encoded]:
         """Return samples as tokens with labels.
 
-        A text's completion ends with one end token, which is learned. A conversation has what its template spells. Of
-        a conversation with several turns, a token that joins an earlier turn with what stands beside it is not learned.
+        A text completion ends with one eos token, which is learned; a conversation ends as its template renders it.
+        A token that merges an earlier turn with the text around it is not learned.
 
         Args:
-            samples: What to learn.
+            samples: The samples.
             source: Where the rows are from.
             rows: Their numbers there.
-            completion_only: Learn completions and assistants' turns; False = every token but the first.
+            completion_only: Learn completions and assistant messages; False = every token but the first.
 
         Raises:
             ConfigError: A conversation has no template.
-            DataError: A row is not as it should be, or has nothing to learn.
+            DataError: A row is malformed, or has nothing to learn.
         """
-        rendered = [self._render(s, source, row, completion_only) for s, row in zip(samples, rows, strict=True)]
-        tokens = iter(self.tokenize([text for one in rendered for text in one.texts]))
-        groups = [[next(tokens) for _ in one.texts] for one in rendered]
+        texts = [self._render(s, source, row, completion_only) for s, row in zip(samples, rows, strict=True)]
+        tokens = iter(self.tokenize([text for group in texts for text in group]))
+        groups = [[next(tokens) for _ in group] for group in texts]
+        completions = self._completions(texts, groups)
         encoded = []
-        completions = self._completions(rendered, groups)
-        for one, group, completion, row in zip(rendered, groups, completions, rows, strict=True):
-            if not one.is_chat:
-                completion = self._ended(completion, source, row)
-            prompt = group[-2] if one.is_chat else [*self.front, *group[-2]]
+        for sample, group, completion, row in zip(samples, groups, completions, rows, strict=True):
+            prompt = group[-2]
+            if isinstance(sample.prompt, str):
+                prompt, completion = [*self.prefix, *prompt], self._with_eos(completion, source, row)
             ids = [*prompt, *completion]
             labels = [IGNORE_INDEX] * len(prompt) + completion if completion_only else list(ids)
-            if completion_only:
-                for before, after in zip(group[:-2:2], group[1:-2:2], strict=True):
-                    start, stop = common_length(before, ids), common_length(after, ids)
-                    start += start < len(before)  # the token there is the prompt's and the turn's
-                    labels[start:stop] = ids[start:stop]
-            labels[:1] = [IGNORE_INDEX]  # nothing stands before it
+            for before, after in zip(group[:-2:2], group[1:-2:2], strict=True):  # earlier turns
+                start, stop = common_length(before, ids), common_length(after, ids)
+                start += start < len(before)  # this token is part of the prompt and of the turn
+                labels[start:stop] = ids[start:stop]
+            labels[:1] = [IGNORE_INDEX]  # nothing predicts the first token
             if all(label == IGNORE_INDEX for label in labels):
                 raise DataError(f"{source}, row {row}: no token after the prompt, nothing to learn; drop the row")
             encoded.append(Encoded(ids, labels))
         return encoded
 
-    def _render(self, sample: Sample, source: str, row: int, completion_only: bool) -> _Rendered:
+    def _render(self, sample: Sample, source: str, row: int, completion_only: bool) -> list[str]:
+        """Return a sample up to the start and end of every learned turn, each text a prefix of the next."""
         prompt, completion = sample
+        where = f"{source}, row {row}"
         if isinstance(prompt, str) and isinstance(completion, str):
             check_text(prompt, "prompt", source, row)
             check_text(completion, "completion", source, row)
-            return _Rendered([prompt, prompt + completion], is_chat=False)
+            return [prompt, prompt + completion]
         if isinstance(prompt, str) or not isinstance(completion, (list, tuple, type(None))):
             raise DataError(
-                f"{source}, row {row}: prompt is a {type(prompt).__name__} and completion a "
-                f"{type(completion).__name__}; needs two texts or two lists of messages"
+                f"{where}: prompt is a {type(prompt).__name__} and completion a {type(completion).__name__}; "
+                "needs two texts or two lists of messages"
             )
         messages = [*prompt, *(completion or [])] if isinstance(prompt, (list, tuple)) else prompt
         check_messages(messages, source, row)
-        given = 0 if completion is None else len(prompt)
-        learned = [i for i in range(given, len(messages)) if messages[i]["role"] == "assistant"]
-        if not learned:
-            raise DataError(f"{source}, row {row}: the completion is empty, nothing to learn; drop the row")
+        first = 0 if completion is None else len(prompt)
+        turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
+        if not turns:
+            raise DataError(f"{where}: the completion is empty, nothing to learn; drop the row")
         full = self.render(messages, source, row, add_generation_prompt=False)
         texts: list[str] = []
-        for i in learned if completion_only else learned[-1:]:
+        for i in turns if completion_only else turns[-1:]:
             if not messages[i]["content"].strip():
-                raise DataError(f"{source}, row {row}: message {i + 1} is empty, nothing to learn; drop the row")
-            prefix = self.render(messages[:i], source, row, add_generation_prompt=True)
-            last = i == len(messages) - 1
-            whole = full if last else self.render(messages[: i + 1], source, row, add_generation_prompt=False)
-            if completion_only and prefix.startswith(whole):
+                raise DataError(f"{where}: message {i + 1} is empty, nothing to learn; drop the row")
+            before = self.render(messages[:i], source, row, add_generation_prompt=True)
+            is_last = i == len(messages) - 1
+            after = full if is_last else self.render(messages[: i + 1], source, row, add_generation_prompt=False)
+            if completion_only and before.startswith(after):
                 raise DataError(
-                    f"{source}, row {row}: the chat template renders nothing of message {i + 1}, nothing to learn; "
-                    "mend data.chat_template"
+                    f"{where}: the chat template renders nothing of message {i + 1}, nothing to learn; "
+                    "fix data.chat_template"
                 )
-            texts += [prefix, whole]
-        if all(b.startswith(a) for a, b in zip(texts, [*texts[1:], full], strict=True)):
-            return _Rendered(texts, is_chat=True)
+            texts += [before, after]
+        if all(after.startswith(before) for before, after in pairwise([*texts, full])):
+            return texts
         if completion_only:
             raise DataError(
-                f"{source}, row {row}: the chat template renders an assistant's turn otherwise than what precedes it "
-                "announces; set data.completion_only: false"
+                f"{where}: the chat template does not render an assistant's turn as a continuation of the text before "
+                "it; set data.completion_only: false"
             )
-        return _Rendered(["", full], is_chat=True)
+        return ["", full]
 
-    def _completions(self, rendered: Sequence[_Rendered], groups: Sequence[list[list[int]]]) -> list[list[int]]:
+    def _completions(self, texts: Sequence[list[str]], groups: Sequence[list[list[int]]]) -> list[list[int]]:
         """Return the tokens after the last prompt's."""
-        found = [full[len(prompt) :] for *_, prompt, full in groups]
-        # an unknown word may swallow all that follows
-        merged = [i for i, (*_, prompt, full) in enumerate(groups) if not found[i] or full[: len(prompt)] != prompt]
+        completions = [full[len(prompt) :] for *_, prompt, full in groups]
+        # one unknown token may cover the whole completion
+        merged = [
+            i for i, (*_, prompt, full) in enumerate(groups) if not completions[i] or full[: len(prompt)] != prompt
+        ]
         self.merged += len(merged)
-        rests = [rendered[i].texts[-1][len(rendered[i].texts[-2]) :] for i in merged]
-        anchor, *anchored = self.tokenize([_ANCHOR, *(_ANCHOR + rest for rest in rests)])
-        for i, going_on, alone in zip(merged, anchored, self.tokenize(rests), strict=True):
+        rests = [texts[i][-1][len(texts[i][-2]) :] for i in merged]
+        context, *continued = self.tokenize([_CONTEXT, *(_CONTEXT + rest for rest in rests)])
+        for i, continuation, alone in zip(merged, continued, self.tokenize(rests), strict=True):
             *_, prompt, full = groups[i]
-            found[i] = alone
-            if going_on[: len(anchor)] == anchor:
-                spelt = self.tokenizer.decode([*prompt, *going_on[len(anchor) :]])
-                if spelt == self.tokenizer.decode(full):
-                    found[i] = going_on[len(anchor) :]
-        return found
+            completions[i] = alone
+            if continuation[: len(context)] == context:
+                continuation = continuation[len(context) :]
+                if self.tokenizer.decode([*prompt, *continuation]) == self.tokenizer.decode(full):
+                    completions[i] = continuation
+        return completions
 
-    def _ended(self, completion: list[int], source: str, row: int) -> list[int]:
-        end = self.tokenizer.eos_token_id
-        if end is None:
-            raise DataError("data.tokenizer: it has no end token to close completions with; set eos_token in it")
-        while completion and completion[-1] == end:
+    def _with_eos(self, completion: list[int], source: str, row: int) -> list[int]:
+        eos = self.tokenizer.eos_token_id
+        if eos is None:
+            raise DataError("data.tokenizer: it has no eos token to end completions with; set eos_token in it")
+        while completion and completion[-1] == eos:
             completion = completion[:-1]
         if not completion:
             raise DataError(f"{source}, row {row}: the completion is empty, nothing to learn; drop the row")
-        return [*completion, end]
-
-
-def _one_line(error: TemplateError) -> str:
-    return " ".join(str(error.message).split()).rstrip(".")
+        return [*completion, eos]

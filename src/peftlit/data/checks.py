@@ -173,7 +173,7 @@ def describe_splits(
         keys: set[int] = set()
         hashes[split] = []
         for row, text, value in zip(rows, joined_texts(part), values, strict=True):
-            hashes[split].append(row_hash(text, labels.spell(value)))
+            hashes[split].append(row_hash(text, labels.to_csv(value)))
             report.count(row, text, keys, earlier)
         earlier[split] = keys
         log.info("%s", f"{split}: {len(rows)} rows{report.oddities()}")

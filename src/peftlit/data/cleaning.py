@@ -1,4 +1,4 @@
-"""Declared cleaning of texts: the same steps in training and wherever the model is used, counted step by step."""
+"""Cleaning steps for texts, the same in training and in prediction, with counts of what each step removed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _ELEMENTS = (
     "strike strong style sub summary sup svg table tbody td template textarea tfoot th thead time title tr track tt u "
     "ul var video wbr xmp"
 ).replace(" ", "|")
-"""Names of HTML's elements, the obsolete ones too."""
+"""All HTML elements, including obsolete ones."""
 
-_SWITCHES = (
+_BOOLEAN_ATTRIBUTES = (
     "allowfullscreen async autofocus autoplay checked compact controls declare default defer disabled formnovalidate "
     "hidden inert ismap itemscope loop multiple muted nohref nomodule noresize noshade novalidate nowrap open "
     "playsinline readonly required reversed selected"
 ).replace(" ", "|")
-"""HTML's attributes that may stand without a value."""
+"""HTML attributes that may have no value."""
 
-_ATTRIBUTE = rf"""\s+(?:[a-z_:@][\w:.-]*(?:\s*=\s*\\?(?:"[^"]*"|'[^']*')|=[^\s"'=<>`]+)|(?:{_SWITCHES}))"""
+_ATTRIBUTE = rf"""\s+(?:[a-z_:@][\w:.-]*(?:\s*=\s*\\?(?:"[^"]*"|'[^']*')|=[^\s"'=<>`]+)|(?:{_BOOLEAN_ATTRIBUTES}))"""
 _MARKUP = re.compile(
     rf"<(?:{_ELEMENTS})(?:{_ATTRIBUTE})*\s*/?>|</(?:{_ELEMENTS})\s*>|"
     r"<!--(?:(?!<!--|-->).)*-->|<!doctype\s+html\b[^<>]*>",
@@ -40,35 +40,31 @@ _MARKUP = re.compile(
 _ENTITY = re.compile(r"&(?:#[0-9]+|#[xX][0-9a-fA-F]+|([a-zA-Z][a-zA-Z0-9]*));")
 
 
-def _decoded(entity: re.Match[str]) -> str:
-    known = entity[1] is None or f"{entity[1]};" in html5
-    return html.unescape(entity[0]) if known else entity[0]
+def _decode(entity: re.Match[str]) -> str:
+    is_known = entity[1] is None or f"{entity[1]};" in html5
+    return html.unescape(entity[0]) if is_known else entity[0]
 
 
 _STEPS: dict[str, Callable[[str], str]] = {
     "tags": lambda text: _MARKUP.sub(" ", text),
-    "html": lambda text: _ENTITY.sub(_decoded, text),
+    "html": lambda text: _ENTITY.sub(_decode, text),
     "whitespace": lambda text: " ".join(text.split()),
 }
-"""In the order in which they run: ``&lt;b&gt;`` is text that somebody wrote, so tags go before entities are decoded."""
+"""In the order in which they run: tags go before entities are decoded, as ``&lt;b&gt;`` is text and not a tag."""
 
 
 class Cleaner:
-    """Apply cleaning steps to texts, in this order whatever order they are named in.
+    """Apply cleaning steps to texts, in this order whatever the order of ``steps``.
 
-    1. ``tags``: HTML comments, doctypes and tags become a space; what stands between tags stays. A tag has the name of
-       an HTML element and attributes as HTML has them: ``<br />`` and ``<a href="x">`` go, ``a <b and c> d`` stays.
-    2. ``html``: entities such as ``&amp;`` become characters, those without a semicolon stay. What was escaped is
-       text: ``&lt;b&gt;`` becomes ``<b>``.
-    3. ``whitespace``: runs become one space, none at the ends.
-
-    Args:
-        steps: Which steps.
+    1. ``tags``: HTML comments, doctypes and tags become a space. A tag has the name of an HTML element and valid
+       attributes: ``<br />`` and ``<a href="x">`` go, ``a <b and c> d`` stays.
+    2. ``html``: entities such as ``&amp;`` become characters; those without a semicolon stay.
+    3. ``whitespace``: runs become one space, and none at the ends.
 
     Attributes:
         steps: The steps in the order in which they run.
-        changed: Texts that each step has changed so far.
-        removed: Characters by which each step has shortened texts so far.
+        changed: Number of texts that each step has changed so far.
+        removed: Characters that each step has removed so far.
 
     Raises:
         ConfigError: There is no such step.
@@ -94,7 +90,7 @@ class Cleaner:
         return text
 
     def clean_all(self, value: Any) -> Any:
-        """Clean a text, the texts of a pair, or what the messages of a conversation say; leave all else as it is."""
+        """Clean a text, a pair, the contents of messages, or lists of these; return anything else unchanged."""
         if isinstance(value, str):
             return self(value)
         if isinstance(value, tuple):
@@ -106,7 +102,7 @@ class Cleaner:
         return value
 
     def summary(self) -> str:
-        """Return in one line what each step has removed."""
+        """Return one line with what each step has removed."""
         return ", ".join(
             f"{step} removed {self.removed[step]:,} characters from {self.changed[step]:,} texts" for step in self.steps
         )

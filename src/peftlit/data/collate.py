@@ -1,44 +1,36 @@
 """Pad rows to the longest of their batch.
 
-Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels.
+Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels, ``L`` tokens of the longest label.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX, Batch
 
 Collator = Callable[[dict[str, list[Any]]], Batch]
-"""Makes a batch of the columns of some rows."""
+"""Makes a batch from the columns of some rows, as a sliced ``datasets.Dataset`` gives them."""
 
 
+@dataclass
 class PadCollator:
-    """Turn the columns of some rows into one padded batch.
+    """Pad tokenized texts that have one label a row."""
 
-    Args:
-        tokenizer: Pads on its own side with its own token.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
-        self._inputs = [name for name in tokenizer.model_input_names if name != "labels"]
+    tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, columns: dict[str, list[Any]]) -> Batch:
-        """Pad.
+        """Return the tokenizer's inputs (B, T), ``row`` (B,) and ``labels``, whose shape and type depend on the task.
 
-        Args:
-            columns: Lists by column, as a sliced ``datasets.Dataset`` gives them.
-
-        Returns:
-            Token columns (B, T) and ``row`` (B,), int64; ``labels``: class ids (B,) int64, label sets (B, C) or values
-            (B,), float32.
+        Labels are class ids (B,) int64, label sets (B, C) float32 or values (B,) float32.
         """
-        tokens = {name: columns[name] for name in self._inputs if name in columns}
+        tokens = {name: columns[name] for name in self.tokenizer.model_input_names if name in columns}
         batch: Batch = dict(self.tokenizer.pad(tokens, return_tensors="pt"))  # type: ignore[assignment]
         labels = columns["label"]
         batch["labels"] = torch.tensor(labels, dtype=torch.int64 if isinstance(labels[0], int) else torch.float32)
@@ -46,78 +38,77 @@ class PadCollator:
         return batch
 
 
-class LabelledCollator:
-    """Turn rows that have a label for each token into one padded batch.
+@dataclass
+class TokenLabelCollator:
+    """Pad rows that have a label for each token; packed rows are padded on the right whatever the tokenizer does."""
 
-    Args:
-        tokenizer: Pads on its own side with its own token; packed rows are always padded behind.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self.tokenizer = tokenizer
+    tokenizer: PreTrainedTokenizerBase
 
     def __call__(self, columns: dict[str, list[Any]]) -> Batch:
-        """Pad.
+        """Return ``input_ids`` and ``labels`` (B, T), ``row`` (B,) and ``attention_mask`` (B, T).
 
-        Args:
-            columns: ``input_ids``, ``labels``, ``row`` and, where a row packs several sequences, ``position_ids``.
-
-        Returns:
-            ``input_ids`` and ``labels`` (B, T), ``row`` (B,); ``attention_mask`` (B, T), or for packed rows
-            ``position_ids`` (B, T), by which models keep sequences apart. Padding is then a sequence of its own.
+        Packed rows get ``position_ids`` (B, T) instead of the mask: models keep sequences apart by them, and the
+        padding counts as one more sequence.
         """
-        tokens = {"input_ids": columns["input_ids"]}
-        if "position_ids" in columns:
-            batch = pad(self.tokenizer, tokens, columns["labels"], side="right")
-            longest = batch["input_ids"].shape[1]
-            positions = [[*row, *range(longest - len(row))] for row in columns["position_ids"]]
-            batch["position_ids"] = torch.tensor(positions)
-            del batch["attention_mask"]
-        else:
-            batch = pad(self.tokenizer, tokens, columns["labels"])
+        positions = columns.get("position_ids")
+        batch = pad(self.tokenizer, columns["input_ids"], columns["labels"], "right" if positions else None)
+        if positions:
+            length = batch.pop("attention_mask").shape[1]
+            batch["position_ids"] = torch.tensor([[*row, *range(length - len(row))] for row in positions])
+        batch["row"] = torch.tensor(columns["row"])
+        return batch
+
+
+@dataclass
+class PromptCollator:
+    """Pad prompts, and the tokens of their labels."""
+
+    tokenizer: PreTrainedTokenizerBase
+
+    def __call__(self, columns: dict[str, list[Any]]) -> Batch:
+        """Return prompts (B, T), ``label_ids`` (B, C, L), ``row`` (B,) and, for labelled rows, ``labels`` (B,)."""
+        batch = _pad_ids(self.tokenizer, columns["input_ids"])
+        labels = [torch.tensor(ids) for row in columns["label_ids"] for ids in row]
+        padded = pad_sequence(labels, batch_first=True, padding_value=IGNORE_INDEX)
+        batch["label_ids"] = padded.view(len(columns["row"]), -1, padded.shape[1])
+        if "label" in columns:
+            batch["labels"] = torch.tensor(columns["label"])
         batch["row"] = torch.tensor(columns["row"])
         return batch
 
 
 def pad(
     tokenizer: PreTrainedTokenizerBase,
-    tokens: dict[str, list[list[int]]],
+    input_ids: list[list[int]],
     labels: list[list[int]],
     side: Literal["left", "right"] | None = None,
 ) -> Batch:
-    """Pad tokens and their labels on the same side.
+    """Pad tokens and their labels on the same side; None = the tokenizer's own.
 
-    Args:
-        tokenizer: Pads.
-        tokens: ``input_ids`` of each row.
-        labels: A label for each token of each row.
-        side: The side; None = the tokenizer's own.
-
-    Returns:
-        ``input_ids``, ``attention_mask`` and ``labels``, all (B, T) int64. A token is padding by its place and not by
-        its id, so that an end token with the id of the padding token keeps its label.
+    Labels are padded by position and not by token id: an end token whose id is also the padding's keeps its label.
     """
-    side = side or ("left" if tokenizer.padding_side == "left" else "right")
-    batch: Batch = dict(  # type: ignore[assignment]
-        tokenizer.pad(tokens, return_tensors="pt", padding_side=side, return_attention_mask=True)
+    batch = _pad_ids(tokenizer, input_ids, side)
+    batch["labels"] = pad_sequence(
+        [torch.tensor(row) for row in labels],
+        batch_first=True,
+        padding_value=IGNORE_INDEX,
+        padding_side=side or tokenizer.padding_side,
     )
-    longest = batch["input_ids"].shape[1]
-    gaps = [[IGNORE_INDEX] * (longest - len(row)) for row in labels]
-    padded = [gap + row if side == "left" else row + gap for row, gap in zip(labels, gaps, strict=True)]
-    batch["labels"] = torch.tensor(padded)
+    return batch
+
+
+def _pad_ids(
+    tokenizer: PreTrainedTokenizerBase, input_ids: list[list[int]], side: Literal["left", "right"] | None = None
+) -> Batch:
+    """Return ``input_ids`` and ``attention_mask``, which not every tokenizer returns by default."""
+    batch: Batch = dict(  # type: ignore[assignment]
+        tokenizer.pad({"input_ids": input_ids}, return_tensors="pt", padding_side=side, return_attention_mask=True)
+    )
     return batch
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]]) -> Batch:
-    """Make a batch of texts, cut to the length that the tokenizer was saved with.
-
-    Args:
-        tokenizer: The tokenizer.
-        texts: Texts, or pairs of texts.
-
-    Returns:
-        Token columns (B, T); there are no labels.
-    """
+    """Return texts or text pairs as one padded batch, cut to the length that the tokenizer was saved with."""
     batch: Batch = dict(  # type: ignore[assignment]
         tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
     )

@@ -12,9 +12,9 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import DataSpec
 from peftlit.data.base import TokenDataModule
-from peftlit.data.blocks import BlockEncoder, Long, pack
+from peftlit.data.blocks import BlockEncoder, LongDocuments, pack
 from peftlit.data.checks import check_columns
-from peftlit.data.collate import Collator, LabelledCollator
+from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
 from peftlit.data.rows import TextReader
 from peftlit.data.unlabelled import Unlabelled
@@ -45,7 +45,7 @@ class DocumentDataModule(TokenDataModule):
     """
 
     text_column: str = "text"
-    long: Long = "split"
+    long: LongDocuments = "split"
     packing: bool = False
     masking: Masking | None = None
     mask_seed: int = 42
@@ -119,6 +119,6 @@ class DocumentDataModule(TokenDataModule):
     def _collator(self, split: str) -> Collator:
         tokenizer = self.get_tokenizer()
         if not self.is_masked:
-            return LabelledCollator(tokenizer)
+            return TokenLabelCollator(tokenizer)
         seed = self._training_seed if split == "train" else self.mask_seed
         return MaskingCollator(tokenizer, self.masking or Masking(), seed)

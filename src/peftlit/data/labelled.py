@@ -12,11 +12,11 @@ from peftlit.batch import DataSpec, ProblemType
 from peftlit.data.base import TokenDataModule
 from peftlit.data.checks import check_columns
 from peftlit.data.cleaning import Cleaner
-from peftlit.data.collate import Collator, PadCollator
+from peftlit.data.collate import Collator, PadCollator, PromptCollator
 from peftlit.data.encode import encode
+from peftlit.data.label_prompts import LabelPrompts, first_tokens_differ
 from peftlit.data.labels import make_labels
-from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import PromptCollator, encode_prompted, first_tokens_differ
+from peftlit.data.prompt import Prompt
 from peftlit.data.rows import TextReader
 from peftlit.errors import ConfigError
 
@@ -155,7 +155,7 @@ class TextDataModule(TokenDataModule):
         if self.objective is None:
             encoded = encode(rows, self.get_tokenizer(), key, self.max_length, self.num_proc, split)
         else:
-            encoded = encode_prompted(rows, self.label_prompts, key, self.num_proc, self.sources[split], split)
+            encoded = self.label_prompts.encode_rows(rows, key, self.num_proc, self.sources[split], split)
         self._note_lengths(split, encoded["tokens"][:])
         return encoded
 

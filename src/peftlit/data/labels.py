@@ -1,18 +1,20 @@
-"""What the labels of a set are: one class a row, a set of labels, or a value. Chosen once, by ``problem_type``."""
+"""The labels of a data set by its ``problem_type``: one class a row, a set of labels, or a value."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any
 
 import datasets
 import torch
 
 from peftlit.batch import ProblemType
-from peftlit.data.spelling import ClassIds, distinct_names, spelled
+from peftlit.data.label_names import ClassIds, distinct_names, normalize_label
 from peftlit.data.table import column_values
 from peftlit.errors import DataError
 
@@ -21,11 +23,11 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 class Labels(ABC):
-    """How labels are read, dealt to splits, counted and spelled.
+    """How labels are parsed, split, counted and written.
 
     Args:
         names: The labels' names in the order of their ids; for values, the column's name alone.
-        column: The column they stand in.
+        column: The labels' column.
     """
 
     problem_type: str
@@ -36,77 +38,35 @@ class Labels(ABC):
 
     @abstractmethod
     def parse(self, value: object, source: str, row: int) -> Any:
-        """Turn one value into a label.
-
-        Args:
-            value: The value as read.
-            source: Where it is from.
-            row: The row's number there.
-
-        Raises:
-            DataError: It is missing, unknown or of another kind.
-        """
+        """Return a value as a label; raise a DataError with source and row if it is missing, unknown or no label."""
 
     def parse_column(self, values: Iterable[object], source: str) -> Iterator[Any]:
-        """Turn a column's values into labels.
-
-        Args:
-            values: The values as read.
-            source: Where they are from; its rows count from 1.
-
-        Raises:
-            DataError: As :meth:`parse` does, for the first such row.
-        """
+        """Parse the values of a column, whose rows count from 1."""
         return (self.parse(value, source, row) for row, value in enumerate(values, 1))
 
-    @abstractmethod
     def check(self, labels: Sequence[Any], source: str) -> list[str]:
-        """Refuse training labels that nothing can be learned from; return what else is worth a look.
+        """Raise a DataError if nothing can be learned from these training labels; return warnings for the report."""
+        return []
 
-        Args:
-            labels: The training labels.
-            source: Where they are from.
-
-        Raises:
-            DataError: Saying why there is nothing to learn.
-        """
-
-    @abstractmethod
     def strata(self, labels: Sequence[Any], smallest_share: float) -> list[int]:
-        """Number the groups of rows that a stratified cut deals by their shares.
+        """Return each row's stratum for a stratified split whose smallest part is this share."""
+        return list(labels)
 
-        Args:
-            labels: The labels.
-            smallest_share: The smallest of the shares.
-        """
-
-    @abstractmethod
     def counts(self, labels: Sequence[Any]) -> list[int] | None:
-        """Count the rows that carry each label; None for values.
-
-        Args:
-            labels: The labels.
-        """
+        """Count the rows that carry each label; None where there is nothing to count."""
+        return None
 
     def summary(self, labels: Sequence[Any]) -> dict[str, float]:
-        """Return what a report says of the labels.
-
-        Args:
-            labels: The labels.
-        """
+        """Return the labels' statistics for a report."""
         return dict(zip(self.names, self.counts(labels) or [], strict=True))
 
     @abstractmethod
-    def spell(self, label: Any) -> str:
-        """Spell a label for a row's hash.
-
-        Args:
-            label: The label.
-        """
+    def to_csv(self, label: Any) -> str:
+        """Return a label as one text, different for different labels; row hashes contain it."""
 
 
 class ClassLabels(Labels):
-    """One class a row: a name becomes its position, an integer is taken as the id."""
+    """One class a row, given by name or by class id."""
 
     problem_type = "single_label_classification"
 
@@ -116,12 +76,12 @@ class ClassLabels(Labels):
 
     def parse(self, value: object, source: str, row: int) -> int:
         """Return the class id."""
-        if not spelled(value):
+        if not normalize_label(value):
             raise DataError(f"{source}, row {row}: no label in column {self.column!r}; every row needs one")
         return self._ids.find(value, source, row)
 
     def check(self, labels: Sequence[int], source: str) -> list[str]:
-        """Refuse fewer than two classes; name those without a row."""
+        """Refuse fewer than two classes; report those without rows."""
         counts = self.counts(labels)
         present = [name for name, count in zip(self.names, counts, strict=True) if count]
         if len(present) < 2:
@@ -131,29 +91,20 @@ class ClassLabels(Labels):
             )
         return [f"no row is {name!r}" for name in self.names if name not in present]
 
-    def strata(self, labels: Sequence[int], smallest_share: float) -> list[int]:
-        """Return the class ids themselves."""
-        return list(labels)
-
     def counts(self, labels: Sequence[int]) -> list[int]:
         """Count the rows of each class."""
         counted = Counter(labels)
         return [counted[i] for i in range(len(self.names))]
 
-    def spell(self, label: int) -> str:
+    def to_csv(self, label: int) -> str:
         """Return the class's name."""
         return self.names[label]
 
 
 class LabelSets(Labels):
-    """Any number of labels a row: a list of names or class ids, or a text of names with a separator between them.
+    """Any number of labels a row, also none: a list of names or class ids, or a text with names between separators.
 
-    A label set becomes a list of 0.0 and 1.0, one for each name. A row without labels is a row like others.
-
-    Args:
-        names: The labels' names in the order of their ids.
-        column: The column they stand in.
-        separator: What stands between the names of a text.
+    A label set becomes a list with 1.0 for each of ``names`` that the row carries, and 0.0 for the others.
     """
 
     problem_type = "multi_label_classification"
@@ -164,7 +115,7 @@ class LabelSets(Labels):
         self._ids = ClassIds(names)
 
     def parse(self, value: object, source: str, row: int) -> list[float]:
-        """Return 1.0 for each label that the row carries, 0.0 for the others."""
+        """Return a 1.0 or 0.0 for each name."""
         items = _items(value, self.separator)
         if items is None:
             raise DataError(
@@ -180,7 +131,7 @@ class LabelSets(Labels):
         return carried
 
     def check(self, labels: Sequence[Sequence[float]], source: str) -> list[str]:
-        """Refuse rows without any label; name the labels that no row or every row carries."""
+        """Refuse rows that all have no label; report labels that no row or every row carries."""
         counts = dict(zip(self.names, self.counts(labels), strict=True))
         if not any(counts.values()):
             raise DataError(f"{source}: no training row carries a label; there is nothing to learn")
@@ -188,7 +139,7 @@ class LabelSets(Labels):
         return never + [f"every row carries {name!r}" for name, count in counts.items() if count == len(labels)]
 
     def strata(self, labels: Sequence[Sequence[float]], smallest_share: float) -> list[int]:
-        """Number the label sets; those too rare for one row of the smallest share go into one group, -1."""
+        """Number the label sets; those too rare for one row in the smallest part share the stratum -1."""
         sets = [tuple(label) for label in labels]
         common = sorted(s for s, count in Counter(sets).items() if count * smallest_share >= 1)
         numbers = {s: i for i, s in enumerate(common)}
@@ -198,17 +149,13 @@ class LabelSets(Labels):
         """Count the rows that carry each label."""
         return [sum(bool(label[i]) for label in labels) for i in range(len(self.names))]
 
-    def spell(self, label: Sequence[float]) -> str:
+    def to_csv(self, label: Sequence[float]) -> str:
         """Return the names of the carried labels."""
         return "\x1e".join(name for name, carried in zip(self.names, label, strict=True) if carried)
 
 
 class Values(Labels):
-    """A value a row: a number, or a text that is one.
-
-    Args:
-        column: The column it stands in; its name is the only label name.
-    """
+    """A value a row: a number, or a text that is one. The column's name is the only label name."""
 
     problem_type = "regression"
 
@@ -219,11 +166,10 @@ class Values(Labels):
         """Return the number."""
         if value is None or not str(value).strip():
             raise DataError(f"{source}, row {row}: no value in column {self.column!r}; every row needs a number")
-        try:
-            number = float(value) if not isinstance(value, bool) else None  # type: ignore[arg-type]  # hence the try
-        except (TypeError, ValueError):
-            number = None
-        if number is None or not abs(number) <= _LARGEST:  # NaN is not either
+        number = math.nan
+        with suppress(TypeError, ValueError, OverflowError):
+            number = float(value)  # type: ignore[arg-type]
+        if isinstance(value, bool) or not abs(number) <= _LARGEST:  # false for NaN, too
             raise DataError(f"{source}, row {row}: {self.column} is {value!r}, needs a finite number")
         return number
 
@@ -236,20 +182,17 @@ class Values(Labels):
         return []
 
     def strata(self, labels: Sequence[float], smallest_share: float) -> list[int]:
-        """Number the bins between ten quantiles; equal values share one."""
+        """Number ten bins between quantiles; equal values share one."""
         ordered = sorted(labels)
         edges = [ordered[i * len(ordered) // _BINS] for i in range(1, _BINS)]
         return [bisect_right(edges, label) for label in labels]
 
-    def counts(self, labels: Sequence[float]) -> None:
-        """Values are not counted."""
-
     def summary(self, labels: Sequence[float]) -> dict[str, float]:
-        """Return the lowest, the mean and the highest value."""
+        """Return the lowest, mean and highest value."""
         return {"lowest": min(labels), "mean": sum(labels) / len(labels), "highest": max(labels)} if labels else {}
 
-    def spell(self, label: float) -> str:
-        """Return the number, in full."""
+    def to_csv(self, label: float) -> str:
+        """Return the number in full precision."""
         return repr(label)
 
 
@@ -261,13 +204,13 @@ def make_labels(
     train: datasets.Dataset | None,
     source: str,
 ) -> Labels:
-    """Choose the kind of labels, and name them: as told, as the set declares, or by what the training rows hold.
+    """Return the labels of a problem type.
 
     Args:
-        problem_type: The kind.
-        column: The column they stand in.
-        names: The labels' names; None = find them.
-        separator: What stands between the names of a text.
+        problem_type: The problem type.
+        column: The labels' column.
+        names: The labels' names; None = those that the data set declares, else the distinct training labels.
+        separator: Separates the names in a text.
         train: The training rows; not needed where names are given.
         source: Where they are from.
     """
@@ -276,7 +219,7 @@ def make_labels(
     values: Iterable[object] = []
     if names is None and train is not None:
         feature = train.features[column]
-        feature = getattr(feature, "feature", feature)  # of a list, its items'
+        feature = getattr(feature, "feature", feature)  # the items' of a list
         names = feature.names if isinstance(feature, datasets.ClassLabel) else None
         values = column_values(train, column, source) if names is None else []
     if problem_type == "single_label_classification":
@@ -286,7 +229,7 @@ def make_labels(
 
 
 def _items(value: object, separator: str) -> list[object] | None:
-    """List the labels of a row; None where the value can hold none. ``[0.0, 1.0]`` are flags, not class ids."""
+    """Return a row's labels, or None if the value is no label set, such as the 0/1 flags ``[0.0, 1.0]``."""
     if isinstance(value, str):
         return [name.strip() for name in value.split(separator)] if value.strip() else []
     if isinstance(value, list) and all(isinstance(item, (str, int)) for item in value):

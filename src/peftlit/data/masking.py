@@ -1,10 +1,12 @@
-"""Hide tokens for a masked language model to find (BERT: Devlin et al., NAACL 2019).
+"""Mask tokens for a masked language model to predict (BERT: Devlin et al., NAACL 2019).
 
+transformers' collators draw masks from one stream of random numbers; these depend on seed, epoch and block alone.
 Letters: ``B`` blocks in the batch, ``T`` tokens.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -21,13 +23,13 @@ from peftlit.errors import ConfigError
 
 
 class Masking:
-    """How many tokens are hidden, and behind what.
+    """How many tokens are selected for prediction, and what replaces them.
 
     Args:
-        ratio: Share of a block's tokens to find; at least one.
-        whole_words: Hide all pieces of a word or none.
-        mask_share: Share of them that become the mask token.
-        random_share: Share of them that become any token; the rest stays as it is.
+        ratio: Share of a block's tokens to predict; at least one token.
+        whole_words: Select all pieces of a word or none.
+        mask_share: Share of the selected tokens that become the mask token.
+        random_share: Share of the selected tokens that become a random token; the rest stays as it is.
 
     Raises:
         ConfigError: A share is out of range.
@@ -47,80 +49,57 @@ class Masking:
         self.mask_share = mask_share
         self.random_share = random_share
 
-    def choose(self, words: Tensor, generator: torch.Generator) -> Tensor:
-        """Choose the tokens to find.
-
-        Args:
-            words: Number of the word that each token is a piece of, -1 for special tokens, (T,).
-            generator: What chance is drawn from.
-
-        Returns:
-            True where a token is to be found, (T,).
-        """
-        free = (words >= 0).nonzero().squeeze(-1)
-        wanted = max(1, round(self.ratio * len(free)))
+    def select(self, word_ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Return which tokens to predict, (T,) bool, by each token's word, (T,), -1 for special tokens."""
+        candidates = (word_ids >= 0).nonzero().squeeze(-1)
+        wanted = max(1, round(self.ratio * len(candidates)))
+        selected = torch.zeros_like(word_ids, dtype=torch.bool)
         if not self.whole_words:
-            chosen = free[torch.randperm(len(free), generator=generator)[:wanted]]
-            return torch.zeros_like(words, dtype=torch.bool).index_fill_(0, chosen, value=True)
-        names = words[free].unique()
-        found = torch.zeros_like(words, dtype=torch.bool)
-        for word in names[torch.randperm(len(names), generator=generator)].tolist():
-            pieces = words == word
-            if int(found.sum()) + int(pieces.sum()) <= wanted or not found.any():
-                found |= pieces
-        return found
+            selected[candidates[torch.randperm(len(candidates), generator=generator)[:wanted]]] = True
+            return selected
+        words = word_ids[candidates].unique()
+        for word in words[torch.randperm(len(words), generator=generator)].tolist():
+            pieces = word_ids == word
+            if int(selected.sum()) + int(pieces.sum()) <= wanted or not selected.any():
+                selected |= pieces
+        return selected
 
-    def hide(self, ids: Tensor, chosen: Tensor, mask: int, vocabulary: int, generator: torch.Generator) -> Tensor:
-        """Put the mask token, or any token, where tokens are to be found.
-
-        Args:
-            ids: Token ids, (T,).
-            chosen: What :meth:`choose` gave, (T,).
-            mask: The mask token's id.
-            vocabulary: Number of tokens to draw any from.
-            generator: What chance is drawn from.
-        """
+    def mask_tokens(
+        self, ids: Tensor, selected: Tensor, mask_token_id: int, vocab_size: int, generator: torch.Generator
+    ) -> Tensor:
+        """Replace the selected tokens by the mask token or a random one; ``ids`` and ``selected`` are (T,)."""
         draw = torch.rand(len(ids), generator=generator)
-        other = torch.randint(vocabulary, (len(ids),), generator=generator)
-        hidden = torch.where(chosen & (draw < self.mask_share), mask, ids)
+        other = torch.randint(vocab_size, (len(ids),), generator=generator)
+        masked = torch.where(selected & (draw < self.mask_share), mask_token_id, ids)
         random = (draw >= self.mask_share) & (draw < self.mask_share + self.random_share)
-        return torch.where(chosen & random, other, hidden)
+        return torch.where(selected & random, other, masked)
 
 
+@dataclass
 class MaskingCollator:
-    """Hide tokens of blocks and pad them. What is hidden depends on seed, epoch and block alone, not on who asks when.
+    """Mask tokens of blocks, and pad them. Masks depend on seed, epoch, row and block alone, not on the batch."""
 
-    Args:
-        tokenizer: Knows the mask token, and pads.
-        masking: How much is hidden.
-        seed: Seed of the masks.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, masking: Masking, seed: int) -> None:
-        self.tokenizer = tokenizer
-        self.masking = masking
-        self.seed = seed
+    tokenizer: PreTrainedTokenizerBase
+    masking: Masking
+    seed: int
 
     def __call__(self, columns: dict[str, list[Any]]) -> Batch:
-        """Hide and pad.
+        """Return tokens (B, T), ``labels`` (B, T) where tokens are selected, and ``row`` (B,).
 
         Args:
-            columns: ``input_ids``, ``words``, ``row``, ``block`` and, where masks change with it, ``epoch``.
-
-        Returns:
-            Tokens (B, T); ``labels`` (B, T), the token where one is hidden; ``row`` (B,).
+            columns: ``input_ids``, ``word_ids``, ``row``, ``block`` and, where masks change with it, ``epoch``.
         """
         inputs, labels = [], []
         epochs = columns.get("epoch", ["evaluation"] * len(columns["row"]))
-        for ids, words, *place in zip(
-            columns["input_ids"], columns["words"], epochs, columns["row"], columns["block"], strict=True
+        for ids, word_ids, *place in zip(
+            columns["input_ids"], columns["word_ids"], epochs, columns["row"], columns["block"], strict=True
         ):
             tokens, generator = torch.tensor(ids), _generator(self.seed, *place)
-            chosen = self.masking.choose(torch.tensor(words), generator)
-            mask = self.tokenizer.mask_token_id
-            inputs.append(self.masking.hide(tokens, chosen, mask, len(self.tokenizer), generator).tolist())
-            labels.append(torch.where(chosen, tokens, IGNORE_INDEX).tolist())
-        batch = pad(self.tokenizer, {"input_ids": inputs}, labels)
+            selected = self.masking.select(torch.tensor(word_ids), generator)
+            mask, vocab_size = self.tokenizer.mask_token_id, len(self.tokenizer)
+            inputs.append(self.masking.mask_tokens(tokens, selected, mask, vocab_size, generator).tolist())
+            labels.append(torch.where(selected, tokens, IGNORE_INDEX).tolist())
+        batch = pad(self.tokenizer, inputs, labels)
         batch["row"] = torch.tensor(columns["row"])
         return batch
 
@@ -131,11 +110,7 @@ def _generator(*place: object) -> torch.Generator:
 
 
 class EpochRows(Dataset[dict[str, list[Any]]]):
-    """Rows that know the epoch they are asked for in.
-
-    Args:
-        rows: The rows.
-    """
+    """Training rows that get the sampler's epoch as a column, so that masks change with it."""
 
     def __init__(self, rows: datasets.Dataset) -> None:
         self.rows = rows
@@ -144,9 +119,5 @@ class EpochRows(Dataset[dict[str, list[Any]]]):
         return len(self.rows)
 
     def __getitem__(self, numbers: RowNumbers) -> dict[str, list[Any]]:
-        """Return the columns of some rows, with ``epoch``.
-
-        Args:
-            numbers: What the sampler gave.
-        """
+        """Return the columns of some rows, with ``epoch``."""
         return {**self.rows[numbers], "epoch": [numbers.epoch] * len(numbers)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 
 import torch
 from torch.utils.data import Sampler
@@ -10,11 +11,11 @@ from torch.utils.data import Sampler
 _POOL_BATCHES = 50
 """Shuffled rows are sorted by length within pools of so many batches."""
 
-_FEWEST_ROWS = 8
-"""A last training batch of fewer rows shares evenly with the one before.
+_MIN_LAST_BATCH = 8
+"""A last training batch with fewer rows is evened out with the one before it.
 
-A step on a row or two would be one on noise. And up to so many ranks each get rows of it: they step over the same rows
-as one process with the same global batch.
+A step on one or two rows would be mostly noise. Up to so many ranks also each get rows of it, so that they step over
+the same rows as one process with the same global batch size.
 """
 
 _LENGTH_STEP = 8
@@ -22,72 +23,55 @@ _LENGTH_STEP = 8
 
 
 class RowNumbers(list[int]):
-    """The rows of one batch, and the epoch they are drawn in: what is random about a row is a function of both.
-
-    Args:
-        rows: Their numbers.
-        epoch: The epoch, from 0.
-    """
+    """The rows of one batch, with the epoch they are drawn in: masks depend on both."""
 
     def __init__(self, rows: list[int], epoch: int) -> None:
         super().__init__(rows)
         self.epoch = epoch
 
 
+@dataclass(eq=False, repr=False)
 class LengthGroupedSampler(Sampler[RowNumbers]):
-    """Yield batches of rows of similar length; every rank gets its part of one global list.
+    """Yield batches of rows of similar length; every rank gets its share of one global list.
 
-    Lightning calls :meth:`set_epoch` on a loader's ``sampler``, so this is handed over as ``sampler`` with
-    ``batch_size=None``. No state advances while iterating: the order of an epoch can be computed again.
+    Lightning calls :meth:`set_epoch` on a loader's ``sampler``, so pass this as ``sampler`` with ``batch_size=None``.
+    Iterating changes no state, so the order of an epoch can be computed again.
 
     Args:
         lengths: Tokens in each row.
         batch_size: Rows per batch and rank; the upper bound under a token budget.
-        shuffle: Another order in every epoch; else longest rows first: memory that does not suffice shows in the first
-            batch, Lightning's sanity check among them.
-        seed: Which sequence of orders; without ``shuffle``, which sample.
+        shuffle: A new order in every epoch; False = longest rows first, so that a lack of memory shows in the first
+            batch, Lightning's sanity check included.
+        seed: Seed of the orders; without ``shuffle``, of the sample.
         group_by_length: Batch rows of similar length together; False = plain shuffling.
         tokens_per_batch: Padded tokens per batch and rank at most; batches then vary in rows.
         rank: This process among ``world_size``.
         world_size: Number of processes.
-        resume_at: Epoch, and number of its batches, behind which to begin: where a checkpoint was written.
-        limit: Without ``shuffle``, how many batches are taken, or which share, as ``trainer.limit_val_batches``. Those
-            come first, and are a random sample of the rows, the longest first; the other rows follow.
+        resume_at: The epoch of a checkpoint, and how many of its batches are done and skipped.
+        limit: Without ``shuffle``, the number or share of batches that are taken, as in ``trainer.limit_val_batches``.
+            These come first and are a random sample of the rows; the other rows follow.
     """
 
-    def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        shuffle: bool,
-        seed: int = 0,
-        group_by_length: bool = True,
-        tokens_per_batch: int | None = None,
-        rank: int = 0,
-        world_size: int = 1,
-        resume_at: tuple[int, int] = (0, 0),
-        limit: float = 1.0,
-    ) -> None:
-        self.lengths = torch.as_tensor(lengths, dtype=torch.int64)
-        self.batch_size = batch_size
-        self.shuffle = shuffle
-        self.seed = seed
-        self.group_by_length = group_by_length
-        self.tokens_per_batch = tokens_per_batch
-        self.rank = rank
-        self.world_size = world_size
-        self.resume_at = resume_at
-        self.limit = limit
-        self.epoch = resume_at[0]  # loader workers ask for batches before Lightning says which epoch it is
+    lengths: Sequence[int]
+    batch_size: int
+    _: KW_ONLY
+    shuffle: bool
+    seed: int = 0
+    group_by_length: bool = True
+    tokens_per_batch: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    resume_at: tuple[int, int] = (0, 0)
+    limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Count the batches, whose number is the same in every epoch."""
+        self._lengths = torch.as_tensor(self.lengths, dtype=torch.int64)
+        self.epoch = self.resume_at[0]  # loader workers ask for batches before Lightning sets the epoch
         self._num_batches = len(self._global_batches())
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order is yielded next.
-
-        Args:
-            epoch: Number of the epoch, from 0.
-        """
+        """Choose the epoch whose order is yielded next, from 0."""
         self.epoch = epoch
 
     def taken_rows(self) -> list[int]:
@@ -105,11 +89,10 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
     def __iter__(self) -> Iterator[RowNumbers]:
         epoch, done = self.resume_at
         for rows in self._global_batches()[done if epoch == self.epoch else 0 :]:
-            share = rows.tensor_split(self.world_size)[self.rank]
-            yield RowNumbers(share.tolist(), self.epoch)
+            yield RowNumbers(rows.tensor_split(self.world_size)[self.rank].tolist(), self.epoch)
 
     def _global_batches(self) -> list[torch.Tensor]:
-        if not len(self.lengths):
+        if not len(self._lengths):
             return []
         generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
         if self.tokens_per_batch is not None:
@@ -120,18 +103,17 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
             return self._sample_first()
         batches = self._fill_ranks(batches)
         if self.shuffle and (self.group_by_length or self.tokens_per_batch is not None):
-            order = torch.randperm(len(batches), generator=generator).tolist()
-            batches = [batches[i] for i in order]
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         return batches
 
     def _sample_first(self) -> list[torch.Tensor]:
-        """Return the batches of an evaluation: of all rows in order, or of the sample and then of the others."""
-        total = len(self.lengths)
+        """Return the batches of an evaluation: of all rows, or of the sample and then of the others."""
+        total = len(self._lengths)
         whole = self._in_order(torch.arange(total))
         taken = self._taken(len(whole))
         if not 0 < taken < len(whole):
             return whole
-        # the others keep a row for each rank
+        # leave at least one row for each rank
         size = min(taken * self.batch_size * self.world_size, total - self.world_size)
         shuffled = torch.randperm(total, generator=torch.Generator().manual_seed(self.seed))
         sample, others = (part.sort().values for part in shuffled.split([size, total - size]))
@@ -139,41 +121,44 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
 
     def _in_order(self, rows: torch.Tensor) -> list[torch.Tensor]:
         if self.group_by_length:
-            rows = rows[self.lengths[rows].argsort(descending=True, stable=True)]
+            rows = _longest_first(rows, self._lengths)
         return self._fill_ranks(list(rows.split(self.batch_size * self.world_size)))
 
     def _by_rows(self, generator: torch.Generator) -> list[torch.Tensor]:
         size = self.batch_size * self.world_size
-        order = torch.randperm(len(self.lengths), generator=generator)
+        order = torch.randperm(len(self._lengths), generator=generator)
         if self.group_by_length:
-            pools = order.split(size * _POOL_BATCHES)
-            order = torch.cat([pool[self.lengths[pool].argsort(descending=True, stable=True)] for pool in pools])
+            order = torch.cat([_longest_first(pool, self._lengths) for pool in order.split(size * _POOL_BATCHES)])
         batches = list(order.split(size))
-        if len(batches) > 1 and len(batches[-1]) < min(_FEWEST_ROWS, size):
+        if len(batches) > 1 and len(batches[-1]) < min(_MIN_LAST_BATCH, size):
             batches[-2:] = torch.cat(batches[-2:]).tensor_split(2)
         return batches
 
     def _by_token_budget(self, budget: int, generator: torch.Generator) -> list[torch.Tensor]:
-        """Cut rows in order of length; only rows of equal rounded length change places between epochs.
+        """Cut rows sorted by length into batches; only rows of equal rounded length change places between epochs.
 
         The sequence of lengths is then the same in every epoch, and so is the number of batches.
         """
-        rounded = (self.lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
+        rounded = (self._lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
         order = torch.randperm(len(rounded), generator=generator) if self.shuffle else torch.arange(len(rounded))
-        order = order[rounded[order].argsort(descending=True, stable=True)]
-        batches, start = [], 0
-        while start < len(order):
-            longest = max(1, int(rounded[order[start]]))
+        order = _longest_first(order, rounded)
+        batches = []
+        while len(order):
+            longest = max(1, int(rounded[order[0]]))
             rows = max(1, min(self.batch_size, budget // longest)) * self.world_size
-            batches.append(order[start : start + rows])
-            start += rows
+            batches.append(order[:rows])
+            order = order[rows:]
         return batches
 
     def _fill_ranks(self, batches: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Join a last batch that has fewer rows than there are ranks to the one before it."""
+        """Merge a last batch that has fewer rows than there are ranks with the one before it."""
         if len(batches) < 2 or len(batches[-1]) >= self.world_size:
             return batches
         tail = torch.cat(batches[-2:])
         if len(tail) < 2 * self.world_size:
             return [*batches[:-2], tail]
         return [*batches[:-2], tail[: -self.world_size], tail[-self.world_size :]]
+
+
+def _longest_first(rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return rows[lengths[rows].argsort(descending=True, stable=True)]

@@ -1,8 +1,6 @@
-"""Rows without labels, for what has to deal with both kinds."""
+"""Rows without labels."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from peftlit.data.labels import Labels
 
@@ -16,21 +14,9 @@ class Unlabelled(Labels):
         super().__init__([], "")
 
     def parse(self, value: object, source: str, row: int) -> int:
-        """Return the same of all rows, which makes one stratum of them."""
+        """Return 0 for every row, so that all rows are one stratum."""
         return 0
 
-    def check(self, labels: Sequence[int], source: str) -> list[str]:
-        """Find nothing."""
-        return []
-
-    def strata(self, labels: Sequence[int], smallest_share: float) -> list[int]:
-        """Return one stratum."""
-        return list(labels)
-
-    def counts(self, labels: Sequence[int]) -> list[int] | None:
-        """Count nothing."""
-        return None
-
-    def spell(self, label: int) -> str:
-        """Return nothing."""
+    def to_csv(self, label: int) -> str:
+        """Return an empty text."""
         return ""

@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.batch import Batch
 from peftlit.data.checks import check_text
 from peftlit.data.collate import tokenize
-from peftlit.data.prompt import LabelPrompts, Text
-from peftlit.data.prompted import ask
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Text
 from peftlit.errors import DataError
 from peftlit.export.predictor import Predictor, Question
 from peftlit.modules import PeftModule
@@ -63,7 +63,7 @@ class Classifier(Predictor):
         texts: list[Any] = list(questions)
         if self.prompts is None:
             return tokenize(self.tokenizer, texts)
-        return ask(self.prompts, self.tokenizer, texts, rows)
+        return self.prompts.batch(texts, rows)
 
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits (B, outputs) of a batch, in float32, on the CPU."""

@@ -19,7 +19,8 @@ from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
 from peftlit.batch import DataSpec
 from peftlit.data.cleaning import CleaningStep
-from peftlit.data.prompt import LabelPrompts, Prompt
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
 from peftlit.export.classifier import Classifier

@@ -14,7 +14,7 @@ from peftlit.batch import DataSpec
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import pack
 from peftlit.data.chat import Renderer
-from peftlit.data.collate import Collator, LabelledCollator
+from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.samples import SampleEncoder, SampleReader
 from peftlit.errors import ConfigError
@@ -93,4 +93,4 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         return pack(encoded, self.max_length) if self.packing else encoded
 
     def _collator(self, split: str) -> Collator:
-        return LabelledCollator(self.get_tokenizer())
+        return TokenLabelCollator(self.get_tokenizer())

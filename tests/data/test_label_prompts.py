@@ -12,13 +12,13 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import IMDB, SST2, Reviews, TextFiles, TweetSentiment
-from peftlit.data.collate import PadCollator
+from peftlit.data.collate import PadCollator, PromptCollator
 from peftlit.data.encode import tokenizer_state
-from peftlit.data.prompt import LabelPrompts, Prompt
-from peftlit.data.prompted import PromptCollator, ask, collate_prompts, encode_prompted
+from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError
 from tests import tiny
-from tests.data.helpers import refusal, text_files, write_jsonl
+from tests.data.helpers import text_files, write_jsonl
 from tests.data.language_data import TEMPLATE
 
 NAMES = ["bad", "good"]
@@ -52,7 +52,7 @@ def causal(folder, rows=ROWS, **settings) -> TextFiles:
 
 def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
     key = f"{rows}{state or tokenizer_state(prompts._renderer.tokenizer)}"
-    return list(encode_prompted(datasets.Dataset.from_list(rows), prompts, key, 1, "a.jsonl", "train"))
+    return list(prompts.encode_rows(datasets.Dataset.from_list(rows), key, 1, "a.jsonl", "train"))
 
 
 def ids(tokenizer, text: str) -> list[int]:
@@ -71,14 +71,10 @@ def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
     assert (second["length"], second["tokens"]) == (8, 9)
 
 
-def test_pairs_are_put_together(tokenizer):
-    prompts = LabelPrompts(Prompt("{text_pair} but {text} :", label_words=WORDS), tokenizer, NAMES, 32)
-    (row,) = encode([{"row": 1, "text": "it", "text_pair": "they", "label": 0}], prompts)
-    assert row["input_ids"] == ids(tokenizer, "they but it :")
-
-
-@pytest.mark.parametrize("changed", ["template", "words", "max_length", "chat", "text"])
+@pytest.mark.parametrize("changed", ["template", "words", "max_length", "chat", "chat template", "text"])
 def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
+    if changed == "chat template":
+        tokenizer.chat_template = "it " + TEMPLATE
     rows = [{"row": 1, "text": "the film was long", "label": 0}]
     settings = {"template": "{text} is", "label_words": WORDS}
     before = encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32))
@@ -87,7 +83,7 @@ def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
         settings["template"] = "{text} was"
     elif changed == "words":
         settings["label_words"] = WORDS[::-1]
-    elif changed == "chat":
+    elif changed in ("chat", "chat template"):
         tokenizer.chat_template = TEMPLATE
     elif changed == "text":
         rows = [{**rows[0], "text": "it"}]
@@ -95,23 +91,10 @@ def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
     assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, window)) != before
 
 
-def test_another_chat_template_of_the_tokenizers_own_makes_other_prompts(tmp_path, decoder):
-    folders = [
-        decoder,
-        with_template(decoder, tmp_path / "a"),
-        with_template(decoder, tmp_path / "b", "it " + TEMPLATE),
-    ]
-    made = []
-    for folder in folders:
-        data = causal(tmp_path, tokenizer=folder, prompt=Prompt("{text} is", label_words=WORDS))
-        data.setup("fit")
-        made.append(data._encoded["train"]["input_ids"][:])
-    assert made[0] != made[1] != made[2] != made[0]
-
-
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
     tokenizer.padding_side = side
+    tokenizer.model_input_names = ["input_ids"]  # asks for no mask, and gets one
     columns = {
         "input_ids": [[5], [6, 7, 8]], "label_ids": [[[9], [10, 11]], [[9], [12]]], "row": [2, 4], "label": [1, 0],
     }  # fmt: skip
@@ -124,17 +107,11 @@ def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
     assert (batch["labels"].tolist(), batch["row"].tolist()) == ([1, 0], [2, 4])
 
 
-def test_a_tokenizer_that_asks_for_no_mask_gets_one(tokenizer):
-    tokenizer.model_input_names = ["input_ids"]
-    batch = collate_prompts(tokenizer, [[5], [6, 7]], [[[9], [10]], [[9], [10]]])
-    assert batch["attention_mask"].tolist() == [[1, 0], [1, 1]]
-
-
 def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
     data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
     data.setup("fit")
     (trained,) = data.train_dataloader()
-    asked = ask(data.label_prompts, data.get_tokenizer(), [row["text"] for row in ROWS], range(1, len(ROWS) + 1))
+    asked = data.label_prompts.batch([row["text"] for row in ROWS], range(1, len(ROWS) + 1))
     order = trained.pop("row").argsort()
     assert asked.pop("row").tolist() == [1, 2]
     assert "labels" not in asked
@@ -142,32 +119,22 @@ def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
         assert torch.equal(value, trained[name][order])
 
 
-def test_by_default_the_label_is_asked_for_in_plain_text(tmp_path, decoder):
+def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_there_is_a_template(tmp_path, decoder):
     data = causal(tmp_path, tokenizer=decoder)
     assert data.label_prompts.prompt.fill("it works") == "it works\nLabel:"
-    assert data.prompt_record == {
-        "template": "{text}\nLabel:", "system": None, "label_words": [" bad", " good"], "chat": False,
-        "chat_template": None,
-    }  # fmt: skip
-    assert json.loads(json.dumps(data.prompt_record)) == data.prompt_record
-
-
-def test_by_default_it_is_asked_for_in_a_chat_where_the_tokenizer_has_a_template(tmp_path, decoder):
-    data = causal(tmp_path, tokenizer=with_template(decoder, tmp_path / "chat"))
-    assert data.label_prompts.prompt.messages("it works") == [
+    record = {"template": "{text}\nLabel:", "system": None, "label_words": [" bad", " good"], "chat": False}
+    assert json.loads(json.dumps(data.prompt_record)) == {**record, "chat_template": None}
+    chat = causal(tmp_path, tokenizer=with_template(decoder, tmp_path / "chat"))
+    assert chat.label_prompts.prompt.messages("it works") == [
         {"role": "system", "content": "Label of the text? Answer with one of: bad, good."},
         {"role": "user", "content": "it works"},
     ]
-    assert data.label_prompts.words == NAMES
-    assert data.prompt_record["chat"] is True
-
-
-def test_by_default_pairs_stand_one_below_the_other(tmp_path, decoder):
+    assert chat.label_prompts.words == NAMES
+    assert chat.prompt_record["chat"] is True
     rows = [{**row, "b": "a book"} for row in ROWS]
-    data = causal(tmp_path, rows, text_pair_column="b", tokenizer=decoder)
-    assert data.label_prompts.prompt.fill(("it works", "a book")) == "it works\na book\nLabel:"
-    chat = causal(tmp_path, rows, text_pair_column="b", tokenizer=with_template(decoder, tmp_path / "chat"))
-    assert chat.label_prompts.prompt.fill(("it works", "a book")) == "it works\na book"
+    for folder, asked in ((decoder, "it works\na book\nLabel:"), (str(tmp_path / "chat"), "it works\na book")):
+        data = causal(tmp_path, rows, text_pair_column="b", tokenizer=folder)
+        assert data.label_prompts.prompt.fill(("it works", "a book")) == asked
 
 
 @pytest.mark.parametrize("kind", [IMDB, SST2, Reviews, TweetSentiment])
@@ -176,37 +143,25 @@ def test_sets_with_a_name_for_their_label_ask_by_it(kind):
     assert "\n" not in kind.question
 
 
-@pytest.mark.parametrize(
-    ("words", "differ"),
-    [([" bad", " good"], True), ([" very bad", " very good"], False), ([" bad", " bad film"], None)],
-)
-def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_texts(tmp_path, decoder, words, differ):
-    data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
-    if differ is None:
-        with pytest.raises(ConfigError, match=r"^data\.prompt\.label_words: the tokens of ' bad' .* begin those of"):
-            _ = data.first_tokens_differ
-        return
-    assert data.first_tokens_differ is differ
+def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_texts(tmp_path, decoder):
+    for words, differ in (([" bad", " good"], True), ([" very bad", " very good"], False)):
+        data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
+        assert data.first_tokens_differ is differ
 
 
-@pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_labels_that_begin_alike_behind_one_row_of_many_are_found_before_training(tmp_path, shared, split):
+def test_labels_that_begin_alike_behind_one_row_of_many_are_found_before_training(tmp_path, shared):
     """Behind some texts a word becomes other tokens than behind others."""
     rows = [{"text": f"film {i}", "label": NAMES[i % 2]} for i in range(200)]
     odd = [*rows[:150], {"text": "it is ok ", "label": "bad"}, *rows[150:]]
-    files = {
-        f"{name}_file": write_jsonl(tmp_path / f"{name}.jsonl", odd if name == split else rows)
-        for name in ("train", "validation", "test")
-    }
-    settings = {
-        "objective": "causal",
-        "tokenizer": str(shared / "models" / "stories260K-llama"),
-        "prompt": Prompt("{text}", chat=False, label_words=["ly", "le"]),
-    }
-    for _ in ("tokenized", "from the cache"):
-        assert TextFiles(**files, **settings).first_tokens_differ is False
-    write_jsonl(tmp_path / f"{split}.jsonl", rows)
-    assert TextFiles(**files, **settings).first_tokens_differ is True
+    tokenizer = str(shared / "models" / "stories260K-llama")
+    prompt = Prompt("{text}", chat=False, label_words=["ly", "le"])
+    splits = ("train", "validation", "test")
+    for split in (None, *splits, splits[-1]):  # the last time from the cache
+        files = {
+            f"{name}_file": write_jsonl(tmp_path / f"{name}.jsonl", odd if name == split else rows) for name in splits
+        }
+        data = TextFiles(**files, objective="causal", tokenizer=tokenizer, prompt=prompt)
+        assert data.first_tokens_differ is (split is None)
 
 
 def test_without_a_language_model_rows_are_encoded_as_ever(tmp_path, decoder):
@@ -227,36 +182,22 @@ def test_what_is_cut_is_counted(tmp_path, decoder, caplog):
     assert max(data._encoded["train"]["length"][:]) == 12
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
+def test_settings_that_do_not_fit_are_refused(tmp_path, decoder):
+    few = Prompt("{text}", label_words=[" good"])
+    for action, said in (
         (
-            {"objective": "masked"},
+            lambda: causal(tmp_path, objective="masked"),
             "data: TextFiles has labels, and MaskedLM learns running text; use TextLines, or SequenceClassification",
         ),
         (
-            {"objective": None, "prompt": Prompt("{text}")},
+            lambda: causal(tmp_path, objective=None, prompt=Prompt("{text}")),
             "data.prompt: only a causal language model is asked by a prompt; leave it out",
         ),
-    ],
-)
-def test_what_does_not_go_with_the_objective_is_refused_at_once(tmp_path, settings, said):
-    with pytest.raises(ConfigError) as caught:
-        causal(tmp_path, **settings)
-    assert str(caught.value) == said
-
-
-def test_a_word_for_every_label_is_asked_for(tmp_path, decoder):
-    data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text}", label_words=[" good"]))
-    with pytest.raises(ConfigError) as caught:
-        data.prepare_data()
-    assert str(caught.value) == "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good"
-
-
-def test_a_row_that_leaves_nothing_before_the_answer_is_named(tmp_path, decoder):
-    rows = [*ROWS, {"text": "", "label": "good"}]
-    data = causal(tmp_path, rows, tokenizer=decoder, prompt=Prompt("{text}", label_words=WORDS))
-    assert refusal(data.prepare_data) == (
-        f"{tmp_path / 'train.jsonl'}, row 3: no token stands before the answer; write something in front of {{text}} "
-        "in data.prompt.template"
-    )
+        (
+            lambda: causal(tmp_path, tokenizer=decoder, prompt=few).prepare_data(),
+            "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good",
+        ),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            action()
+        assert str(caught.value) == said
