@@ -12,7 +12,7 @@ from peftlit.errors import RunFolderError
 from peftlit.files import disk_problem
 from peftlit.run.folder import RunFolder
 
-FULL = "cannot be written (No space left on device); mend this, then go on with --ckpt_path last"
+FULL = "cannot be written (No space left on device); fix this, then resume with --ckpt_path last"
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,7 @@ class PeftlitCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         try:
-            with distributed.ending_together(self.trainer.strategy.launcher):
+            with distributed.fail_together(self.trainer.strategy.launcher):
                 super()._run_subcommand(subcommand)
         finally:
             self.folder.unlock()
