@@ -29,7 +29,7 @@ from transformers import AutoModel, BertConfig
 import peftlit
 from peftlit.backbone.hardware import has_bfloat16
 from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu
-from peftlit.cli.error_mapping import without_gaps
+from peftlit.cli.error_mapping import map_missing_attributes
 from peftlit.cli.trainer_checks import check_trainer
 from peftlit.errors import PeftlitError
 from peftlit.run.setup import _check_windows
@@ -269,10 +269,10 @@ def _lacking(thing: Any, name: str) -> Any:
 @pytest.mark.parametrize("guard", [_strategies, _clocks, _repacking, _cpu])
 def test_a_guard_whose_name_is_gone_says_so_in_one_line(guard, monkeypatch) -> None:
     said = r"^(lightning|bitsandbytes|torch) \d\S+: .*, which peftlit needs; install a version"
-    with pytest.raises(PeftlitError, match=said), without_gaps():
+    with pytest.raises(PeftlitError, match=said), map_missing_attributes():
         guard(monkeypatch)
 
 
 def test_an_error_in_a_users_code_passes_as_it_is() -> None:
-    with pytest.raises(AttributeError, match="_nothing"), without_gaps():
+    with pytest.raises(AttributeError, match="_nothing"), map_missing_attributes():
         torch.zeros(1)._nothing  # noqa: B018

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from peftlit.cli import commands
-from peftlit.cli.process_state import preserved
+from peftlit.cli.process_state import preserve_process_state
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.export.load import load
 from peftlit.export.predictor import Predictor
@@ -62,7 +62,7 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
         if run_dir is not None:
             arguments += ["--run_dir", str(run_dir)]
         try:
-            with preserved():
+            with preserve_process_state():
                 return Run(commands.run(arguments).folder.path)
         except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
             error.args = (str(error).replace(f"{scratch}{os.sep}", ""),)

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from torch.utils.data import DataLoader
 
-from peftlit.cli import error_mapping as failures
+from peftlit.cli.error_mapping import map_errors
 from peftlit.errors import ProcessError
 
-ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then go on with --ckpt_path last"
+ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then resume with --ckpt_path last"
 
 
 class _Broken:
@@ -56,7 +56,7 @@ def _raise() -> None:
 
 def _load(get: Callable[[], Any], workers: int = 1) -> None:
     trainer, folder = SimpleNamespace(), SimpleNamespace(path="run")
-    with failures.in_one_line(None, None, trainer, folder):
+    with map_errors(None, None, trainer, folder):
         next(iter(DataLoader(_Rows(get), batch_size=None, num_workers=workers)))
 
 
