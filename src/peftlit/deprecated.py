@@ -55,7 +55,7 @@ class _MovedModules(MetaPathFinder, Loader):
             stacklevel=2,
         )
         content = importlib.import_module(new)
-        module.__dict__["__getattr__"] = lambda name: getattr(content, _RENAMED.get(name, name))
+        module.__dict__["__getattr__"] = lambda name: getattr(content, _RENAMED.get(name) or name)
 
 
 def install() -> None:

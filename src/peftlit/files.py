@@ -104,7 +104,7 @@ def read_record(path: Path, error: type[PeftlitError]) -> dict[str, Any]:
 def disk_problem(error: BaseException) -> str | None:
     """Say which file cannot be written to the disk, and what to do; None for any other error."""
     quoted = (words for words in _REFUSED.values() if f"I/O error: {words}" in str(error))  # by safetensors
-    reason = _REFUSED.get(getattr(error, "errno", None)) or next(quoted, None)
+    reason = _REFUSED.get(getattr(error, "errno", None) or 0) or next(quoted, None)
     if reason is None:
         return None
     file = getattr(error, "filename", None) or "a file of the run"

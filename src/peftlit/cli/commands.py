@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow
 import torch
 
-from peftlit.cli import config_errors, console, error_mapping
+from peftlit.cli import config_errors, config_places, console, error_mapping
 from peftlit.cli.lightning_cli import COMMANDS, PeftlitCLI
 from peftlit.cli.parser import Parser
 from peftlit.cli.run_selection import NO_RUN_DIR
@@ -20,9 +20,9 @@ from peftlit.run.folder import CONFIG_FILE, RunFolder
 
 def _config_of_run(arguments: list[str]) -> list[str]:
     """Add a finished run's own config where ``validate`` or ``test`` name none."""
-    if arguments[0] not in COMMANDS[1:] or config_errors.config_files(arguments):
+    if arguments[0] not in COMMANDS[1:] or config_places.config_files(arguments):
         return arguments
-    for option, value in config_errors.options_of(arguments):
+    for option, value in config_places.options_of(arguments):
         if option == "run_dir" and value:
             folder = RunFolder(Path(value))
             find_export(folder.path)
@@ -45,10 +45,10 @@ def run(arguments: Sequence[str]) -> PeftlitCLI:
         near = config_errors.nearest(arguments[0], known)
         raise ConfigError(f"no command {arguments[0]!r}{near} (commands: {', '.join(known)})")
     arguments = _config_of_run(arguments)
-    for file in config_errors.config_files(arguments):
+    for file in config_places.config_files(arguments):
         if not file.is_file():
             raise ConfigError(f"--config {file}: no such file")
-        if problem := config_errors.yaml_problem(file):
+        if problem := config_places.yaml_problem(file):
             raise ConfigError(problem)
     Parser.command_line = arguments
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -59,5 +59,5 @@ def run(arguments: Sequence[str]) -> PeftlitCLI:
         with error_mapping.map_missing_attributes():
             return PeftlitCLI(arguments)
     except PeftlitError as error:
-        error.args = (config_errors.located(str(error), arguments),)
+        error.args = (config_places.located(str(error), arguments),)
         raise

@@ -28,7 +28,7 @@ from peftlit.errors import (
     RunFolderError,
     Stopped,
     first_line,
-    one_line,
+    in_one_line,
 )
 from peftlit.files import disk_problem
 from peftlit.modules import PeftModule
@@ -68,10 +68,10 @@ def map_errors(module: Any, data: LightningDataModule | None, trainer: Trainer, 
             raise KeyboardInterrupt from error
         raise
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {one_line(error)}") from error
+        raise ConfigError(f"trainer: {in_one_line(error)}") from error
     except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
         if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
-            raise ConfigError(f"trainer: {one_line(error)}") from error
+            raise ConfigError(f"trainer: {in_one_line(error)}") from error
         if reason := disk_problem(error):
             raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
         if reason := _worker_problem(error):
@@ -90,7 +90,7 @@ def map_checkpoint_errors(checkpoint: str | None, resumption: Resumption) -> Ite
         if not checkpoint or resumption.restored:
             raise
         raise CheckpointError(
-            f"{checkpoint}: no run can resume from it ({type(error).__name__}: {one_line(error)}); use another one"
+            f"{checkpoint}: no run can resume from it ({type(error).__name__}: {in_one_line(error)}); use another one"
         ) from error
 
 
@@ -108,7 +108,7 @@ def map_missing_attributes() -> Iterator[None]:
         if not ours or library not in _LIBRARIES:
             raise
         raise PeftlitError(
-            f"{library} {version(library)}: {one_line(error)}, which peftlit needs; install a version that it was "
+            f"{library} {version(library)}: {in_one_line(error)}, which peftlit needs; install a version that it was "
             "tested with (pip install -c constraints.txt)"
         ) from error
 

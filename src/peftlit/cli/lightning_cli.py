@@ -25,7 +25,7 @@ from peftlit.cli.parser import Parser
 from peftlit.cli.run_selection import RUN_DIR_VARIABLE, is_requeued, select_run
 from peftlit.cli.trainer_checks import check_callbacks, check_monitors, check_trainer
 from peftlit.data import TokenDataModule
-from peftlit.errors import ConfigError, one_line
+from peftlit.errors import ConfigError, in_one_line
 from peftlit.modules import PeftModule
 from peftlit.modules.optim import monitoring_scheduler
 from peftlit.plugins import Resumption, StopOnSignal
@@ -165,7 +165,7 @@ class PeftlitCLI(LightningCLI):
         try:
             return self.trainer_class(**config)
         except (MisconfigurationException, RuntimeError, ValueError) as error:
-            raise ConfigError(f"trainer: {one_line(error)}") from error
+            raise ConfigError(f"trainer: {in_one_line(error)}") from error
 
     def _fit_callbacks(self, given: list[Any], config: dict[str, Any], logs: bool) -> list[Any]:
         resumes = bool(self._settings.get("ckpt_path")) or is_requeued(self.folder)
