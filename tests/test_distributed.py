@@ -11,16 +11,16 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
 
-from peftlit import distributed as ranks
+from peftlit import distributed
 from peftlit.errors import DataError, ProcessError
 
-LOST_TOUCH = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
+LOST_CONNECTION = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
 CLAIM = "import os, sys; os.symlink('1', os.environ['PEFTLIT_FIRST_PROCESS'].partition(':')[2] + '/failed_first');"
 FOLLOW = """
 import os, signal, sys
-from peftlit import distributed as ranks
+from peftlit import distributed
 from peftlit.errors import DataError
-with ranks.ending_together(None):
+with distributed.fail_together(None):
     print("follows", flush=True)
 """
 """What a process does that the first one has started; what follows is its own."""
@@ -46,49 +46,47 @@ def launcher():
 
 @pytest.fixture(autouse=True)
 def _alone(monkeypatch):
-    for name in ("RANK", *ranks._RANK_VARIABLES, "PEFTLIT_FIRST_PROCESS"):
+    for name in ("RANK", *distributed._RANK_VARIABLES, "PEFTLIT_FIRST_PROCESS"):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize(
-    ("variables", "first"),
-    [
-        ({}, True),
-        ({"LOCAL_RANK": "0"}, True),
-        ({"LOCAL_RANK": "1"}, False),
-        ({"SLURM_PROCID": "3"}, False),
-        ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
-        ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
-        ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
-        ({"NODE_RANK": "1"}, False),
-        ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
-        ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
-        ({"GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
-        ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning in a batch job without srun
-        ({"JSM_NAMESPACE_RANK": "1"}, False),
-        ({"OMPI_COMM_WORLD_RANK": "1"}, False),
-        ({"PMI_RANK": "1"}, False),
-    ],
+RANKS = (
+    ({}, True),
+    ({"LOCAL_RANK": "0"}, True),
+    ({"LOCAL_RANK": "1"}, False),
+    ({"SLURM_PROCID": "3"}, False),
+    ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
+    ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
+    ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
+    ({"NODE_RANK": "1"}, False),
+    ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
+    ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+    ({"GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
+    ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning in a batch job without srun
+    ({"JSM_NAMESPACE_RANK": "1"}, False),
+    ({"OMPI_COMM_WORLD_RANK": "1"}, False),
+    ({"PMI_RANK": "1"}, False),
 )
-def test_the_first_process_is_known_before_any_library_is_imported(variables, first, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert ranks.is_rank_zero() is first
 
 
-@pytest.mark.parametrize(("variables", "node_rank", "local_rank"), [({}, 0, 0), ({"NODE_RANK": "1"}, 1, 0)])
-def test_lightning_reads_the_same_variables_on_several_nodes(variables, node_rank, local_rank, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    environment = LightningEnvironment()
-    assert (environment.node_rank(), environment.local_rank()) == (node_rank, local_rank)
-    assert ranks.is_rank_zero() is (node_rank == local_rank == 0)
+def test_rank_zero_is_known_before_any_library_is_imported(monkeypatch):
+    for variables, first in RANKS:
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            assert distributed.is_rank_zero() is first, variables
+
+
+def test_lightning_reads_the_same_variables_on_several_nodes(monkeypatch):
+    for node in (0, 1):
+        monkeypatch.setenv("NODE_RANK", str(node))
+        assert (LightningEnvironment().node_rank(), LightningEnvironment().local_rank()) == (node, 0)
 
 
 @pytest.mark.parametrize(
     ("error", "lost"),
     [
-        (LOST_TOUCH, True),
+        (LOST_CONNECTION, True),
         (torch.distributed.DistNetworkError("Connection reset by peer"), True),
         (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
         (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nConnection reset by peer"), False),
@@ -98,12 +96,12 @@ def test_lightning_reads_the_same_variables_on_several_nodes(variables, node_ran
     ],
 )
 def test_a_lost_connection_to_another_process_of_the_run_is_told_from_that_to_a_worker(error, lost):
-    assert ranks._has_lost_touch(error) is lost
+    assert distributed._is_lost_connection(error) is lost
 
 
 def lead(launcher, error: BaseException, *others: str) -> None:
     """Start others, and fail; the error tells the folder that was shared."""
-    with ranks.ending_together(launcher):
+    with distributed.fail_together(launcher):
         for code in others:
             launcher.start(code)
         if any("symlink" in code for code in others):
@@ -125,7 +123,7 @@ def test_the_first_fails_and_the_others_are_ended(launcher):
     assert launcher.started[0].returncode == -signal.SIGKILL
 
 
-@pytest.mark.parametrize("error", [LOST_TOUCH, DataError("row 7")])
+@pytest.mark.parametrize("error", [LOST_CONNECTION, DataError("row 7")])
 def test_another_fails_first_and_the_first_is_silent_with_its_exit_code(error, launcher):
     with pytest.raises(SystemExit) as stop:
         lead(launcher, error, CLAIM + "sys.exit(2)")
@@ -134,22 +132,22 @@ def test_another_fails_first_and_the_first_is_silent_with_its_exit_code(error, l
 
 def test_another_is_killed_and_the_first_says_so(launcher):
     with pytest.raises(ProcessError, match="process 1 of the run was ended by SIGTERM"):
-        lead(launcher, LOST_TOUCH, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+        lead(launcher, LOST_CONNECTION, "import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
 
 
 def test_the_first_waits_for_others_that_end_well(launcher):
-    with ranks.ending_together(launcher):
+    with distributed.fail_together(launcher):
         other = launcher.start("pass")
     assert other.returncode == 0
-    assert launcher.procs == [], "Lightning kills the run, without a word, where one in this list has failed"
+    assert launcher.procs == [], "Lightning kills the run silently where one in this list has failed"
 
 
 def test_a_process_that_talks_to_nobody_ends_when_another_has():
     code = (
-        "import subprocess, sys, threading\nfrom types import SimpleNamespace\nfrom peftlit import ranks\n"
-        "ranks._SECONDS_TO_NOTICE = 0.2\n"
+        "import subprocess, sys, threading\nfrom types import SimpleNamespace\nfrom peftlit import distributed\n"
+        "distributed._SECONDS_TO_NOTICE = 0.2\n"
         "other = subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)'])\n"
-        "with ranks.ending_together(SimpleNamespace(procs=[other])):\n"
+        "with distributed.fail_together(SimpleNamespace(procs=[other])):\n"
         "    threading.Event().wait()\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
@@ -168,16 +166,16 @@ def test_an_orphan_ends_and_one_says_so(tmp_path, whole):
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if whole:
         assert done.returncode == 1
-        assert done.stderr == "peftlit: error: the first process of the run has ended without a word\n"
+        assert done.stderr == "peftlit: error: the first process of the run has ended without a message\n"
     else:
         assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("raised", "claims"), [("DataError('row 7')", True), ("KeyboardInterrupt", False), (repr(LOST_TOUCH), False)]
+    ("raised", "claims"), [("DataError('row 7')", True), ("KeyboardInterrupt", False), (repr(LOST_CONNECTION), False)]
 )
 def test_a_follower_speaks_of_its_own_errors_only(launcher, raised, claims):
-    with ranks.ending_together(launcher):
+    with distributed.fail_together(launcher):
         folder = Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
         other = launcher.start(FOLLOW + f"    raise {raised}\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         launcher.procs.clear()  # it is watched here
@@ -193,11 +191,11 @@ def test_a_follower_speaks_of_its_own_errors_only(launcher, raised, claims):
 
 def test_ctrl_c_is_left_to_the_first(monkeypatch):
     before = signal.getsignal(signal.SIGINT)
-    ranks.leave_interrupts_to_the_first()
+    distributed.ignore_interrupts_in_children()
     assert signal.getsignal(signal.SIGINT) is before
     monkeypatch.setenv("PEFTLIT_FIRST_PROCESS", "1:/")
     try:
-        ranks.leave_interrupts_to_the_first()
+        distributed.ignore_interrupts_in_children()
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)

@@ -20,6 +20,7 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
@@ -29,7 +30,7 @@ from transformers import AutoModel, BertConfig
 import peftlit
 from peftlit.backbone.hardware import has_bfloat16
 from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu
-from peftlit.cli.error_mapping import without_gaps
+from peftlit.cli.error_mapping import map_missing_attributes
 from peftlit.cli.trainer_checks import check_trainer
 from peftlit.errors import PeftlitError
 from peftlit.run.window_checks import check_windows
@@ -127,6 +128,11 @@ def _clock_of_a_checkpoint() -> None:
     assert ModelCheckpoint(train_time_interval=every)._train_time_interval == every
 
 
+def _broadcast() -> None:
+    assert list(inspect.signature(_TrainingEpochLoop._broadcast_sigterm_tensor).parameters) == ["self"]
+    assert "self._broadcast_sigterm_tensor()" in inspect.getsource(_TrainingEpochLoop.advance)
+
+
 def _start_method() -> None:
     assert [DDPStrategy(start_method=way)._start_method for way in ("popen", "spawn")] == ["popen", "spawn"]
 
@@ -150,6 +156,7 @@ LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
     "_restarting": (("checkpoint/resume.py",), None),
     "_should_check_val_fx": (("checkpoint/resume.py",), None),
     "_accelerator_connector": (("plugins/stop_on_signal.py",), None),
+    "_broadcast_sigterm_tensor": (("plugins/stop_on_signal.py",), _broadcast),
     "_signal_connector": (("plugins/stop_on_signal.py",), None),
     "_train_time_interval": (("run/window_checks.py",), _clock_of_a_checkpoint),
     "_start_method": (("cli/trainer_checks.py",), _start_method),
@@ -167,7 +174,7 @@ def test_it_is_there_and_does_what_is_assumed(name: str, training) -> None:
 
 
 def test_public_names_that_a_guard_goes_by_are_there() -> None:
-    """Were they missing, ranks.py, quantization.py or adapters/ would find nothing to guard, and say nothing."""
+    """Were they missing, distributed.py, quantization.py or adapters/ would find nothing to guard, and say nothing."""
     assert _SubprocessScriptLauncher(LightningEnvironment(), 1, 1).procs == []
     assert hasattr(bitsandbytes.nn.Linear4bit(4, 4), "support_avx512bf16_for_cpu")
     for kind in (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt):
@@ -269,10 +276,10 @@ def _lacking(thing: Any, name: str) -> Any:
 @pytest.mark.parametrize("guard", [_strategies, _clocks, _repacking, _cpu])
 def test_a_guard_whose_name_is_gone_says_so_in_one_line(guard, monkeypatch) -> None:
     said = r"^(lightning|bitsandbytes|torch) \d\S+: .*, which peftlit needs; install a version"
-    with pytest.raises(PeftlitError, match=said), without_gaps():
+    with pytest.raises(PeftlitError, match=said), map_missing_attributes():
         guard(monkeypatch)
 
 
 def test_an_error_in_a_users_code_passes_as_it_is() -> None:
-    with pytest.raises(AttributeError, match="_nothing"), without_gaps():
+    with pytest.raises(AttributeError, match="_nothing"), map_missing_attributes():
         torch.zeros(1)._nothing  # noqa: B018

@@ -15,7 +15,7 @@ deprecated.install()
 
 
 def __getattr__(name: str) -> Any:
-    """Import what does the work when it is asked for."""
+    """Import a public name when it is first used."""
     if name in ("Run", "fit"):
         from peftlit import api
 

@@ -1,4 +1,4 @@
-"""The command line's front door: quick answers first, heavy imports only for real work."""
+"""The entry point of the command line: help and version without heavy imports, then one command."""
 
 from __future__ import annotations
 
@@ -35,14 +35,12 @@ options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run one command and return the exit code.
+
+    That is 0, 1 for an error in a run, 2 for a wrong setting, 128 + N when signal N ended it (130 for Ctrl-C).
 
     Args:
         argv: The command line without the program's name; None = the process's own.
-
-    Returns:
-        The exit code: 0, 1 for what went wrong in a run, 2 for a wrong setting, 128 + N where signal N ended it (130
-        for Ctrl-C, 143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -54,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # a user's own modules, for the console script as for python -m
     console.set_up()
-    distributed.leave_interrupts_to_the_first()
+    distributed.ignore_interrupts_in_children()
     try:
         if arguments[0] == "predict":
             from peftlit.cli.predict import run as run_predict

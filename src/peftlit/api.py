@@ -1,4 +1,4 @@
-"""peftlit from Python: the same settings, the same guarantees, the same files as on the command line."""
+"""peftlit from Python: the settings, checks and files of the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from peftlit.cli import commands
-from peftlit.cli.process_state import preserved
+from peftlit.cli.process_state import preserve_process_state
 from peftlit.errors import ConfigError, PeftlitError
 from peftlit.export.load import load
 from peftlit.export.predictor import Predictor
@@ -19,11 +19,7 @@ from peftlit.run.folder import RunFolder
 
 
 class Run:
-    """A finished run.
-
-    Args:
-        path: Its folder.
-    """
+    """A finished run, by its folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,31 +29,23 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """What ``metrics.json`` holds: scores by split, hashes, speed, memory."""
+        """Content of ``metrics.json``: scores by split, hashes, speed, memory."""
         return RunFolder(self.path).read_metrics()
 
     def load(self, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
-        """Load the trained model; see :func:`peftlit.load`.
-
-        Args:
-            device: A torch device; None = the accelerator where there is one, else the CPU.
-            trust_remote_code: Run Python code that comes with the backbone.
-        """
+        """Load the trained model; see :func:`peftlit.load`."""
         return load(self.path, device=device, trust_remote_code=trust_remote_code)
 
 
 def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = None) -> Run:
-    """Train, export, score and check the reload, as ``peftlit fit`` does, and leave the process as it was.
+    """Train, export, score and check the reload, as ``peftlit fit`` does, and restore the process's settings.
 
     Args:
         *configs: YAML files, or their content; later ones overlay earlier ones key by key.
         run_dir: Folder of the run; None = the next number under ``runs/``.
 
-    Returns:
-        The finished run.
-
     Raises:
-        PeftlitError: Anything that can be mended by other settings.
+        PeftlitError: Anything that other settings can fix.
     """
     if not configs:
         raise ConfigError("fit: needs a configuration: a YAML file, or its content as a dict")
@@ -72,7 +60,7 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
         if run_dir is not None:
             arguments += ["--run_dir", str(run_dir)]
         try:
-            with preserved():
+            with preserve_process_state():
                 return Run(commands.run(arguments).folder.path)
         except PeftlitError as error:  # the files are ours, so their folder means nothing to the caller
             error.args = (str(error).replace(f"{scratch}{os.sep}", ""),)
@@ -80,7 +68,7 @@ def fit(*configs: str | Path | Mapping[str, Any], run_dir: str | Path | None = N
 
 
 def _plain(value: Any) -> Any:
-    """Return mappings as dicts, sequences as lists, paths as texts, and NumPy's numbers as Python's, for YAML."""
+    """Return mappings, sequences, paths and NumPy's numbers as types that YAML can hold."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

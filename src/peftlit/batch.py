@@ -1,4 +1,4 @@
-"""The batch, and the data spec: what a collator and a data module hand to a task, and what a task may rely on.
+"""The batch and the data spec: what a collator and a data module give to a task.
 
 Letters: ``B`` rows in the batch, ``T`` tokens after padding, ``C`` labels, ``L`` tokens of a label.
 """
@@ -46,7 +46,7 @@ class Batch(TypedDict, total=False):
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """What the data module knows, and the model must not be told otherwise; None where it does not apply.
+    """What the data module tells the model, which may not contradict it; None where it does not apply.
 
     Args:
         tokenizer_size: Number of tokens that the tokenizer knows.

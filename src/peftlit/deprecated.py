@@ -1,4 +1,4 @@
-"""Import paths of earlier releases, each with where its content is now. They go with release 0.3."""
+"""Import paths of earlier releases, which work until release 0.3."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
 
 REMOVED_IN = (0, 3)
 
@@ -43,7 +42,7 @@ _RENAMED = {"DataFacts": "DataSpec"}
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Give what is imported by its old path a module that looks everything up in the new one."""
+    """Import an old path as a module that looks every name up in the new one."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
         return ModuleSpec(name, self) if name in MOVED else None
@@ -51,19 +50,15 @@ class _MovedModules(MetaPathFinder, Loader):
     def exec_module(self, module: ModuleType) -> None:
         old, new = module.__name__, MOVED[module.__name__]
         warnings.warn(
-            f"{old} is {new} now; the old path goes with peftlit {'.'.join(map(str, REMOVED_IN))}",
+            f"{old} is {new} now; the old path ends with peftlit {'.'.join(map(str, REMOVED_IN))}",
             DeprecationWarning,
             stacklevel=2,
         )
         content = importlib.import_module(new)
-
-        def look_up(name: str) -> Any:
-            return getattr(content, _RENAMED.get(name, name))
-
-        module.__dict__["__getattr__"] = look_up
+        module.__dict__["__getattr__"] = lambda name: getattr(content, _RENAMED.get(name) or name)
 
 
 def install() -> None:
-    """Let the old paths be imported."""
+    """Make the old paths importable."""
     if not any(isinstance(finder, _MovedModules) for finder in sys.meta_path):
         sys.meta_path.append(_MovedModules())

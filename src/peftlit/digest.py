@@ -1,4 +1,4 @@
-"""SHA-256 of files and tensors: what weights, adapters and splits are named by."""
+"""SHA-256 of files and tensors, which names weights, adapters and splits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def sha256_of_file(path: Path) -> str:
-    """Return the hex digest of a file's bytes.
-
-    Args:
-        path: The file.
-    """
+    """Return the hex digest of a file's bytes."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -33,11 +29,7 @@ def sha256_of_file(path: Path) -> str:
 
 
 def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """Return one hex digest over names, shapes, dtypes and values, whatever the order or device.
-
-    Args:
-        tensors: The tensors by name.
-    """
+    """Return one hex digest over names, shapes, dtypes and values, whatever the order or device."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
@@ -48,14 +40,11 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 @lru_cache
 def weights_sha256(location: str | None, commit: str | None) -> str | None:
-    """Return one digest of a model's weight files.
+    """Return one digest of a model's weight files; None for random weights, and where the hub's cache has no files.
 
     Args:
         location: A folder, or a hub id; None for random weights.
         commit: Commit of a hub id.
-
-    Returns:
-        The digest; None for random weights, and where the hub's files are not kept in its cache.
     """
     folder = _folder(location, commit)
     if folder is None:
@@ -66,32 +55,19 @@ def weights_sha256(location: str | None, commit: str | None) -> str | None:
 
 @lru_cache
 def config_sha256(location: str | None, commit: str | None) -> str | None:
-    """Return the digest of the file that says how a model's weights are computed with.
-
-    Args:
-        location: A folder, or a hub id; None for random weights.
-        commit: Commit of a hub id.
-
-    Returns:
-        The digest; None for random weights, and where the hub's files are not kept in its cache.
-    """
+    """Return the digest of a model's ``config.json``; see :func:`weights_sha256`."""
     folder = _folder(location, commit)
     return None if folder is None else sha256_of_file(folder / CONFIG_NAME)
 
 
 def commit_of(location: str | None, revision: str | None) -> str | None:
-    """Return the commit of a hub model's files; the revision itself for a folder, and where no files are kept.
-
-    Args:
-        location: A folder, or a hub id; None for random weights.
-        revision: A commit, branch or tag of a hub id; None = its main branch.
-    """
+    """Return the commit of a hub model's cached files; the revision itself for a folder, and where none are cached."""
     folder = _folder(location, revision)
     return revision if folder is None or folder == Path(location or "") else folder.name  # snapshots/COMMIT
 
 
 def _folder(location: str | None, commit: str | None) -> Path | None:
-    """Return where a model's files are; None for random weights, and where the hub's files are not kept."""
+    """Return where a model's files are; None for random weights, and where the hub's cache has no files."""
     if location is None or Path(location).is_dir():
         return None if location is None else Path(location)
     try:

@@ -1,4 +1,4 @@
-"""The exceptions a user may catch. Each message is one line: what came, where, and what to do."""
+"""The exceptions a user may catch; each message is one line: what came, where, and what to do."""
 
 
 class PeftlitError(Exception):
@@ -46,12 +46,7 @@ class NotFiniteError(PeftlitError):
 
 
 class Stopped(PeftlitError):
-    """A signal has ended training after a whole step, with a checkpoint, or an evaluation.
-
-    Args:
-        message: What happened, and how to go on.
-        signal_number: The signal.
-    """
+    """A signal has ended training after a whole step, with a checkpoint, or an evaluation."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
@@ -63,7 +58,7 @@ class ReloadError(PeftlitError):
 
 
 class ProcessError(PeftlitError):
-    """Another process of the same run ended without a word."""
+    """Another process of the same run ended without a message."""
 
 
 class OutOfMemoryError(PeftlitError):
@@ -71,9 +66,10 @@ class OutOfMemoryError(PeftlitError):
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what a library says; its class's name where it says nothing.
-
-    Args:
-        error: The error.
-    """
+    """Return the first line of an error's message, its class's name where it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def in_one_line(error: BaseException) -> str:
+    """Return an error's whole message with its lines joined."""
+    return " ".join(str(error).split())

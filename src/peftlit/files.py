@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, and read with care where they may come from a stranger."""
+"""Files: written atomically, and checked before they are read where they come from untrusted folders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from peftlit.errors import PeftlitError
 
 RECORD_LIMIT = 16 << 20
-"""Bytes of the largest JSON record that is parsed; the objects made of it take some thirty times that."""
+"""Bytes of the largest JSON record that is parsed; its objects take some thirty times that."""
 
 FILE_LIMIT = 64 << 20
 """Bytes of the largest file that another library may read whole; the largest vocabularies take half of it."""
@@ -27,15 +27,11 @@ _REFUSED = {number: os.strerror(number) for number in (errno.ENOSPC, errno.EDQUO
 
 @contextmanager
 def open_aside(path: Path) -> Iterator[TextIO]:
-    """Open a text file for writing that takes its name when it is whole, and is gone if it does not get there.
-
-    Args:
-        path: The file; its folder has to be there.
-    """
+    """Open a text file that takes its name when it is complete, and is removed after an error."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         aside.unlink(missing_ok=True)
-        with aside.open("x", encoding="utf-8") as file:  # never through a link that lies there under that name
+        with aside.open("x", encoding="utf-8") as file:  # never through a link of that name
             yield file
         aside.replace(path)
     finally:
@@ -43,38 +39,24 @@ def open_aside(path: Path) -> Iterator[TextIO]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file aside, then rename it into place.
-
-    Args:
-        path: The file.
-        text: Its content.
-    """
+    """Write a text file aside, then rename it into place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_aside(path) as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON aside, then rename it into place.
-
-    Args:
-        path: The file.
-        value: Plain JSON values.
-    """
+    """Write JSON aside, then rename it into place."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def check_folder(folder: Path, error: type[PeftlitError]) -> None:
-    """Refuse what could lead a reader out of a folder, block it, or fill its memory.
+    """Refuse what could lead a reader out of an untrusted folder, block it, or fill its memory.
 
-    Links are refused, but for those of the hub's own cache, which keeps a download's files in ``blobs``.
-
-    Args:
-        folder: The folder; it may be a link itself.
-        error: The class of error to raise.
+    The folder itself may be a link, and so may the files of the hub's cache, which lie in ``blobs``.
 
     Raises:
-        PeftlitError: Naming the first link, special file, or file too large to be read whole.
+        PeftlitError: Of class ``error``; for the first link, special file, or file too large to be read whole.
     """
     for parent, folders, files in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *files)):
@@ -100,14 +82,10 @@ def _in_hub_cache(link: Path) -> bool:
 
 
 def read_record(path: Path, error: type[PeftlitError]) -> dict[str, Any]:
-    """Return the object that a JSON file holds.
-
-    Args:
-        path: The file.
-        error: The class of error to raise.
+    """Return the object that a JSON file of an untrusted folder holds.
 
     Raises:
-        PeftlitError: It is not there, too large, no JSON, or not an object.
+        PeftlitError: Of class ``error``; the file is missing, too large, no JSON, or not an object.
     """
     if not path.is_file():
         raise error(f"{path.parent}: holds no {path.name}; copy the whole folder")
@@ -124,15 +102,10 @@ def read_record(path: Path, error: type[PeftlitError]) -> dict[str, Any]:
 
 
 def disk_problem(error: BaseException) -> str | None:
-    """Say which file the disk does not take, and what to do; None where an error is about something else.
-
-    Args:
-        error: Python's error, or that of safetensors, which has the system's words in its text.
-    """
-    if isinstance(error, OSError) and error.errno in _REFUSED:
-        what, reason = error.filename, _REFUSED[error.errno]
-    else:
-        what, reason = None, next((words for words in _REFUSED.values() if f"I/O error: {words}" in str(error)), "")
-    if not reason:
+    """Say which file cannot be written to the disk, and what to do; None for any other error."""
+    quoted = (words for words in _REFUSED.values() if f"I/O error: {words}" in str(error))  # by safetensors
+    reason = _REFUSED.get(getattr(error, "errno", None) or 0) or next(quoted, None)
+    if reason is None:
         return None
-    return f"{what or 'a file of the run'} cannot be written ({reason}); mend this, then go on with --ckpt_path last"
+    file = getattr(error, "filename", None) or "a file of the run"
+    return f"{file} cannot be written ({reason}); fix this, then resume with --ckpt_path last"

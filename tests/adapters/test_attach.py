@@ -49,11 +49,11 @@ def attached(adapter, quantization=None, model=None):
 
 def test_distilbert_with_lora_r_8_trains_739586_parameters():
     backbone = Backbone(config={"model_type": "distilbert"})
-    model = backbone.skeleton(AUTO, backbone.read_config(num_labels=2))
+    model = backbone.meta_model(AUTO, backbone.read_config(num_labels=2))
     model.requires_grad_(False)
     config = LoraConfig(r=8, target_modules=["q_lin", "v_lin"], task_type=TaskType.SEQ_CLS, modules_to_save=[*HEADS])
     by_peft = get_peft_model(
-        backbone.skeleton(AUTO, backbone.read_config(num_labels=2)), config, low_cpu_mem_usage=True
+        backbone.meta_model(AUTO, backbone.read_config(num_labels=2)), config, low_cpu_mem_usage=True
     )
     with torch.device("meta"):
         ours = attached(LoraConfig(r=8, target_modules=["q_lin", "v_lin"]), model=model)

@@ -14,7 +14,7 @@ from tests import tiny
 @pytest.fixture(scope="module")
 def skeleton():
     backbone = Backbone(config={"model_type": "distilbert", **tiny.CONFIGS["distilbert"]})
-    return backbone.skeleton(AutoModelForSequenceClassification, backbone.read_config())
+    return backbone.meta_model(AutoModelForSequenceClassification, backbone.read_config())
 
 
 def check(targets, skeleton) -> None:
@@ -36,7 +36,7 @@ def test_linear_layers_are_named_once_in_order(skeleton):
 
 def test_a_conv1d_of_gpt2_counts_as_linear():
     backbone = Backbone(config={"model_type": "gpt2", **tiny.CONFIGS["gpt2"]})
-    model = backbone.skeleton(AutoModelForSequenceClassification, backbone.read_config())
+    model = backbone.meta_model(AutoModelForSequenceClassification, backbone.read_config())
     assert linear_layers(model) == ["c_attn", "c_proj", "c_fc", "score"]
 
 

@@ -51,9 +51,10 @@ def test_an_override_of_no_entry_is_refused(model_folder):
         Backbone(str(model_folder("bert")), config_overrides={"hidden_dropout": 0.3}).read_config()
 
 
-def test_the_attention_implementation_is_the_one_asked_for(model_folder):
+def test_a_model_comes_frozen_with_the_attention_implementation_asked_for(model_folder):
     model, _ = load(Backbone(str(model_folder("bert")), attn_implementation="eager"))
     assert model.config._attn_implementation == "eager"
+    assert not any(p.requires_grad for p in model.parameters())
 
 
 def test_code_from_the_hub_needs_a_pinned_revision(tmp_path):
@@ -67,7 +68,7 @@ def test_code_from_the_hub_needs_a_pinned_revision(tmp_path):
     Backbone(str(tmp_path), trust_remote_code=True)
 
 
-def test_a_folder_with_its_own_code_is_refused_without_a_prompt(tmp_path):
+def test_a_folder_with_its_own_code_is_refused(tmp_path):
     entries = {**BERT, "model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}
     (tmp_path / "config.json").write_text(json.dumps(entries))
     (tmp_path / "own.py").write_text("raise RuntimeError('code of the folder ran')")
@@ -75,14 +76,10 @@ def test_a_folder_with_its_own_code_is_refused_without_a_prompt(tmp_path):
         Backbone(str(tmp_path)).read_config()
 
 
-def test_an_unreachable_model_id_says_what_to_give_instead():
-    with pytest.raises(BackboneError, match="cannot read a model from 'no-such/model' .*backbone.name_or_path: /path"):
-        Backbone("no-such/model").read_config()
-
-
-def test_a_folder_without_a_config_is_refused(tmp_path):
-    with pytest.raises(BackboneError, match="cannot read a model"):
-        Backbone(str(tmp_path)).read_config()
+def test_what_is_no_model_says_what_to_give_instead(tmp_path):
+    for source in ("no-such/model", str(tmp_path)):
+        with pytest.raises(BackboneError, match=f"cannot read a model from '{source}' .*backbone.name_or_path: /path"):
+            Backbone(source).read_config()
 
 
 @pytest.mark.parametrize(
@@ -96,20 +93,15 @@ def test_a_config_that_names_no_architecture_is_refused(config, message):
 def test_an_architecture_without_the_task_is_refused():
     backbone = Backbone(config={"model_type": "vit"})
     with pytest.raises(BackboneError, match="'vit' models have no AutoModelForSequenceClassification"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
 
 
 def test_weights_are_checked_against_their_digest(model_folder):
     folder = model_folder("bert")
     digest = sha256_of_file(folder / "model.safetensors")
-    assert load(Backbone(str(folder), sha256=digest))
+    load(Backbone(str(folder), sha256=digest.upper()))
     with pytest.raises(BackboneError, match=f"has {digest}, expected {'0' * 64}; do not use this file"):
         load(Backbone(str(folder), sha256="0" * 64))
-
-
-def test_a_digest_in_capitals_is_the_same_digest(model_folder):
-    folder = model_folder("bert")
-    load(Backbone(str(folder), sha256=sha256_of_file(folder / "model.safetensors").upper()))
 
 
 def test_a_digest_without_a_file_to_check_is_refused(tmp_path, model_folder):
@@ -134,6 +126,7 @@ def test_a_package_brings_weights(tmp_path, monkeypatch):
 def test_random_weights_are_identical_in_two_builds(quantization, source, model_folder):
     folder = model_folder("bert")
     config = {"entries": BERT, "folder": str(folder), "file": str(folder / "config.json")}[source]
+    assert Backbone(config=config).location is None
     torch.manual_seed(1)
     first, _ = load(Backbone(config=config, quantization=quantization))
     state = torch.get_rng_state()
@@ -147,34 +140,15 @@ def test_random_weights_are_identical_in_two_builds(quantization, source, model_
         assert torch.equal(weight, weights[name]), name
 
 
-def test_random_weights_have_no_location():
-    assert Backbone(config=BERT).location is None
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("nf4", ("nf4", False)),
-        ("nf4-double", ("nf4", True)),
-        ("fp4", ("fp4", False)),
-        ("fp4-double", ("fp4", True)),
-    ],
-)
-def test_short_names_spell_out_4_bit_quantization(name, expected):
-    config = Backbone("x", quantization=name, compute_dtype="float32").quantization_config(["classifier"], "cpu")
-    assert config.load_in_4bit
-    assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == expected
-    assert config.bnb_4bit_compute_dtype == torch.float32
-    assert config.llm_int8_skip_modules == ["classifier"]
-
-
-def test_int8_is_int8():
+def test_short_names_of_quantizations():
+    for name in ("nf4", "nf4-double", "fp4", "fp4-double"):
+        config = Backbone("x", quantization=name, compute_dtype="float32").quantization_config(["classifier"], "cpu")
+        assert config.load_in_4bit
+        assert (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == (name[:3], name.endswith("double"))
+        assert config.bnb_4bit_compute_dtype == torch.float32
+        assert config.llm_int8_skip_modules == ["classifier"]
     config = Backbone("x", quantization="int8").quantization_config([], "cpu")
-    assert config.load_in_8bit
-    assert not config.load_in_4bit
-
-
-def test_no_quantization_is_none():
+    assert (config.load_in_8bit, config.load_in_4bit) == (True, False)
     assert Backbone("x").quantization_config(["classifier"], "cpu") is None
 
 
@@ -219,11 +193,6 @@ def test_frozen_weights_are_stored_as_saved_or_as_asked(dtype, mixed_precision, 
     assert model.bert.embeddings.word_embeddings.weight.dtype == expected
 
 
-def test_all_of_it_comes_frozen(model_folder):
-    model, _ = load(Backbone(str(model_folder("bert"))))
-    assert not any(p.requires_grad for p in model.parameters())
-
-
 def test_weights_of_another_architecture_are_refused(tmp_path, model_folder):
     folder = tiny.write_model(tmp_path / "bert", "bert", num_hidden_layers=1)
     config = json.loads((folder / "config.json").read_text())
@@ -240,30 +209,22 @@ def test_weights_of_another_shape_are_refused_by_one_of_our_errors(model_folder)
         load(Backbone(str(model_folder("bert")), config_overrides={"intermediate_size": 48}))
 
 
-def test_a_head_trained_on_another_number_of_labels_is_replaced_or_refused_by_one_of_our_errors(tmp_path, model_folder):
+def test_a_head_trained_on_another_number_of_labels_is_replaced(tmp_path, model_folder):
     AUTO.from_pretrained(model_folder("bert"), num_labels=5).save_pretrained(tmp_path)
-    try:
-        model, heads = load(Backbone(str(tmp_path)))
-    except BackboneError as error:
-        assert "classifier" in str(error)  # noqa: PT017  both outcomes tell the user what happens
-    else:
-        assert heads == ["classifier"]
-        assert model.classifier.weight.shape[0] == 3
+    model, heads = load(Backbone(str(tmp_path)))
+    assert heads == ["classifier"]
+    assert model.classifier.weight.shape[0] == 3
 
 
-def test_damaged_weights_are_refused_by_one_of_our_errors(tmp_path):
+def test_damaged_and_pickled_weights_are_refused(tmp_path):
     folder = tiny.write_model(tmp_path / "bert", "bert")
-    content = (folder / "model.safetensors").read_bytes()
-    (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
-    with pytest.raises(BackboneError):
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(BackboneError, match="cannot load"):
         load(Backbone(str(folder)))
-
-
-def test_pickled_weights_are_not_unpickled(tmp_path):
-    folder = tiny.write_model(tmp_path / "bert", "bert")
-    (folder / "model.safetensors").unlink()
+    weights.unlink()
     torch.save({}, folder / "pytorch_model.bin")
-    with pytest.raises(BackboneError):
+    with pytest.raises(BackboneError, match="are pickles"):
         load(Backbone(str(folder)))
 
 
@@ -277,13 +238,13 @@ def test_gradient_checkpointing_is_refused_before_weights_load_where_the_code_ha
         str(model_folder(tiny.CUSTOM_CODE)), gradient_checkpointing=True, **tiny.LOADED_WITH[tiny.CUSTOM_CODE]
     )
     with pytest.raises(BackboneError, match="FusedForSequenceClassification does not support gradient checkpointing"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
 
 
 def test_code_that_misses_a_package_is_refused_by_one_of_our_errors(model_folder, tmp_path):
     backbone = Backbone(str(model_folder(tiny.CUSTOM_CODE)), trust_remote_code=True)
     with pytest.raises(BackboneError, match="needs xformers; install it, or switch off .*config_overrides"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
     folder = tiny.write_model(tmp_path, tiny.CUSTOM_CODE)
     code = folder / "configuration.py"
     code.write_text("import no_such_package_anywhere\n" + code.read_text())
@@ -308,7 +269,7 @@ def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
 )
 def test_heads_are_what_is_not_backbone(family, heads, model_folder):
     backbone = Backbone(str(model_folder(family)))
-    assert head_modules(backbone.skeleton(AUTO, backbone.read_config())) == heads
+    assert head_modules(backbone.meta_model(AUTO, backbone.read_config())) == heads
     assert load(backbone)[1] == heads
 
 

@@ -21,32 +21,21 @@ def package(tmp_path, monkeypatch):
     return weights
 
 
-def test_a_hub_id_stays_as_it_is():
-    assert resolve("distilbert/distilbert-base-uncased") == "distilbert/distilbert-base-uncased"
-
-
-def test_a_folder_becomes_absolute(tmp_path, monkeypatch):
+def test_a_folder_becomes_absolute_and_a_hub_id_stays(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     monkeypatch.chdir(tmp_path)
     assert resolve("model") == str(tmp_path / "model")
+    assert resolve("distilbert/distilbert-base-uncased") == "distilbert/distilbert-base-uncased"
 
 
-def test_a_package_is_located_without_importing_it(package):
-    (package / "config.json").write_text("{}")
-    assert resolve("package:tiny_weights") == str(package)
-    assert "tiny_weights" not in sys.modules
-
-
-def test_the_outermost_config_of_a_package_counts(package):
-    (package / "config.json").write_text("{}")
-    (package / "deeper").mkdir()
-    (package / "deeper" / "config.json").write_text("{}")
-    assert resolve("package:tiny_weights") == str(package)
-
-
-def test_a_package_without_a_config_is_refused(package):
+def test_the_outermost_config_of_a_package_is_found_without_importing_it(package):
     with pytest.raises(BackboneError, match="'tiny_weights' holds no config.json"):
         resolve("package:tiny_weights")
+    (package / "deeper").mkdir()
+    for folder in (package, package / "deeper"):
+        (folder / "config.json").write_text("{}")
+    assert resolve("package:tiny_weights") == str(package)
+    assert "tiny_weights" not in sys.modules
 
 
 @pytest.mark.parametrize("name", ["no_such_package_here", "json.decoder", "../etc", ""])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from peftlit.cli.config_errors import located
+from peftlit.cli.config_places import located
 from tests.conftest import errors_of
 
 CONFIG = """\

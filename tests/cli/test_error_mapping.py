@@ -14,12 +14,12 @@ from torch.utils.data import DataLoader
 
 from peftlit.backbone import Backbone
 from peftlit.batch import DataSpec
-from peftlit.cli import error_mapping as failures
+from peftlit.cli.error_mapping import explain_out_of_memory, map_errors
 from peftlit.data import SST2
 from peftlit.errors import ProcessError
 from peftlit.modules import SequenceClassification
 
-ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then go on with --ckpt_path last"
+ADVICE = "set fewer data.num_workers where memory ran out, 0 to see its own error; then resume with --ckpt_path last"
 
 
 class _Broken:
@@ -60,7 +60,7 @@ def _raise() -> None:
 
 def _load(get: Callable[[], Any], workers: int = 1) -> None:
     trainer, folder = SimpleNamespace(), SimpleNamespace(path="run")
-    with failures.in_one_line(None, None, trainer, folder):
+    with map_errors(None, None, trainer, folder):
         next(iter(DataLoader(_Rows(get), batch_size=None, num_workers=workers)))
 
 
@@ -105,7 +105,7 @@ def test_out_of_memory_names_what_is_most_likely_to_fit(
     module = SequenceClassification(backbone, data=DataSpec(label_names=["a", "b"]))
     module.batch_shape = shape
     data = SST2(batch_size=rows, max_length=length)
-    line = failures.explain_out_of_memory(MemoryError(), module, data, SimpleNamespace(accumulate_grad_batches=2))
+    line = explain_out_of_memory(MemoryError(), module, data, SimpleNamespace(accumulate_grad_batches=2))
     assert line.startswith("out of host memory ")
     assert f"at batch shape {shape[0]} x {shape[1]}" in line if shape else "before the first batch" in line
     assert line.endswith(advice)

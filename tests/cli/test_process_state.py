@@ -13,9 +13,9 @@ import numpy
 import pyarrow
 import pytest
 import torch
-from peftlit.cli.lightning_cli.process_state import preserved
 
 from peftlit.cli.console import quiet_lightning
+from peftlit.cli.process_state import preserve_process_state
 
 
 def state() -> dict[str, Any]:
@@ -57,7 +57,7 @@ def change_everything() -> None:
 
 
 def fail(before: dict[str, Any]) -> None:
-    with preserved():
+    with preserve_process_state():
         change_everything()
         assert differing(before) == list(before)
         raise KeyError
@@ -81,7 +81,7 @@ def test_everything_is_put_back_after_an_error_too(monkeypatch) -> None:
 def test_what_torch_listens_to_for_its_workers_stays() -> None:
     before = signal.getsignal(signal.SIGCHLD)
     try:
-        with preserved():
+        with preserve_process_state():
             signal.signal(signal.SIGCHLD, lambda number, frame: None)
             handler = signal.getsignal(signal.SIGCHLD)
         assert signal.getsignal(signal.SIGCHLD) is handler

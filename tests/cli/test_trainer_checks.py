@@ -29,7 +29,7 @@ SPAWNS = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args":
         ({"callbacks": [{"class_path": "LearningRateFinder"}]}, "trainer.callbacks: LearningRateFinder would train"),
         ({"callbacks": [OUTSIDE]}, "ModelCheckpoint.dirpath: {}/elsewhere is outside run/checkpoints, where a run"),
         ({"callbacks": [INSIDE, INSIDE]}, "trainer: Found more than one stateful callback of type `ModelCheckpoint`"),
-        ({"plugins": [PICKLES]}, "trainer.plugins: no run goes on from what TorchCheckpointIO writes; leave it out"),
+        ({"plugins": [PICKLES]}, "trainer.plugins: no run can resume from what TorchCheckpointIO writes; leave it out"),
         ({"use_distributed_sampler": True}, "trainer.use_distributed_sampler: true would share each process's rows"),
         ({"overfit_batches": 2}, "trainer.overfit_batches: Lightning would take the rows in another order"),
         ({"strategy": "ddp_spawn", "devices": 2}, "trainer.strategy: ddp_spawn copies a process"),

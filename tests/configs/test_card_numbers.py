@@ -52,7 +52,7 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=LightningModule)
     module: PeftModule = parser.instantiate(parser.parse_object({"model": settings}))["model"]
-    skeleton = module.backbone.skeleton(module.auto_class, module.read_config())
+    skeleton = module.backbone.meta_model(module.auto_class, module.read_config())
     heads = head_modules(skeleton)
     of_heads = {n: p for n, p in skeleton.named_parameters() if n.split(".")[0] in heads}  # without what is tied
     fresh = list(of_heads) if module.pretrained_head and name in WITHOUT_LANGUAGE_HEAD else []

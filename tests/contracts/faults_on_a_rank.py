@@ -5,7 +5,7 @@ import os
 import signal
 from typing import Any
 
-from peftlit import distributed as ranks
+from peftlit import distributed
 from peftlit.checkpoint import random_states
 from peftlit.data import TextDataModule
 from peftlit.errors import DataError, ReloadError
@@ -58,11 +58,11 @@ def _fail_check(*_: Any) -> None:
 
 
 def _part_in_peace() -> None:
-    ranks.ending_together = lambda launcher: contextlib.nullcontext()
+    distributed.fail_together = lambda launcher: contextlib.nullcontext()
 
 
 def _speak_all() -> None:
-    ranks.is_rank_zero = lambda: True
+    distributed.is_rank_zero = lambda: True
 
 
 def _hear_the_first_alone() -> None:

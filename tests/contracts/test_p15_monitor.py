@@ -9,7 +9,7 @@ import pytest
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from peftlit.cli import lightning_cli as cli
-from peftlit.cli.monitors import check_monitors
+from peftlit.cli.trainer_checks import check_monitors
 from peftlit.errors import ConfigError
 from peftlit.modules import build
 from tests.modules.cases import RED, Case, command_line, fit, make_module

@@ -22,7 +22,8 @@ from torch.utils.data import DataLoader
 from peftlit.adapters import Adapter, FullFineTuning
 from peftlit.backbone import Backbone
 from peftlit.batch import Batch, DataSpec
-from peftlit.cli.lightning_cli import RUN_DIR_VARIABLE, PeftlitCLI
+from peftlit.cli.lightning_cli import PeftlitCLI
+from peftlit.cli.run_selection import RUN_DIR_VARIABLE
 from peftlit.data.collate import PadCollator
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.modules import PeftModule, SequenceClassification

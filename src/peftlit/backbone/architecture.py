@@ -19,48 +19,31 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 POOLER = "pooler"
-"""Name of the layer that BERT and its kin put between the last hidden state and the head."""
+"""Name of the layer that BERT-like models put between the last hidden state and the head."""
 
 RANDOM_WEIGHTS_SEED = 0
-"""Seed of the weights that a model made from a config gets, so that any process can make them again."""
+"""Seed of the weights of a model made from a config, so that any process can make the same."""
 
 
 def head_modules(model: PreTrainedModel) -> list[str]:
-    """Name the task head: the model's own children that hold weights and are not the backbone.
-
-    Args:
-        model: A model of an Auto class, on the meta device or loaded; one without a head has none.
-    """
+    """Name the modules of the task head: the model's own children that hold weights and are not the backbone."""
     backbone = model.base_model
-    if backbone is model:
-        return []
-    return [
-        name
-        for name, child in model.named_children()
-        if child is not backbone and any(True for _ in child.parameters())
-    ]
+    children = [] if backbone is model else model.named_children()
+    return [name for name, child in children if child is not backbone and any(True for _ in child.parameters())]
 
 
 def float_modules(model: PreTrainedModel) -> list[str]:
-    """Name the modules that are never quantized: the head, and poolers, which may turn out to be new.
-
-    Args:
-        model: A model of an Auto class with a head; the meta device will do.
-    """
+    """Name the modules that are never quantized: the head, and poolers, which may turn out to be new."""
     return [*head_modules(model), *poolers(model)]
 
 
 def poolers(model: nn.Module) -> list[str]:
-    """Name the poolers.
-
-    Args:
-        model: A transformers model, on the meta device or loaded.
-    """
+    """Name a model's poolers."""
     return [name for name, _ in model.named_modules() if name.rsplit(".", 1)[-1] == POOLER]
 
 
 def new_poolers(missing: set[str], heads: list[str], source: str | None) -> list[str]:
-    """Name the poolers, other than heads, that the weights lack; refuse weights that lack more, or in another shape.
+    """Name the poolers, other than heads, that the weights lack; refuse weights that lack anything else.
 
     Args:
         missing: Names of the weights that the model has and the checkpoint has not.
@@ -81,12 +64,9 @@ def new_poolers(missing: set[str], heads: list[str], source: str | None) -> list
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """Return how many tokens a model has positions for, None where the number is open.
+    """Return how many tokens a model has positions for, None where there is no limit.
 
-    RoBERTa and its kin start counting behind their padding index, and have that many fewer.
-
-    Args:
-        model: A transformers model, on the meta device or loaded.
+    RoBERTa-like models count from their padding index on, and have that many fewer.
     """
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
     for name, module in model.named_modules():
@@ -96,45 +76,27 @@ def learned_positions(model: nn.Module) -> int | None:
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """List the last name parts of the model's linear layers, in order, each once.
-
-    Args:
-        model: The model, on the meta device or loaded.
-    """
+    """List the last name parts of the model's linear layers, in order, each once."""
     linear = (name for name, module in model.named_modules() if isinstance(module, (nn.Linear, Conv1D)))
     return list(dict.fromkeys(name.rsplit(".", 1)[-1] for name in linear))
 
 
 def is_causal(model: nn.Module) -> bool:
-    """Tell whether a model's attention looks back only, so that padding may stand on either side.
-
-    Args:
-        model: A transformers model, on the meta device or loaded.
-    """
+    """Tell whether a model's attention is causal, so that padding may be on either side."""
     return any(getattr(module, "is_causal", False) is True for module in model.modules())
 
 
 def half_dtype(model: nn.Module) -> torch.dtype | None:
-    """Return the 16-bit dtype that some of the model's weights are stored in, None where there is none.
-
-    Args:
-        model: Any model; quantized layers do not count, whose biases take on the dtype they compute in.
-    """
+    """Return the 16-bit dtype of any weights outside quantized layers, None where there are none."""
     plain = (m for m in model.modules() if not isinstance(m, LINEAR_QUANTIZED))
     dtypes = {p.dtype for module in plain for p in module.parameters(recurse=False)}
     return next((dtype for dtype in (torch.bfloat16, torch.float16) if dtype in dtypes), None)
 
 
 def random_model(auto_class: Any, config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """Build a model with random weights that depend on nothing but the config.
-
-    Args:
-        auto_class: The transformers Auto class of the task.
-        config: The model's config.
-        trust_remote_code: Whether the config's own code may run.
-    """
+    """Build a model with random weights that depend on the config alone."""
     extra = {"trust_remote_code": trust_remote_code} if hasattr(config, "auto_map") else {}
-    # on the CPU and from its generator, also where Lightning has made another device the default
+    # on the CPU and from its generator, even if Lightning has made another device the default
     with _fixed_seed(), torch.device("cpu"):
         model: PreTrainedModel = auto_class.from_config(copy.deepcopy(config), **extra)
     return model
@@ -148,13 +110,10 @@ def _fixed_seed() -> Iterator[None]:
 
 
 def restore_computed_buffers(model: PreTrainedModel) -> None:
-    """Give buffers that no checkpoint holds the values that the model's constructor computes.
+    """Compute the buffers that no checkpoint holds again, as the model's constructor does.
 
     transformers builds a model on the meta device and fills it from the checkpoint. Its own classes compute the
-    other buffers again; code that comes with a model need not, and would go on with whatever memory held.
-
-    Args:
-        model: The loaded model, changed in place.
+    other buffers again; code that comes with a model may leave them uninitialized.
     """
     with _fixed_seed(), torch.device("cpu"), init_empty_weights(include_buffers=False):
         built = type(model)(copy.deepcopy(model.config))

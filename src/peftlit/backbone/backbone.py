@@ -1,4 +1,4 @@
-"""Which weights, how quantized, in which dtype: a name, a folder or a config -> a frozen HF model."""
+"""The base model of a run: which weights, how quantized, in which dtype."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class Backbone:
-    """The frozen base model: a recipe for loading it, without any weights in it.
+    """The frozen base model: how to load it, without any weights.
 
     Args:
         name_or_path: Hub id, local folder, or ``package:NAME`` for weights inside an installed Python package.
-        config: Random weights of a true shape, for speed and memory work: a folder or file with a
+        config: Random weights of a real architecture, to measure speed and memory: a folder or file with a
             ``config.json``, or its content with ``model_type``. Give this or ``name_or_path``.
         config_overrides: Entries of the model's config to replace.
         revision: Branch, tag or commit of a hub id.
@@ -153,16 +153,12 @@ class Backbone:
                 "model id that can be reached); give a local folder: backbone.name_or_path: /path/to/model"
             ) from error
 
-    def skeleton(self, auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
-        """Build the model without memory on the meta device: names and shapes only.
-
-        Args:
-            auto_class: The transformers Auto class of the task.
-            config: What :meth:`read_config` returned.
+    def meta_model(self, auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
+        """Build the model on the meta device: names and shapes only.
 
         Raises:
-            BackboneError: The architecture has no class for this task, misses a package, or cannot recompute
-                activations though it is asked to.
+            BackboneError: The architecture has no class for this task, misses a package, or does not support
+                gradient checkpointing though it is set.
         """
         try:
             with torch.device("meta"):
@@ -181,12 +177,7 @@ class Backbone:
         return model
 
     def quantization_config(self, skip_modules: list[str], device_type: str) -> BitsAndBytesConfig | None:
-        """Spell out the quantization, with the modules that stay in float.
-
-        Args:
-            skip_modules: Names of modules that must not be quantized.
-            device_type: Where the layers compute.
-        """
+        """Return the config of the quantization, None without one; ``skip_modules`` stay in float."""
         if self.quantization is None:
             return None
         return build_bnb_config(self.quantization, self.compute_dtype, skip_modules, device_type)
@@ -196,7 +187,6 @@ class Backbone:
 
 
 def _instead(auto_class: Any) -> str:
-    """Say what to do where an architecture has no class for a task."""
     other = {
         AutoModelForMaskedLM: "if they read from left to right, use CausalLM",
         AutoModelForCausalLM: "if they see the whole text at once, use MaskedLM",

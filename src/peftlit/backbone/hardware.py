@@ -1,4 +1,4 @@
-"""What the machine can compute in, and how much memory is used: the one place that asks the hardware."""
+"""What the hardware can compute in, and how much memory is used."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ _SIGNS = (*_HOST_SIGNS, "OutOfMemoryError", "MemoryError", "out of memory")
 
 
 def has_bfloat16(device_type: str) -> bool:
-    """Tell whether the device computes in bfloat16 natively, not by emulation.
-
-    Args:
-        device_type: ``"cpu"``, ``"cuda"``, ``"mps"`` or another torch device type.
-    """
+    """Tell whether a type of device computes in bfloat16 natively, not by emulation."""
     if device_type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device_type == "cpu":
@@ -25,11 +21,7 @@ def has_bfloat16(device_type: str) -> bool:
 
 
 def low_precision_dtype(device_type: str) -> torch.dtype:
-    """Choose the dtype for 16-bit compute: bfloat16 where native, else float16, float32 on plain CPUs.
-
-    Args:
-        device_type: A torch device type.
-    """
+    """Choose the dtype for 16-bit compute: bfloat16 where native, else float16, float32 on CPUs."""
     if has_bfloat16(device_type):
         return torch.bfloat16
     return torch.float32 if device_type == "cpu" else torch.float16
@@ -48,22 +40,14 @@ def current_device_type() -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an exception means that host or device memory ran out.
-
-    Args:
-        error: The exception.
-    """
+    """Tell whether an exception means that host or device memory ran out."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, (RuntimeError, OSError)) and any(sign in str(error) for sign in _HOST_SIGNS)
 
 
 def says_out_of_memory(line: str) -> bool:
-    """Tell whether the last line of another process's traceback means that memory ran out.
-
-    Args:
-        line: The line.
-    """
+    """Tell whether the last line of another process's traceback means that memory ran out."""
     return any(sign in line for sign in _SIGNS)
 
 

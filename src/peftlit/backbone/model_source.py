@@ -18,13 +18,8 @@ PACKAGE_PREFIX = "package:"
 def resolve(name_or_path: str) -> str:
     """Turn ``package:NAME`` and local folders into absolute folders; leave hub ids alone.
 
-    The package is located but not imported.
-
-    Args:
-        name_or_path: A hub id, a folder, or ``package:`` and an importable package's name.
-
     Raises:
-        BackboneError: The package is not installed or holds no ``config.json``.
+        BackboneError: The package, which is not imported, is not installed or holds no ``config.json``.
     """
     if not name_or_path.startswith(PACKAGE_PREFIX):
         return str(Path(name_or_path).resolve()) if Path(name_or_path).is_dir() else name_or_path
@@ -42,22 +37,14 @@ def resolve(name_or_path: str) -> str:
 
 
 def distribution_of(name_or_path: str | None) -> tuple[str | None, str | None]:
-    """Return name and version of the distribution that brings ``package:NAME``; None for both where none does.
-
-    Args:
-        name_or_path: A hub id, a folder, or ``package:`` and an importable package's name.
-    """
+    """Return name and version of the distribution that contains ``package:NAME``; None for both where none does."""
     package = (name_or_path or "").removeprefix(PACKAGE_PREFIX)
     found = metadata.packages_distributions().get(package) if package != name_or_path else None
     return (found[0], metadata.version(found[0])) if found else (None, None)
 
 
 def check_base(location: str, revision: str | None) -> None:
-    """Refuse what transformers would follow from a base model to pickles, or to another model.
-
-    Args:
-        location: A folder or a hub id.
-        revision: Commit of a hub id.
+    """Refuse a base model from which transformers would load pickles, or another model.
 
     Raises:
         BackboneError: It is an adapter, or its weights are not safetensors.

@@ -1,4 +1,4 @@
-"""How bitsandbytes stores weights: short names spelled out, and two traps of its layers closed."""
+"""How bitsandbytes stores weights: its configs by short names, and fixes for its layers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,7 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 def require_bitsandbytes() -> None:
-    """Make sure that weights can be quantized here.
-
-    Raises:
-        BackboneError: bitsandbytes is not installed.
-    """
+    """Raise a BackboneError where bitsandbytes is not installed."""
     if importlib.util.find_spec("bitsandbytes") is None:
         raise BackboneError(
             "backbone.quantization: needs bitsandbytes, which is not installed; "
@@ -44,13 +40,12 @@ def build_bnb_config(
     skip_modules: list[str],
     device_type: str,
 ) -> BitsAndBytesConfig:
-    """Turn a short name, or a config, into a whole ``BitsAndBytesConfig``.
+    """Turn a short name, or a copy of a config, into a complete ``BitsAndBytesConfig``.
 
     Args:
-        quantization: A short name, or a config, which is copied.
-        compute_dtype: What layers named by a short name compute in; ``auto`` = the best of the hardware.
-        skip_modules: Names of modules that must not be quantized. transformers replaces its own
-            list by this one, so it has to be whole.
+        quantization: A short name, or a config.
+        compute_dtype: What layers compute in under a short name; ``auto`` = the best of the hardware.
+        skip_modules: All modules that must not be quantized: transformers replaces its own list by this one.
         device_type: Where the layers compute.
     """
     if isinstance(quantization, BitsAndBytesConfig):
@@ -76,15 +71,7 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def require_float(model: nn.Module, names: list[str]) -> None:
-    """Make sure that the heads came out as they have to train.
-
-    Args:
-        model: The loaded model.
-        names: Names of modules that must not be quantized.
-
-    Raises:
-        BackboneError: One is.
-    """
+    """Raise a BackboneError where one of the heads, which have to train, is quantized."""
     for name in names:
         if is_quantized(model.get_submodule(name)):
             raise BackboneError(f"backbone.quantization: the head {name!r} came out quantized and could not train")
@@ -93,11 +80,8 @@ def require_float(model: nn.Module, names: list[str]) -> None:
 def keep_biases(model: nn.Module) -> None:
     """Keep bitsandbytes' layers from rounding their biases.
 
-    Their forward brings a bias to the input's dtype in place: once under autocast, and its float32 digits are lost.
-    They get a copy of that dtype to work with instead.
-
-    Args:
-        model: The model, changed in place.
+    Their forward casts the bias to the input's dtype in place, which under autocast loses its float32 digits. Here
+    they cast a copy.
     """
     for module in model.modules():
         if isinstance(module, LINEAR_QUANTIZED) and module.bias is not None:
@@ -121,9 +105,6 @@ def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
 
     On CPUs with AVX512-BF16, ``Linear4bit`` swaps its weights for an inference layout whose kernel
     has no gradient: training after a validation would silently learn nothing.
-
-    Args:
-        model: The model, changed in place.
     """
     layers: Iterator[Any] = model.modules()
     for layer in layers:
@@ -132,13 +113,11 @@ def keep_4bit_trainable_on_cpu(model: nn.Module) -> None:
 
 
 def answer_in_autocast_dtype(model: nn.Module) -> None:
-    """Make quantized layers answer in autocast's dtype under autocast, as plain linear layers do.
+    """Make quantized layers return autocast's dtype under autocast, as plain linear layers do.
 
-    By themselves they answer in the dtype of their input, and code that goes by the dtype of its projections fails:
-    DeBERTa masks its scores with the least number of that dtype, which the scores' own dtype does not hold.
-
-    Args:
-        model: The model, changed in place; with its adapter, as peft names its layers like those they adapt.
+    By themselves they return the dtype of their input, and code that relies on the dtype of its projections fails:
+    DeBERTa masks its scores with the least number of that dtype, which the scores' own dtype cannot hold. The model
+    has its adapter already, as peft gives its layers the names of those they adapt.
     """
     names = [kind.__name__ for kind in LINEAR_QUANTIZED]
     for module in model.modules():

@@ -1,1 +1,1 @@
-"""Settings in, Trainer out, every error in one line."""
+"""The command line: settings in, Trainer out, every error in one line."""

@@ -1,7 +1,4 @@
-"""What a person reads on the terminal: our own log lines, and no noise that is not meant for them.
-
-Set up before the heavy imports, some of which already talk.
-"""
+"""What the terminal shows: peftlit's log lines without known noise; set up before heavy imports, which warn, too."""
 
 from __future__ import annotations
 
@@ -9,6 +6,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 
 from peftlit import distributed
 
@@ -22,7 +20,7 @@ _NOISE = {
     r".*`gradient_checkpointing_enable` is deprecated.*",
     # jsonargparse fills LoraConfig's empty loftq_config with its defaults
     r".*`loftq_config` specified but will be ignored.*",
-    # said by our own line about precision
+    # our own line about precision says it
     r".*is not supported by the model summary.*",
     # our run folder is ours to fill, and an earlier log is kept
     r".*Experiment logs directory .* exists and is not empty.*",
@@ -45,18 +43,14 @@ _NOISY_RECORDS = {
 LIGHTNING_LEVELS = {
     "lightning.pytorch": logging.WARNING,  # its INFO lines repeat what ours say
     "lightning.fabric": logging.WARNING,
-    "lightning.pytorch.profilers": logging.INFO,  # these two speak only when they are asked to
+    "lightning.pytorch.profilers": logging.INFO,  # these two log only when they are configured
     "lightning.pytorch.callbacks.early_stopping": logging.INFO,
 }
 
 
 def set_up(level: int = logging.INFO) -> None:
-    """Log peftlit's lines plainly to stderr, keep other libraries' warnings, drop the known noise.
-
-    Args:
-        level: Lowest level of our own lines.
-    """
-    if not distributed.is_rank_zero():  # the first process of a run says what all of them do
+    """Log peftlit's lines to stderr, keep other libraries' warnings, drop the known noise."""
+    if not distributed.is_rank_zero():
         level = logging.ERROR
         warnings.simplefilter("ignore")
     handler = _StandardError()
@@ -65,12 +59,12 @@ def set_up(level: int = logging.INFO) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    # an unreachable hub is told once by our own error, not by every retry
+    # our own error reports an unreachable hub once, not every retry
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name, text in _NOISY_RECORDS.items():
-        _drop(name, text)
+        logging.getLogger(name).addFilter(partial(_lacks, text))  # whether or not its library is imported yet
     if not sys.stderr.isatty():
         os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
 
@@ -89,6 +83,5 @@ def quiet_lightning() -> None:
         logging.getLogger(name).setLevel(level)
 
 
-def _drop(logger_name: str, text: str) -> None:
-    """Filter one message out of a logger, whether or not its library is imported yet."""
-    logging.getLogger(logger_name).addFilter(lambda record: text not in record.getMessage())
+def _lacks(text: str, record: logging.LogRecord) -> bool:
+    return text not in record.getMessage()

@@ -1,4 +1,4 @@
-"""What Lightning, torch and the system raise while a run goes on, as one line that says what to do."""
+"""Errors of Lightning, torch and the system as peftlit errors: one line that says what to do."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from peftlit.errors import (
     RunFolderError,
     Stopped,
     first_line,
+    in_one_line,
 )
 from peftlit.files import disk_problem
 from peftlit.modules import PeftModule
@@ -36,33 +37,27 @@ from peftlit.run.folder import RunFolder
 
 _LIBRARIES = ("bitsandbytes", "datasets", "jsonargparse", "lightning", "peft", "torch", "transformers")
 _WORKER_ENDED = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\) (?:is )?([^.]+)")
-_ABOUT_WORKERS = {
+_WORKER_ADVICE = {
     "killed by signal: Bus error": "shared memory ran out: raise the limit of /dev/shm, or set fewer data.num_workers",
 }
 
 
 @contextmanager
-def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer, folder: RunFolder) -> Iterator[None]:
-    """Turn what a user can mend into one of our errors; anything else passes as it is.
-
-    Args:
-        module: The LightningModule.
-        data: The data module.
-        trainer: The trainer.
-        folder: The run folder.
+def map_errors(module: Any, data: LightningDataModule | None, trainer: Trainer, folder: RunFolder) -> Iterator[None]:
+    """Raise what a user can fix as one of our errors; anything else passes unchanged.
 
     Raises:
-        PeftlitError: Saying what to mend.
-        KeyboardInterrupt: Lightning has made an exit code of it.
+        PeftlitError: Saying what to fix.
+        KeyboardInterrupt: Lightning had turned it into an exit code.
     """
     try:
-        with without_gaps():
+        with map_missing_attributes():
             yield
     except PeftlitError:
         raise
     except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
-        if trainer.state.fn == "fit":  # nobody of ours listened
-            raise Stopped("stopped by SIGTERM; there are no checkpoints to go on from", signal.SIGTERM) from error
+        if trainer.state.fn == "fit":  # without StopOnSignal
+            raise Stopped("stopped by SIGTERM; there are no checkpoints to resume from", signal.SIGTERM) from error
         raise Stopped(
             "stopped by SIGTERM before the scores were written; score again with: "
             f"peftlit {trainer.state.fn and trainer.state.fn.value} --run_dir {folder.path}",
@@ -73,47 +68,35 @@ def in_one_line(module: Any, data: LightningDataModule | None, trainer: Trainer,
             raise KeyboardInterrupt from error
         raise
     except MisconfigurationException as error:
-        raise ConfigError(f"trainer: {_said(error)}") from error
+        raise ConfigError(f"trainer: {in_one_line(error)}") from error
     except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
         if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
-            raise ConfigError(f"trainer: {_said(error)}") from error
+            raise ConfigError(f"trainer: {in_one_line(error)}") from error
         if reason := disk_problem(error):
             raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error
         if reason := _worker_problem(error):
-            raise ProcessError(f"{reason}; then go on with --ckpt_path last") from error
+            raise ProcessError(f"{reason}; then resume with --ckpt_path last") from error
         if is_out_of_memory(error):
             raise OutOfMemoryError(explain_out_of_memory(error, module, data, trainer)) from error
         raise
 
 
 @contextmanager
-def of_the_checkpoint(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
-    """Report any error raised before the checkpoint is restored as a CheckpointError.
-
-    Args:
-        checkpoint: The checkpoint that the run goes on from, if it does.
-        resumption: Knows whether it is restored.
-
-    Raises:
-        CheckpointError: Nothing can go on from it.
-    """
+def map_checkpoint_errors(checkpoint: str | None, resumption: Resumption) -> Iterator[None]:
+    """Report any error raised before the checkpoint is restored as a CheckpointError."""
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         if not checkpoint or resumption.restored:
             raise
         raise CheckpointError(
-            f"{checkpoint}: no run can go on from it ({type(error).__name__}: {_said(error)}); use another checkpoint"
+            f"{checkpoint}: no run can resume from it ({type(error).__name__}: {in_one_line(error)}); use another one"
         ) from error
 
 
 @contextmanager
-def without_gaps() -> Iterator[None]:
-    """Report an attribute that peftlit's own code needs of a library, and that its installed version lacks.
-
-    Raises:
-        PeftlitError: Naming the library, its version and the attribute.
-    """
+def map_missing_attributes() -> Iterator[None]:
+    """Report an attribute that peftlit's own code needs and the installed version of a library lacks."""
     try:
         yield
     except AttributeError as error:
@@ -125,46 +108,35 @@ def without_gaps() -> Iterator[None]:
         if not ours or library not in _LIBRARIES:
             raise
         raise PeftlitError(
-            f"{library} {version(library)}: {_said(error)}, which peftlit needs; install a version that it was tested "
-            "with (pip install -c constraints.txt)"
+            f"{library} {version(library)}: {in_one_line(error)}, which peftlit needs; install a version that it was "
+            "tested with (pip install -c constraints.txt)"
         ) from error
 
 
 def _worker_problem(error: BaseException) -> str | None:
-    """Say what happened to a data loader worker, and what to do; None where an error is about something else.
+    """Say what happened to a data loader worker, and what to do; None for any other error.
 
-    What is raised inside a worker, torch raises here again as the same kind of error; that is not about the worker.
+    An error raised inside a worker is raised here again by torch with the same class; it is not about the worker.
     """
     if match := _WORKER_ENDED.match(str(error)):
-        advice = _ABOUT_WORKERS.get(match[1], "set fewer data.num_workers where memory ran out, 0 to see its own error")
+        advice = _WORKER_ADVICE.get(match[1], "set fewer data.num_workers where memory ran out, 0 to see its own error")
         return f"a data loader worker ended ({match[1]}); {advice}"
     modules = _modules(error)
     steps = (f"{caller} {callee}" for caller, callee in pairwise(modules))
     fetched = any(step.startswith("torch.utils.data.dataloader multiprocessing.") for step in steps)
     if isinstance(error, (OSError, EOFError)) and (fetched or "in pin memory thread" in str(error)):
-        what = " ".join(f"{type(error).__name__}: {first_line(error)}".split())
+        what = f"{type(error).__name__}: {first_line(error)}"
         return f"the connection to a data loader worker broke ({what}); set fewer data.num_workers"
     return None
 
 
 def _modules(error: BaseException) -> list[str]:
-    """Return the modules that an error passed through; the last one raised it."""
+    """Name the modules that an error passed through; the last one raised it."""
     return [str(frame.f_globals.get("__name__", "")) for frame, _ in traceback.walk_tb(error.__traceback__)]
 
 
-def _said(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
 def explain_out_of_memory(error: BaseException, module: Any, data: LightningDataModule | None, trainer: Trainer) -> str:
-    """Say in one line what ran out, at which batch shape and peak, and the change most likely to fit.
-
-    Args:
-        error: What was raised.
-        module: The module.
-        data: The data module.
-        trainer: The trainer.
-    """
+    """Say in one line which memory ran out, at which batch shape and peak, and the change most likely to fit."""
     where = "device" if isinstance(error, torch.OutOfMemoryError) else "host"
     shape = getattr(module, "batch_shape", ())
     at = f"at batch shape {shape[0]} x {shape[1]} (rows x tokens)" if shape else "before the first batch"

@@ -1,4 +1,4 @@
-"""The argument parser: jsonargparse's, with errors of one line each."""
+"""The argument parser: jsonargparse's, with one-line errors."""
 
 from __future__ import annotations
 
@@ -21,22 +21,14 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represe
 
 
 class Parser(LightningArgumentParser):
-    """A parser whose errors are one line each."""
+    """A parser whose errors are one line, for the command line that it holds."""
 
     command_line: ClassVar[Sequence[str]] = ()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the message as one line.
-
-        Args:
-            message: jsonargparse's report.
-            ex: What caused it.
-
-        Raises:
-            ConfigError: Always.
-        """
+        """Raise jsonargparse's report as a ConfigError of one line."""
         if not self.exit_on_error:
-            super().error(message, ex)  # a nested class's parser: the outermost one has the whole story
+            super().error(message, ex)  # a nested class's parser: the outermost one has the whole report
         commands = self._subcommands_action.choices if self._subcommands_action else {}
         options = [action.dest for action in commands.get(self.command_line[0], self)._actions]
         bases = (LightningModule, LightningDataModule, Schedule, Callback, Head, Loss)

@@ -28,7 +28,7 @@ from peftlit.files import open_aside
 log = logging.getLogger(__name__)
 
 _REPORT_EVERY = 10_000
-"""Without a terminal, a line of progress after so many texts."""
+"""Texts between two lines of progress where there is no terminal."""
 
 _USAGE = 'peftlit predict --run_dir RUN --text "A text" | --file FILE | --file -  [--output FILE.jsonl]'
 
@@ -52,38 +52,36 @@ def predict(
         run_dir: The run, or a copy of its ``adapter/`` folder.
         text: One text.
         file: A file with a text per line (.txt) or row (.csv, .tsv, .jsonl, .parquet); ``-`` = standard input.
-        text_column: Column with the text, or with a list of messages for a model that learned conversations; unset =
-            the column that it was trained on, or else ``text``.
+        text_column: Column with the text, or with a list of messages for a model of conversations; unset = the column
+            that it was trained on, or else ``text``.
         text_pair_column: Column with the second text of a pair; unset = that of the training rows, if they had one.
-        output: Write here instead of to standard output; the file appears when it is whole.
+        output: Write here instead of to standard output; the file appears when it is complete.
         batch_size: Texts per batch.
         max_new_tokens: Tokens of an answer at most, where a language model continues texts.
-        temperature: How much of it is left to chance; 0 = always the likeliest token.
+        temperature: Randomness of sampling; 0 = always the likeliest token.
         device: A torch device; unset = the accelerator where there is one.
         trust_remote_code: Run Python code that comes with the backbone.
 
     Raises:
-        PeftlitError: Saying what is wrong with the run or a text.
+        PeftlitError: The run, a setting or a text is wrong.
     """
     if (text is None) == (file is None):
         raise ConfigError(f"predict: needs --text or --file, one of the two; usage: {_USAGE}")
-    if batch_size < 1:
-        raise ConfigError(f"--batch_size: got {batch_size}, needs 1 or more")
-    if max_new_tokens < 1:
-        raise ConfigError(f"--max_new_tokens: got {max_new_tokens}, needs 1 or more")
-    if temperature < 0:
-        raise ConfigError(f"--temperature: got {temperature}, needs 0 or more")
+    bounds = (("batch_size", batch_size, 1), ("max_new_tokens", max_new_tokens, 1), ("temperature", temperature, 0))
+    for name, value, least in bounds:
+        if value < least:
+            raise ConfigError(f"--{name}: got {value}, needs {least} or more")
     texts: Iterator[Question] = iter([text] if text is not None else [])
     if file is not None:
         column, *pair_column = text_columns(run_dir)
         texts = stream_texts(file, text_column or column, text_pair_column or next(iter(pair_column), None))
-    first = list(islice(texts, 1))  # what is wrong with the file shows before weights load
-    answerer = load(run_dir, device=device, trust_remote_code=trust_remote_code)
-    if isinstance(answerer, Generator):
-        answerer.max_new_tokens, answerer.temperature = max_new_tokens, temperature
+    first = list(islice(texts, 1))  # an error in the file shows before weights load
+    predictor = load(run_dir, device=device, trust_remote_code=trust_remote_code)
+    if isinstance(predictor, Generator):
+        predictor.max_new_tokens, predictor.temperature = max_new_tokens, temperature
     started, row = time.perf_counter(), 0
     with _sink(output) as sink, _progress(sink) as advance:
-        for row, answer in enumerate(answerer.stream(chain(first, texts), batch_size), 1):
+        for row, answer in enumerate(predictor.stream(chain(first, texts), batch_size), 1):
             sink.write(json.dumps({"row": row, **answer}, ensure_ascii=False) + "\n")
             advance(row)
     seconds = time.perf_counter() - started
@@ -92,7 +90,7 @@ def predict(
 
 @contextmanager
 def _sink(output: str | None) -> Iterator[TextIO]:
-    """Give standard output, or a file that takes its name when it is complete."""
+    """Open standard output, or a file that takes its name when it is complete."""
     if output is None:
         yield sys.stdout
         sys.stdout.flush()
@@ -106,7 +104,7 @@ def _sink(output: str | None) -> Iterator[TextIO]:
 
 @contextmanager
 def _progress(sink: TextIO) -> Iterator[Any]:
-    """Give a function to call with each row's number: a live count on a terminal, a line now and then elsewhere."""
+    """Show progress, live on a terminal, in lines elsewhere: the function takes the number of each row."""
     bars = sys.stderr.isatty() and not (sink is sys.stdout and sink.isatty())
     columns = (SpinnerColumn(), TextColumn("{task.completed:,} texts"), TimeElapsedColumn())
     live = Progress(*columns, console=Console(stderr=True), transient=True) if bars else None
@@ -123,13 +121,10 @@ def _progress(sink: TextIO) -> Iterator[Any]:
 
 
 def run(arguments: Sequence[str]) -> None:
-    """Parse a command line and run it.
-
-    Args:
-        arguments: The command line, ``predict`` first.
+    """Parse a command line, ``predict`` first, and run it.
 
     Raises:
-        PeftlitError: Anything that the user can mend.
+        PeftlitError: Anything that the user can fix.
     """
     console.quiet_lightning()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -139,5 +134,5 @@ def run(arguments: Sequence[str]) -> None:
     settings = parser.parse_args(list(arguments[1:]))
     try:
         predict(**settings.as_dict())
-    except BrokenPipeError:  # whoever reads has enough, as `head` does
+    except BrokenPipeError:  # the reader has enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""What a run changes for the whole process: settings of libraries, environment, log levels, signals, random states."""
+"""Process-wide state that a run changes, and how to restore it: libraries' settings, environment, signals, seeds."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from peftlit.cli.console import LIGHTNING_LEVELS
 
 
 @contextmanager
-def preserved() -> Iterator[None]:
-    """Put all of it back at the end, for a caller who goes on with something else."""
+def preserve_process_state() -> Iterator[None]:
+    """Restore all of it at the end, for a caller who continues with something else."""
     with ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         stack.callback(random_states.restore, random_states.capture())
         stack.callback(pyarrow.set_memory_pool, pyarrow.default_memory_pool())
         for read, write in _settings():
-            stack.callback(_put_back, read, write, read())
+            stack.callback(_restore, read, write, read())
         yield
 
 
@@ -39,12 +39,12 @@ def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
     yield lambda: dict(os.environ), _set_environment
     for logger in map(logging.getLogger, LIGHTNING_LEVELS):
         yield partial(getattr, logger, "level"), logger.setLevel
-    for number in signal.valid_signals() - {signal.SIGCHLD}:  # torch listens to it once for all loaders to come
-        if signal.getsignal(number) is not None:  # set in C, for which there is no way back
+    for number in signal.valid_signals() - {signal.SIGCHLD}:  # torch sets its handler once for all loaders
+        if signal.getsignal(number) is not None:  # set in C, which cannot be restored
             yield partial(signal.getsignal, number), partial(signal.signal, number)
 
 
-def _put_back(read: Callable[[], Any], write: Callable[[Any], Any], before: Any) -> None:
+def _restore(read: Callable[[], Any], write: Callable[[Any], Any], before: Any) -> None:
     if read() != before:
         write(before)
 

@@ -1,8 +1,9 @@
-"""Trainer settings that Lightning takes, and under which a run would not be what it says: refused before it begins."""
+"""Trainer settings that Lightning accepts and that would break a promise: refused before a run begins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import difflib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,7 @@ _COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
 
 
 def check_trainer(config: dict[str, Any], data: LightningDataModule | None) -> None:
-    """Refuse what would silently break a promise, whatever the command.
-
-    Args:
-        config: The Trainer's arguments.
-        data: The data module; samplers are left to one that is not ours.
+    """Refuse Trainer arguments that would silently break a promise, whatever the command.
 
     Raises:
         ConfigError: Naming the setting, and what to do.
@@ -51,38 +48,11 @@ def check_trainer(config: dict[str, Any], data: LightningDataModule | None) -> N
     for plugin in as_list(config.get("plugins")):
         if isinstance(plugin, CheckpointIO) and not isinstance(plugin, AdapterCheckpointIO):
             raise ConfigError(
-                f"trainer.plugins: no run goes on from what {type(plugin).__name__} writes; leave it out, or use "
+                f"trainer.plugins: no run can resume from what {type(plugin).__name__} writes; leave it out, or use "
                 "AdapterCheckpointIO"
             )
-    if isinstance(data, TokenDataModule):
-        _check_sampling(config)
-
-
-def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
-    """Refuse callbacks under which a training would silently break a promise.
-
-    Args:
-        callbacks: The Trainer's callbacks.
-        folder: The run folder.
-
-    Raises:
-        ConfigError: Naming the callback, and what to do.
-    """
-    for callback in callbacks:
-        _check_callback(callback, folder)
-
-
-def _check_strategy(strategy: str | Strategy | None) -> None:
-    start = strategy._start_method if isinstance(strategy, DDPStrategy) else None
-    copies = strategy.startswith(_COPYING_STRATEGIES) if isinstance(strategy, str) else start in ("spawn", "fork")
-    if copies:
-        raise ConfigError(
-            f"trainer.strategy: {strategy if isinstance(strategy, str) else start} copies a process that holds files "
-            "and locks; use ddp, which starts new ones"
-        )
-
-
-def _check_sampling(config: dict[str, Any]) -> None:
+    if not isinstance(data, TokenDataModule):  # which has its own samplers
+        return
     if config.get("use_distributed_sampler"):
         raise ConfigError(
             "trainer.use_distributed_sampler: true would share each process's rows out again; leave it out, the "
@@ -95,14 +65,61 @@ def _check_sampling(config: dict[str, Any]) -> None:
         )
 
 
-def _check_callback(callback: Callback, folder: RunFolder) -> None:
-    for kind, why in _CALLBACKS.items():
-        if isinstance(callback, kind):
-            raise ConfigError(f"trainer.callbacks: {type(callback).__name__} {why}; leave it out")
-    if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
-        return
-    if not Path(callback.dirpath).resolve().is_relative_to(folder.checkpoints.resolve()):
+def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
+    """Refuse callbacks that would silently break a promise while a model trains.
+
+    Raises:
+        ConfigError: Naming the callback, and what to do.
+    """
+    for callback in callbacks:
+        for kind, why in _CALLBACKS.items():
+            if isinstance(callback, kind):
+                raise ConfigError(f"trainer.callbacks: {type(callback).__name__} {why}; leave it out")
+        if not isinstance(callback, ModelCheckpoint) or callback.dirpath is None:
+            continue
+        if not Path(callback.dirpath).resolve().is_relative_to(folder.checkpoints.resolve()):
+            raise ConfigError(
+                f"ModelCheckpoint.dirpath: {callback.dirpath} is outside {folder.checkpoints}, where a run that "
+                "resumes looks; leave it out, and place the run by --run_dir"
+            )
+
+
+def _check_strategy(strategy: str | Strategy | None) -> None:
+    start = strategy._start_method if isinstance(strategy, DDPStrategy) else None
+    copies = strategy.startswith(_COPYING_STRATEGIES) if isinstance(strategy, str) else start in ("spawn", "fork")
+    if copies:
         raise ConfigError(
-            f"ModelCheckpoint.dirpath: {callback.dirpath} is outside {folder.checkpoints}, where a run that goes on "
-            "looks; leave it out, and place the run by --run_dir"
+            f"trainer.strategy: {strategy if isinstance(strategy, str) else start} copies a process that holds files "
+            "and locks; use ddp, which starts new ones"
         )
+
+
+def check_monitors(watchers: Iterable[Any], monitors: Mapping[str, str], *, validated: bool = True) -> None:
+    """Refuse a callback or scheduler that monitors a value which is never logged, or in the wrong direction.
+
+    Args:
+        watchers: The Trainer's callbacks, and a scheduler; those without ``monitor`` pass.
+        monitors: Every value that is logged, with ``min`` or ``max`` for better.
+        validated: Whether there is a validation.
+
+    Raises:
+        ConfigError: With the nearest values, or the right mode.
+    """
+    for watcher in watchers:
+        monitor, mode = getattr(watcher, "monitor", None), getattr(watcher, "mode", None)
+        if monitor is None:
+            continue
+        name = type(watcher).__name__
+        if monitor not in monitors:
+            begun = [known for known in monitors if known.startswith(monitor)]
+            near = (begun + difflib.get_close_matches(monitor, monitors, n=3, cutoff=0.5))[:3] or sorted(monitors)[:6]
+            raise ConfigError(
+                f"{name}.monitor: {monitor!r} is not logged; did you mean {' or '.join(dict.fromkeys(near))}?"
+            )
+        if monitor.startswith("val/") and not validated:
+            raise ConfigError(
+                f"{name}.monitor: {monitor!r} needs a validation, and there is none: the data has no validation split, "
+                "or trainer.limit_val_batches is 0"
+            )
+        if mode in ("min", "max") and mode != monitors[monitor]:
+            raise ConfigError(f"{name}.mode: {mode!r} would keep the worst {monitor}; set mode: {monitors[monitor]}")

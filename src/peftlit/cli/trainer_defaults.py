@@ -1,4 +1,4 @@
-"""What the Trainer gets where the configuration does not bring its own: plugins and callbacks."""
+"""What the Trainer gets unless the configuration brings its own: settings, plugins and callbacks."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from lightning.pytorch.plugins import CheckpointIO, Precision
 
 from peftlit.backbone.hardware import current_device_type
 from peftlit.errors import ConfigError
-from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, LineProgress, RichProgress
+from peftlit.plugins import (
+    AdapterCheckpointIO,
+    AdapterPrecision,
+    FiniteGuard,
+    LineProgress,
+    RichProgress,
+    TrainabilityGuard,
+)
 from peftlit.run.folder import RunFolder
+
+SETTINGS = {"use_distributed_sampler": False, "enable_model_summary": False, "log_every_n_steps": 10}
 
 
 def as_list(value: Any) -> list[Any]:
-    """Return a list of what may be a list, one thing, or nothing.
-
-    Args:
-        value: The value of a Trainer argument.
-    """
+    """Return a list of what may be a list, one thing, or nothing."""
     return list(value) if isinstance(value, list) else [] if value is None else [value]
 
 
 def plugins(config: dict[str, Any]) -> list[Any]:
-    """Add our precision and our checkpoint format; ``trainer.precision`` becomes the former.
-
-    Args:
-        config: The Trainer's arguments; ``precision`` is taken out.
+    """Add our precision, which takes ``precision`` out of the Trainer's arguments, and our checkpoint format.
 
     Raises:
-        ConfigError: The precision is said twice, or asks for what the machine does not have.
+        ConfigError: The precision is given twice, or asks for what the machine does not have.
     """
     given, asked = as_list(config.get("plugins")), config.pop("precision", None)
     if any(isinstance(plugin, Precision) for plugin in given):
@@ -49,28 +51,23 @@ def plugins(config: dict[str, Any]) -> list[Any]:
     return given
 
 
-def checkpoints(callbacks: list[Callback], folder: RunFolder) -> list[Callback]:
-    """Add a checkpoint callback where there is none, and let all of them write into the run folder.
+def missing_guards(callbacks: list[Callback]) -> list[Callback]:
+    """Return the guards of which the callbacks have none."""
+    guards = (FiniteGuard, TrainabilityGuard)
+    return [guard() for guard in guards if not any(isinstance(callback, guard) for callback in callbacks)]
 
-    Args:
-        callbacks: The callbacks so far.
-        folder: The run folder.
-    """
-    own = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
-    added = [] if own else [ModelCheckpoint()]
-    for callback in own + added:
-        if callback.dirpath is None:
-            callback.dirpath = str(folder.checkpoints)
+
+def with_checkpoints(callbacks: list[Callback], folder: RunFolder) -> list[Callback]:
+    """Add a ModelCheckpoint where there is none, and let all of them write into the run folder."""
+    found = [callback for callback in callbacks if isinstance(callback, ModelCheckpoint)]
+    added = [] if found else [ModelCheckpoint()]
+    for callback in found + added:
+        callback.dirpath = callback.dirpath or str(folder.checkpoints)
     return [*callbacks, *added]
 
 
-def progress(config: dict[str, Any], callbacks: list[Callback]) -> list[Callback]:
-    """Add bars on a terminal and plain lines elsewhere, unless the configuration has its own or wants none.
-
-    Args:
-        config: The Trainer's arguments.
-        callbacks: The callbacks so far.
-    """
+def with_progress(callbacks: list[Callback], config: dict[str, Any]) -> list[Callback]:
+    """Add bars on a terminal and plain lines elsewhere, unless the configuration has its own or wants none."""
     if config.get("enable_progress_bar") is False or any(isinstance(c, ProgressBar) for c in callbacks):
         return callbacks
     return [*callbacks, RichProgress() if sys.stdout.isatty() else LineProgress()]

@@ -33,7 +33,7 @@ def check_sizes(module: PeftModule, folder: Path) -> None:
     """
     config = module.read_config()
     _check_layers(config, module, folder)
-    model: Any = module.backbone.skeleton(module.auto_class, config)
+    model: Any = module.backbone.meta_model(module.auto_class, config)
     held = _weights_bytes(folder) + _base_size(_count(model), module.backbone.location)
     with torch.device("meta"):
         if isinstance(module.adapter, PeftConfig):

@@ -47,7 +47,7 @@ def check_fit(module: PeftModule) -> None:
             f"data.tokenizer: it knows {data.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and "
             "backbone do not belong together"
         )
-    skeleton = module.backbone.skeleton(module.auto_class, config)
+    skeleton = module.backbone.meta_model(module.auto_class, config)
     reads_both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal(skeleton)
     if module.objective == "causal" and reads_both_ways:
         raise BackboneError(

@@ -59,11 +59,6 @@ def settings_of(language_folder, data_folder):
     return make
 
 
-def llama_with(tmp_path: Path, **overrides: Any) -> str:
-    (tmp_path / "other").mkdir()
-    return str(tiny.write_model(tmp_path / "other", "llama", **overrides))
-
-
 PROMPT = {"class_path": "peft.PromptTuningConfig", "init_args": {"num_virtual_tokens": 4}}
 HEAD_TOO = {"class_path": "peft.LoraConfig", "init_args": {"target_modules": ["lm_head"]}}
 ALIKE = {"template": TEMPLATE, "label_words": TWO_TOKENS}
@@ -153,11 +148,16 @@ BAD: dict[str, tuple[str, str, str, dict[str, Any], int, str]] = {
 """Model class, family, data, what else is set; exit code, and what is said."""
 
 
+@pytest.fixture
+def _no_weights(monkeypatch) -> None:
+    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
+
+
+@pytest.mark.usefixtures("_no_weights")
 @pytest.mark.parametrize("what", BAD)
 def test_what_does_not_go_together_is_one_line_before_weights_load(
-    what, settings_of, peftlit, write_config, tmp_path, monkeypatch
+    what, settings_of, peftlit, write_config, tmp_path
 ) -> None:
-    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     model, family, kind, changes, code, message = BAD[what]
     settings = settings_of(model, family, kind)
     for path, value in changes.items():
@@ -166,12 +166,15 @@ def test_what_does_not_go_together_is_one_line_before_weights_load(
     contract_one_line_and_nothing_written(result, tmp_path, code, message)
 
 
+@pytest.mark.usefixtures("_no_weights")
 def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_refused(
-    settings_of, peftlit, write_config, tmp_path, monkeypatch
+    settings_of, peftlit, write_config, tmp_path
 ) -> None:
-    monkeypatch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
     settings = settings_of("CausalLM", "llama", "documents")
-    change(settings, f"{MODEL}.backbone.name_or_path", llama_with(tmp_path, vocab_size=40))
+    (tmp_path / "other").mkdir()
+    change(
+        settings, f"{MODEL}.backbone.name_or_path", str(tiny.write_model(tmp_path / "other", "llama", vocab_size=40))
+    )
     result = peftlit("fit", "--config", write_config(settings))
     contract_one_line_and_nothing_written(
         result, tmp_path, 2, "but the model 40; tokenizer and backbone do not belong together"
