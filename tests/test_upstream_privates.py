@@ -32,7 +32,7 @@ from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu
 from peftlit.cli.error_mapping import without_gaps
 from peftlit.cli.trainer_checks import check_trainer
 from peftlit.errors import PeftlitError
-from peftlit.run.setup import _check_windows
+from peftlit.modules.accumulation import check_nothing_inside_windows
 from tests.run.test_setup import trainer
 
 SRC = Path(peftlit.__file__).parent
@@ -151,7 +151,7 @@ LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
     "_should_check_val_fx": (("checkpoint/resume.py",), None),
     "_accelerator_connector": (("plugins/stop_on_signal.py",), None),
     "_signal_connector": (("plugins/stop_on_signal.py",), None),
-    "_train_time_interval": (("run/setup.py",), _clock_of_a_checkpoint),
+    "_train_time_interval": (("modules/accumulation.py",), _clock_of_a_checkpoint),
     "_start_method": (("cli/trainer_checks.py",), _start_method),
 }
 """Name: the files that lean on it, and what shows that it is as they assume; None = :class:`Looks`, in a training."""
@@ -249,7 +249,7 @@ def _strategies(gone: pytest.MonkeyPatch) -> None:
 
 def _clocks(gone: pytest.MonkeyPatch) -> None:
     saver = _lacking(ModelCheckpoint(), "_train_time_interval")
-    _check_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
+    check_nothing_inside_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
 
 
 def _repacking(gone: pytest.MonkeyPatch) -> None:

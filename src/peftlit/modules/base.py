@@ -16,13 +16,14 @@ from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import Adapter
-from peftlit.adapters.adalora import allocate, warn_of_unsettled_ranks
+from peftlit.adapters.adalora import allocate, allocation_state, restore_allocation, warn_of_unsettled_ranks
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
 from peftlit.batch import Batch, DataSpec, Objective
-from peftlit.checkpoint.contents import check_trainables, keep_trainables
+from peftlit.checkpoint.trainables import check_trainables, identify_backbone, keep_trainables
 from peftlit.errors import ConfigError
+from peftlit.modules.accumulation import LOSS_SCALE, AccumulationWindow
 from peftlit.modules.build import build_model, report_parameters, trainer_of
 from peftlit.modules.check import check_fit
 from peftlit.modules.evaluation import EvaluationModule
@@ -32,9 +33,11 @@ from peftlit.modules.language_head import LanguageHead
 from peftlit.modules.metrics import Average, Direction
 from peftlit.modules.optim import Schedule, parameter_groups, with_schedule
 from peftlit.modules.problems import Problem
-from peftlit.modules.window import AccumulationWindow
 
 log = logging.getLogger(__name__)
+
+RANK_ALLOCATION = "rank_allocation"
+"""Checkpoint key: the state of an adapter whose ranks change while it trains."""
 
 
 class PeftModule(EvaluationModule):
@@ -183,12 +186,25 @@ class PeftModule(EvaluationModule):
         report_parameters(self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep only the parameters that train."""
-        keep_trainables(self, checkpoint)
+        """Keep only the parameters that train, and the state of the adapter and the accumulation window."""
+        assert self.model is not None
+        checkpoint[LOSS_SCALE] = self.window.state()
+        keep_trainables(checkpoint, self._trainable_names(), self._backbone_identity())
+        if (state := allocation_state(self.model)) is not None:
+            checkpoint[RANK_ALLOCATION] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that does not hold exactly what trains; Lightning would load what fits."""
-        check_trainables(self, checkpoint)
+        """Refuse a checkpoint that does not hold exactly what trains; restore the adapter's and the window's state."""
+        assert self.model is not None
+        check_trainables(checkpoint, self._trainable_names(), self._backbone_identity())
+        self.window.loss_scale = checkpoint.get(LOSS_SCALE)
+        restore_allocation(self.model, checkpoint.get(RANK_ALLOCATION))
+
+    def _trainable_names(self) -> set[str]:
+        return {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+
+    def _backbone_identity(self) -> dict[str, Any]:
+        return identify_backbone(self.backbone.location, self.backbone.revision)
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer over trainables only, and the schedule over optimizer steps."""
@@ -216,7 +232,7 @@ class PeftModule(EvaluationModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Take the batch into the accumulation window; return what the window's gradients come from."""
         total, weight, _ = self.loss(batch)
-        return self.window.add(total, weight, self.trainer)
+        return self.window.accumulate(total, weight, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Make the gradients those of the whole window and the adapter's penalty, and log the window's mean loss.
@@ -224,7 +240,7 @@ class PeftModule(EvaluationModule):
         The gradients are unscaled and not yet clipped.
         """
         assert self.model is not None
-        self.log("train/loss", self.window.close(self.parameters(), self.trainer))
+        self.log("train/loss", self.window.normalize_gradients(self.parameters(), self.trainer))
         if all(parameter.grad is None for parameter in self.parameters()):
             return  # the step is skipped
         penalty = add_penalty(self.model)

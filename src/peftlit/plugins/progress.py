@@ -8,9 +8,9 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from peftlit.modules.accumulation import at_step_boundary
 from peftlit.modules.metrics import HEADLINES
 from peftlit.modules.optim import learning_rate
-from peftlit.modules.window import at_step_boundary
 from peftlit.plugins.throughput import throughput_of
 
 _LINES_PER_EPOCH = 10

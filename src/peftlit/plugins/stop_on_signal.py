@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
 from peftlit.errors import Stopped
-from peftlit.modules.window import at_step_boundary
+from peftlit.modules.accumulation import at_step_boundary
 
 log = logging.getLogger(__name__)
 

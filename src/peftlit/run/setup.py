@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from peftlit.data import TokenDataModule
-from peftlit.errors import ConfigError, RunFolderError
+from peftlit.errors import RunFolderError
 from peftlit.files import write_json, write_text
+from peftlit.modules.accumulation import check_nothing_inside_windows
 from peftlit.run.folder import RunFolder
 
 
@@ -48,7 +46,7 @@ class RunSetup(Callback):
             ConfigError: Validation would fall inside an accumulation window.
             RunFolderError: Another run has taken the folder since this one started.
         """
-        _check_windows(trainer)
+        check_nothing_inside_windows(trainer)
         self._begin(trainer)
         if self.writes_log and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]
@@ -94,43 +92,3 @@ class RunSetup(Callback):
         if not (self.folder.path / "metrics.csv").exists():
             return ""
         return f"resumed_{1 + len(list(self.folder.path.glob('resumed_*')))}"
-
-
-def _check_windows(trainer: Trainer) -> None:
-    """Refuse checkpoints inside an accumulation window: they would lack the gradients so far."""
-    windows = {trainer.accumulate_grad_batches}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, GradientAccumulationScheduler):
-            windows |= set(callback.scheduling.values())
-    longest = max(windows)
-    every, batches = trainer.val_check_batch, trainer.num_training_batches
-    if longest > 1 and every is None:  # Lightning goes by the clock
-        raise ConfigError(
-            f"trainer.val_check_interval: a time would fall inside windows of {longest} batches "
-            "(trainer.accumulate_grad_batches); give a number of batches"
-        )
-    across = trainer.check_val_every_n_epoch is None and every not in (None, math.inf)
-    if across and batches != math.inf and any(batches % window for window in windows):
-        raise ConfigError(
-            f"trainer.check_val_every_n_epoch: null counts on over the ends of epochs, and windows of {longest} "
-            f"batches (trainer.accumulate_grad_batches) do not fill one of {batches}; leave it out"
-        )
-    inside = every is not None and (across or every < batches) and any(every % window for window in windows)
-    if inside:
-        multiple = math.lcm(*windows)
-        raise ConfigError(
-            f"trainer.val_check_interval: every {every} batches falls inside a window of {longest} "
-            f"(trainer.accumulate_grad_batches); use a multiple of {multiple}"
-        )
-    for callback in trainer.checkpoint_callbacks:
-        if not isinstance(callback, ModelCheckpoint):
-            continue
-        if longest > 1 and callback._train_time_interval is not None:
-            raise ConfigError(
-                "ModelCheckpoint.train_time_interval: would save inside accumulation windows; use every_n_train_steps"
-            )
-        if callback.save_on_exception:
-            raise ConfigError(
-                "ModelCheckpoint.save_on_exception: an error leaves a step half done; leave it out (signals write a "
-                "checkpoint by themselves, and --ckpt_path last goes on from the last one)"
-            )
