@@ -32,7 +32,6 @@ from peftlit.modules.inference import in_evaluation, model_inputs
 from peftlit.modules.language_head import LanguageHead
 from peftlit.modules.metrics import Average, Direction
 from peftlit.modules.optim import Schedule, parameter_groups, with_schedule
-from peftlit.modules.problems import Problem
 
 log = logging.getLogger(__name__)
 
@@ -61,8 +60,6 @@ class PeftModule(EvaluationModule):
     """What is learned of texts without labels; None where labels are learned."""
     pretrained_head = False
     """Whether the head is the pretrained one, which stays frozen, rather than a new one."""
-    problem: Problem | None = None
-    """What is asked of a row, where rows are classified."""
     curve = "f1"
     """The metric to draw beside the loss."""
     average: Average = "macro"
@@ -102,19 +99,6 @@ class PeftModule(EvaluationModule):
         """Return the entries of the model's config that the task sets."""
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the model on a batch.
-
-        Args:
-            batch: The batch.
-
-        Returns:
-            The sum of the losses (scalar), their weight (scalar: rows or tokens), and what scores are made of: logits,
-            or the number of tokens found. What a gradient is divided by is the weight summed over all that one
-            optimizer step sees.
-        """
-
-    @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of a batch, in float32.
 
@@ -137,10 +121,6 @@ class PeftModule(EvaluationModule):
     def num_outputs(self) -> int:
         """Number of logits that a head of our own gives for a row."""
         raise NotImplementedError(f"{type(self).__name__} has no head of its own")
-
-    @abstractmethod
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name what the task logs in an evaluation, without the ``val/`` or ``test/`` prefix."""
 
     def monitors(self) -> dict[str, Direction]:
         """Name every value that a callback may monitor, and say whether lower or higher is better."""

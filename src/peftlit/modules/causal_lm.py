@@ -19,10 +19,9 @@ from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
-from peftlit.modules.evaluation import Stage
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.losses import BinaryCrossEntropy, Loss
-from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE, make_problem
 from peftlit.modules.token_scores import TokenScores
@@ -134,12 +133,6 @@ class CausalLM(PeftModule):
             return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", **record}}
         return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, **record}}
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of classes, or of tokens where rows have no labels."""
-        if self.problem is None:
-            return TokenScores.directions()
-        return self.problem.metrics(self.average, tuned=False).directions()
-
     def logits(self, batch: Batch) -> Tensor:
         """Return the labels' scores (B, C), or where there are none the logits of every token (B, T, V), in float32.
 
@@ -204,24 +197,3 @@ class CausalLM(PeftModule):
     def _prompts(self, batch: Batch) -> dict[str, Tensor]:
         self.batch_shape = tuple(batch["input_ids"].shape)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
-        """Feed a batch to the scores.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-
-        Returns:
-            Of a classifier ``row`` (B,), ``labels`` and ``answers`` (probabilities).
-        """
-        scores = self.val_scores if stage == "val" else self.test_scores
-        total, weight, found = self.loss(batch)
-        if isinstance(scores, TokenScores):
-            scores.update(total, weight, found)
-            return None
-        assert self.problem is not None
-        assert isinstance(scores, ClassScores)
-        answers = self.problem.answers(found)
-        scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}

@@ -12,8 +12,6 @@ from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.modules.base import PeftModule
-from peftlit.modules.evaluation import Stage
-from peftlit.modules.metrics import Direction
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE
 from peftlit.modules.token_scores import TokenScores
@@ -38,8 +36,6 @@ class MaskedLM(PeftModule):
     objective = "masked"
     pretrained_head = True
     curve = "perplexity"
-    val_scores: TokenScores
-    test_scores: TokenScores
 
     def __init__(
         self,
@@ -61,10 +57,6 @@ class MaskedLM(PeftModule):
         """Return what the model was made for."""
         return {PROBLEM_FILE: {"problem_type": "masked_language_modeling", **self.data.text_record()}}
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of tokens."""
-        return TokenScores.directions()
-
     def logits(self, batch: Batch) -> Tensor:
         """Return the logits of every token, (B, T, V), in float32.
 
@@ -85,13 +77,3 @@ class MaskedLM(PeftModule):
         asked = batch["labels"] != IGNORE_INDEX
         total, right = self.language_head.loss(hidden[asked], batch["labels"][asked])
         return total, asked.sum(), right
-
-    def evaluation_step(self, batch: Batch, stage: Stage) -> None:
-        """Feed a batch to the scores.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-        """
-        scores = self.val_scores if stage == "val" else self.test_scores
-        scores.update(*self.loss(batch))
