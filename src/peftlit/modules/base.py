@@ -1,4 +1,4 @@
-"""What every task shares: backbone + adapter + head + optimizer, and when they are built."""
+"""What every task shares: backbone, adapter, head and optimizer, and when each is built."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ RANK_ALLOCATION = "rank_allocation"
 
 
 class PeftModule(EvaluationModule):
-    """A backbone with an adapter and a head. A task says its Auto class, its loss and its metrics.
+    """A backbone with an adapter and a head. A task adds its Auto class, its loss and its metrics.
 
-    Nothing is loaded in the constructor: :meth:`check` looks at names and shapes, and Lightning calls
+    Nothing is loaded in the constructor: :meth:`check` compares names and shapes, and Lightning calls
     :meth:`configure_model` when the weights are wanted.
 
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, :class:`~peftlit.adapters.FullFineTuning`, or None for the head alone.
-        head: Makes logits of hidden states; None = the head that belongs to the Auto class.
+        head: Computes logits from hidden states; None = the head that belongs to the Auto class.
         optimizer: Builds the optimizer from parameter groups; None = ``torch.optim.AdamW`` with its defaults.
         scheduler: A :class:`~peftlit.modules.optim.Schedule`, or anything that builds a torch scheduler.
         data: What is known of the data; linked from it.
@@ -100,26 +100,18 @@ class PeftModule(EvaluationModule):
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch, in float32.
-
-        Args:
-            batch: The batch; its labels are not looked at.
-        """
+        """Return the logits of a batch in float32; its labels are not used."""
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return what has to be known to read the logits: JSON files of the export by name; the base has none."""
+        """Return what is needed to read the logits: JSON files of the export by name."""
         return {}
 
     def restore(self, records: dict[str, dict[str, Any]]) -> None:
-        """Take back what :meth:`records` gave.
-
-        Args:
-            records: The same files.
-        """
+        """Restore what :meth:`records` returned."""
 
     @property
     def num_outputs(self) -> int:
-        """Number of logits that a head of our own gives for a row."""
+        """Number of logits that a head of ours gives for a row."""
         raise NotImplementedError(f"{type(self).__name__} has no head of its own")
 
     def monitors(self) -> dict[str, Direction]:
@@ -135,7 +127,7 @@ class PeftModule(EvaluationModule):
         return self.backbone.read_config(**updates)
 
     def check(self) -> None:
-        """Find what can be known to be wrong before weights load: architecture, targets, lengths.
+        """Find what does not fit before weights load: architecture, targets, lengths.
 
         Raises:
             PeftlitError: Saying what does not fit.
@@ -143,10 +135,10 @@ class PeftModule(EvaluationModule):
         check_fit(self)
 
     def configure_model(self, device: torch.device | None = None) -> None:
-        """Load the weights, attach the adapter, turn on training mode; the second call does nothing.
+        """Load the weights, attach the adapter, turn on training mode; a second call does nothing.
 
         Args:
-            device: Where quantized layers are made; None = where the Trainer computes.
+            device: Where quantized layers are created; None = where the Trainer computes.
         """
         if self.model is not None:
             return
@@ -157,11 +149,11 @@ class PeftModule(EvaluationModule):
         self.train()
 
     def on_validation_model_train(self) -> None:
-        """Go back to training mode after a validation: all of it, dropout in the frozen layers included."""
+        """Return to training mode after a validation, dropout in frozen layers included."""
         self.train()
 
     def on_fit_start(self) -> None:
-        """Start in training mode: transformers hands models over in evaluation mode. Say what trains."""
+        """Start in training mode, because transformers loads models in evaluation mode, and log what trains."""
         self.train()
         report_parameters(self)
 
@@ -200,22 +192,18 @@ class PeftModule(EvaluationModule):
         return with_schedule(optimizer, self.scheduler, steps)
 
     def model_inputs(self, batch: Batch) -> dict[str, Tensor]:
-        """Return what the model's forward takes; under left padding, positions count from the first token.
-
-        Args:
-            batch: The batch.
-        """
+        """Return what the model's forward takes; under left padding, positions count from the first token."""
         assert self.model is not None
         self.batch_shape = tuple(batch["input_ids"].shape)
         return model_inputs(self.model, batch, self.data.padding_side)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Take the batch into the accumulation window; return what the window's gradients come from."""
+        """Add the batch to the accumulation window, and return the loss for ``backward``."""
         total, weight, _ = self.loss(batch)
         return self.window.accumulate(total, weight, self.trainer)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Make the gradients those of the whole window and the adapter's penalty, and log the window's mean loss.
+        """Normalize the gradients over the window, add those of the adapter's penalty, and log the window's mean loss.
 
         The gradients are unscaled and not yet clipped.
         """
@@ -247,29 +235,15 @@ class PeftModule(EvaluationModule):
         allocate(self.model, self.trainer.global_step + 1)  # this step is counted later
 
     def evaluate_batch(self, batch: Batch) -> Tensor:
-        """Return the logits of a batch in evaluation mode, on the CPU, and leave the mode as it was.
-
-        There is no autocast, unless frozen weights are stored in 16 bits and have to meet a float32 head.
-
-        Args:
-            batch: The batch, anywhere.
-        """
+        """Return the logits of a batch in evaluation mode, on the CPU, without autocast; see :func:`in_evaluation`."""
         return in_evaluation(self, self.logits, batch)
 
     def text_states(self, batch: Batch) -> Tensor:
-        """Return the last hidden states of the text alone, (B, T, H): peft puts virtual tokens in front of it.
-
-        Args:
-            batch: The batch, on the model's device.
-        """
+        """Return the last hidden states of the text alone, (B, T, H): peft puts virtual tokens in front of it."""
         assert self.model is not None
         hidden: Tensor = self.model(**self.model_inputs(batch)).last_hidden_state
         return hidden[:, -batch["input_ids"].shape[1] :]
 
     def hidden_states(self, batch: Batch) -> Tensor:
-        """Return :meth:`text_states` as :meth:`evaluate_batch` returns logits.
-
-        Args:
-            batch: The batch, anywhere.
-        """
+        """Return :meth:`text_states` as :meth:`evaluate_batch` returns logits."""
         return in_evaluation(self, self.text_states, batch)

@@ -1,4 +1,4 @@
-"""Run a module's model outside of training: what its forward takes, and in which mode and precision."""
+"""How a module's model is run: what its forward takes, and its mode and precision outside of training."""
 
 from __future__ import annotations
 
@@ -22,12 +22,7 @@ def model_inputs(
 ) -> dict[str, Tensor]:
     """Return what the model's forward takes; under left padding, positions count from the first token.
 
-    Sequences that share a row are told apart by their positions, which transformers looks at where there is no cache.
-
-    Args:
-        model: The model.
-        batch: The batch.
-        padding_side: The side that batches are padded on.
+    Sequences that share a row are told apart by their positions, which transformers considers only without a cache.
     """
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
     if padding_side == "left" and "position_ids" not in inputs and _takes(model, "position_ids"):

@@ -1,4 +1,4 @@
-"""Masked language modelling: find the tokens that are hidden."""
+"""Masked language modelling: predict the tokens that are hidden."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from peftlit.modules.token_scores import TokenScores
 
 
 class MaskedLM(PeftModule):
-    """Learn to find hidden tokens, with the backbone's pretrained head, which stays frozen.
+    """Learn to predict hidden tokens, with the backbone's pretrained head, which stays frozen.
 
-    Where the backbone's weights bring no such head, its layers are new and train; an output matrix that is tied to the
-    embeddings stays frozen with them. Loss and perplexity are over all hidden tokens of a split.
+    If the backbone's weights have no such head, its layers are new and train; an output matrix tied to the embeddings
+    stays frozen with them. Loss and perplexity are over all hidden tokens of a split.
 
     Args:
         backbone: The base model.
@@ -50,19 +50,15 @@ class MaskedLM(PeftModule):
         self.val_scores, self.test_scores = TokenScores(), TokenScores()
 
     def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is taken as it is."""
+        """Return nothing: the pretrained model is used as it is."""
         return {}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return what the model was made for."""
+        """Return what the model was trained for."""
         return {PROBLEM_FILE: {"problem_type": "masked_language_modeling", **self.data.text_record()}}
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of every token, (B, T, V), in float32.
-
-        Args:
-            batch: The batch.
-        """
+        """Return the logits of every token, (B, T, V), in float32."""
         assert self.model is not None
         logits: Tensor = self.model(**self.model_inputs(batch)).logits
         return logits.float()

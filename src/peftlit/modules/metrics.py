@@ -56,23 +56,15 @@ _CONFUSION = "confusion_matrix"
 
 
 def plain(value: Tensor | float) -> float:
-    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579.
-
-    Args:
-        value: A number that was computed or logged in float32.
-    """
+    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579."""
     return float(str(numpy.float32(float(value))))
 
 
 class Metrics(MetricCollection, ABC):
-    """What is measured of one problem type. Feed it what the problem answers, and the labels."""
+    """The metrics of one problem type. Feed it the problem's answers and the labels."""
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
-        """Turn what ``compute()`` returned into named numbers.
-
-        Args:
-            computed: The result of ``compute()``.
-        """
+        """Turn the result of ``compute()`` into named numbers."""
         return {name: float(value) for name, value in computed.items() if name != _CONFUSION}
 
     @abstractmethod
@@ -83,18 +75,18 @@ class Metrics(MetricCollection, ABC):
 class ClassMetrics(Metrics):
     """What the metrics of classification have in common: precision, recall and F1, averaged and of each class.
 
-    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are
-    logged beside them, and those of each class as ``f1_<label>``.
+    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are logged
+    beside them, and those of each class as ``f1_<label>``.
 
     Args:
         members: The metrics; those averaged under ``<name>_<average>`` and ``<name>_per_class``.
         label_names: The classes' names in the order of their ids.
-        average: Which average goes by the bare name.
+        average: Which average has the bare name.
         averages: The averages there are.
         others: The remaining scalars.
 
     Raises:
-        ConfigError: A label's name is that of an average, or there is no such average.
+        ConfigError: A label has the name of an average, or there is no such average.
     """
 
     def __init__(
@@ -120,11 +112,7 @@ class ClassMetrics(Metrics):
         self._others = others
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
-        """Flatten what ``compute()`` returned, per-class values as ``f1_<label>``.
-
-        Args:
-            computed: The result of ``compute()``.
-        """
+        """Flatten the result of ``compute()``, per-class values as ``f1_<label>``."""
         flat: dict[str, float] = {}
         for name, value in computed.items():
             if name.endswith(_PER_CLASS):
@@ -158,12 +146,7 @@ class CalibrationError(Metric):
             self.add_state(name, torch.zeros(CALIBRATION_BINS, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Count a batch.
-
-        Args:
-            probabilities: (B, C).
-            labels: Class ids, (B,).
-        """
+        """Count a batch of probabilities (B, C) and class ids (B,)."""
         confidence, predicted = probabilities.float().max(-1)
         edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, device=confidence.device)[1:-1]
         bins = torch.bucketize(confidence, edges, right=True)
@@ -180,12 +163,7 @@ class CalibrationError(Metric):
 class SingleLabelMetrics(ClassMetrics):
     """Metrics of one class per row: feed probabilities (B, C) and class ids (B,).
 
-    A class that occurs neither among labels nor among predictions is left out of the macro average, as in
-    scikit-learn.
-
-    Args:
-        label_names: The classes' names in the order of their ids.
-        average: ``macro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+    A class that occurs neither among labels nor among predictions is left out of the macro average, as in scikit-learn.
     """
 
     def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
@@ -212,12 +190,12 @@ class SingleLabelMetrics(ClassMetrics):
 class MultiLabelMetrics(ClassMetrics):
     """Metrics of any number of labels per row: feed probabilities (B, C) and labels (B, C) of 0 and 1.
 
-    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label
-    that is never given nor predicted counts as 0 in the macro average, as in scikit-learn.
+    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label that is
+    never given nor predicted counts as 0 in the macro average, as in scikit-learn.
 
     Args:
         label_names: The labels' names in the order of their ids.
-        average: ``macro``, ``micro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+        average: Which average ``f1``, ``precision`` and ``recall`` are.
         thresholds: From which probability on each label is given, (C,); shared with the problem.
     """
 
@@ -240,12 +218,7 @@ class MultiLabelMetrics(ClassMetrics):
         self.thresholds = thresholds
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:  # type: ignore[override]  # of a dict
-        """Count a batch.
-
-        Args:
-            probabilities: Probability of each label, (B, C).
-            labels: 1 where the label is given, (B, C).
-        """
+        """Count a batch of probabilities (B, C) and labels (B, C) of 0 and 1."""
         given = probabilities >= self.thresholds.to(probabilities.device)
         super().update(given.int(), labels.int())
 

@@ -79,24 +79,16 @@ class SequenceClassification(PeftModule):
         return {"num_labels": self.num_outputs, **self.problem.label_map()} if self.head is None else {}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return the label map, which transformers takes as it is, and what else the problem has to know."""
+        """Return the label map, in transformers' form, and what else the problem has to know."""
         record = {**self.problem.record(), **self.data.text_record()}
         return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: record}
 
     def restore(self, records: dict[str, dict[str, Any]]) -> None:
-        """Take the thresholds back.
-
-        Args:
-            records: What :meth:`records` gave.
-        """
+        """Restore the thresholds."""
         self.problem.restore(records[PROBLEM_FILE])
 
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits (B, outputs) in float32.
-
-        Args:
-            batch: The batch.
-        """
+        """Return the logits (B, outputs) in float32."""
         assert self.model is not None
         if self.head is not None:
             logits = self.head(self.text_states(batch), batch["attention_mask"])

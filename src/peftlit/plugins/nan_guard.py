@@ -1,4 +1,4 @@
-"""Stop, or step over, what is not a number before it reaches the weights."""
+"""Stop, or skip the step, on a NaN or infinite loss or gradient."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _NAMED = 8
 
 
 class FiniteGuard(Callback):
-    """Look at every optimizer step's losses and gradients before the step is made: one answer from the device a step.
+    """Check every optimizer step's losses and gradients before the step is made: one transfer from the device a step.
 
-    All ranks judge alike: what is not finite on one of them ends the step on all. Under a float16 scaler infinite
-    gradients are its own affair: it skips the step and lowers its scale. A loss that is not finite never is.
+    All ranks judge alike: what is not finite on one of them ends or skips the step on all. Under a float16 scaler
+    infinite gradients are left to the scaler, which skips the step and lowers its scale. A loss that is not finite
+    never is.
 
     Args:
         policy: ``stop`` = end the run, weights and checkpoints untouched; ``skip`` = leave the step out, and count it.

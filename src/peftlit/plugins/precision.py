@@ -1,4 +1,4 @@
-"""Which precision the Trainer computes in: chosen once, by the hardware, and logged."""
+"""Which precision the Trainer computes in: chosen once by the hardware, and logged."""
 
 from __future__ import annotations
 
@@ -89,14 +89,7 @@ class AdapterPrecision(MixedPrecision):
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Any, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Step, and count the steps that the scaler skips because a gradient overflowed.
-
-        Args:
-            optimizer: The optimizer.
-            model: The module.
-            closure: Runs forward and backward.
-            **kwargs: What the optimizer's own step takes.
-        """
+        """Step, and count the steps that the scaler skips because a gradient overflowed."""
         before = self.scaler.get_scale() if self.scaler is not None else 0.0
         result = super().optimizer_step(optimizer, model, closure, **kwargs)
         if self.scaler is not None and self.scaler.get_scale() < before:
@@ -113,11 +106,7 @@ class AdapterPrecision(MixedPrecision):
         return {**super().state_dict(), "skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state back.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Restore what :meth:`state_dict` returned."""
         state = dict(state_dict)
         self.skipped_steps = state.pop("skipped_steps", 0)
         super().load_state_dict(state)

@@ -1,4 +1,4 @@
-"""Pre-emption and Ctrl-C: the step ends, a checkpoint is written, the exit code says so."""
+"""On SIGTERM or Ctrl-C the current optimizer step finishes, a checkpoint is written, and the exit code says why."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ CHECKPOINT_NAME = "stopped.ckpt"
 
 
 class StopOnSignal(Checkpoint):
-    """End training at the next optimizer step after SIGTERM, Ctrl-C, or the signal by which SLURM tells to requeue.
+    """End training at the next optimizer step after SIGTERM, Ctrl-C, or SLURM's signal to requeue.
 
-    Whatever else asks for an end inside an accumulation window, as ``trainer.max_time`` may, is held back until there.
-    It is a checkpoint callback so that it runs after all others, whose own checkpoints are then written. A second
-    Ctrl-C ends at once. During validation it is the validation that is given up; it is done anew when the run goes on.
+    Any other request to stop inside an accumulation window, such as ``trainer.max_time``, is deferred to its end. It is
+    a checkpoint callback so that it runs after all others, whose own checkpoints are then written. A second Ctrl-C ends
+    at once. A validation is given up, and done anew when the run resumes.
 
     Args:
         folder: Where checkpoints are.
-        way_on: The command that goes on, for the message.
+        way_on: The command that resumes, for the message.
     """
 
     def __init__(self, folder: Path, way_on: str) -> None:
@@ -44,16 +44,11 @@ class StopOnSignal(Checkpoint):
         self._before: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Listen."""
         self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside."""
+        """Listen; Lightning's own listeners, which stop inside an accumulation window, are replaced."""
         self._listen(trainer)
         # what it asks the other ranks for before each micro-batch, we ask after a step
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
@@ -84,7 +79,7 @@ class StopOnSignal(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop where the batch ended an optimizer step.
+        """Stop if the batch ended an optimizer step.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -104,15 +99,7 @@ class StopOnSignal(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop; before training has begun, its first step is waited for.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
-            dataloader_idx: Not used.
+        """Stop; before training has begun, only after its first step.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -135,11 +122,7 @@ class StopOnSignal(Checkpoint):
         raise Stopped(f"stopped by {name} after step {trainer.global_step}; go on with: {self.way_on}", asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop for a signal that came after the last step, then listen no more: Lightning does so before a fit ends.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
+        """Stop for a signal that came after the last step, then stop listening: Lightning does so before a fit ends.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -148,13 +131,7 @@ class StopOnSignal(Checkpoint):
         self._stop_listening()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            exception: What ends training.
-        """
+        """Stop listening."""
         self._stop_listening()
 
     def _stop_listening(self) -> None:

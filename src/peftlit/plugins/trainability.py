@@ -1,4 +1,4 @@
-"""Stop a run in which something that should learn does not, or something frozen moves."""
+"""Stop a run in which something that should learn does not, or something frozen changes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SHORTEST_WAY = 1e-6
 class TrainabilityGuard(Callback):
     """Judge every tensor after a few optimizer steps with a learning rate over zero.
 
-    Every trainable one must have had a finite gradient other than zero and must have moved; every frozen one
-    must be what it was. A few steps are needed: LoRA's A has a gradient of exactly zero while B is zero.
+    Every trainable one must have had a finite gradient other than zero and must have changed; every frozen one must be
+    unchanged. A few steps are needed: LoRA's A has a gradient of exactly zero while B is zero.
 
     Args:
         num_steps: Optimizer steps with a learning rate over zero before the judgement.
