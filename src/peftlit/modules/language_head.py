@@ -108,8 +108,7 @@ class LanguageHead:
         """
         config = self._inner.config.get_text_config()
         windows = [getattr(config, name, None) for name in WINDOWS]
-        with self._evaluation():
-            sizes = [size for size in windows if isinstance(size, int)] if self._branches() else [0]
+        sizes = [size for size in windows if isinstance(size, int)] if self._branches() else [0]
         limit = min([sys.maxsize, *sizes])
         if limit < sys.maxsize:
             log.info("%s: rows of more than %d tokens cannot branch; labels get rows of their own", self._name, limit)
@@ -121,14 +120,8 @@ class LanguageHead:
         device = self._body.device
         rows = torch.tensor([[0, 1, 2, 0], [2, 1, 2, 0]], device=device)  # one sequence behind two others
         inputs = {"input_ids": rows, "position_ids": torch.tensor([[0, 1, 0, 1]] * 2, device=device)}
-        try:
-            with self._evaluation():
-                hidden = self.hidden_states(inputs).float()
-        except torch.OutOfMemoryError:
-            raise
-        except PROBE_FAILURES:
-            return False
-        return bool((hidden[0, 2:] - hidden[1, 2:]).norm() < 1e-2 * hidden[0, 2:].norm())
+        hidden = self._states_if_possible(inputs)
+        return hidden is not None and _close(hidden[1, 2:], hidden[0, 2:])
 
     def branching_mask(self, seen: Tensor) -> Tensor:
         """Return the mask (B, 1, T, T) for the model; ``seen[b, i, j]`` = token i of row b sees token j."""
@@ -192,13 +185,18 @@ class LanguageHead:
             "attention_mask": self.branching_mask(seen),
             "position_ids": torch.tensor([[0, 1, 1], [0, 1, 2]], device=seen.device),
         }
+        hidden = self._states_if_possible(inputs)
+        return hidden is not None and _close(hidden[0, 2], hidden[1, 1])
+
+    def _states_if_possible(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Return hidden states in evaluation mode, None if the model does not take such inputs."""
         try:
-            hidden = self.hidden_states(inputs).float()
+            with self._evaluation():
+                return self.hidden_states(inputs).float()
         except torch.OutOfMemoryError:
             raise
         except PROBE_FAILURES:
-            return False
-        return bool((hidden[0, 2] - hidden[1, 1]).norm() < 1e-2 * hidden[1, 1].norm())
+            return None
 
     @property
     def _name(self) -> str:
@@ -242,6 +240,11 @@ class LanguageHead:
             del self._body.__dict__["forward"]
             if own is not None:
                 self._body.forward = own
+
+
+def _close(some: Tensor, others: Tensor) -> bool:
+    """Tell whether hidden states differ by no more than kernels do."""
+    return bool((some - others).norm() < 1e-2 * others.norm())
 
 
 def _alike(some: Tensor, others: Tensor) -> bool:

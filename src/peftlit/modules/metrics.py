@@ -20,20 +20,7 @@ from torchmetrics import (
     PearsonCorrCoef,
     SpearmanCorrCoef,
 )
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
-    MulticlassPrecision,
-    MulticlassRecall,
-    MultilabelConfusionMatrix,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-    MultilabelHammingDistance,
-    MultilabelPrecision,
-    MultilabelRecall,
-)
+from torchmetrics import classification as tm
 
 from peftlit.backbone.hardware import widest_float
 from peftlit.errors import ConfigError
@@ -75,15 +62,16 @@ class Metrics(MetricCollection, ABC):
 class ClassMetrics(Metrics):
     """What the metrics of classification have in common: precision, recall and F1, averaged and of each class.
 
-    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are logged
-    beside them, and those of each class as ``f1_<label>``.
+    ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are
+    logged beside them, and those of each class as ``f1_<label>``.
 
     Args:
-        members: The metrics; those averaged under ``<name>_<average>`` and ``<name>_per_class``.
         label_names: The classes' names in the order of their ids.
         average: Which average has the bare name.
         averages: The averages there are.
-        others: The remaining scalars.
+        averaged: The classes of precision, recall and F1.
+        others: The remaining scalars, each with its direction.
+        confusion_matrix: The confusion matrix.
 
     Raises:
         ConfigError: A label has the name of an average, or there is no such average.
@@ -91,25 +79,29 @@ class ClassMetrics(Metrics):
 
     def __init__(
         self,
-        members: dict[str, Any],
-        *,
         label_names: Sequence[str],
         average: Average,
         averages: Sequence[Average],
-        others: dict[str, Direction],
+        averaged: Sequence[Any],
+        others: dict[str, tuple[Metric, Direction]],
+        confusion_matrix: Metric,
     ) -> None:
-        super().__init__(members)
         if average not in averages:
             raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {', '.join(averages)}")
-        for label in label_names:
-            if label in averages:
-                raise ConfigError(
-                    f"data.label_names: a label called {label!r} would be taken for the average f1_{label}"
-                )
+        if taken := [label for label in label_names if label in averages]:
+            raise ConfigError(
+                f"data.label_names: a label called {taken[0]!r} would be taken for the average f1_{taken[0]}"
+            )
+        members: dict[str, Any] = {name: metric for name, (metric, _) in others.items()}
+        members[_CONFUSION] = confusion_matrix
+        for name, kind in zip(_AVERAGED, averaged, strict=True):
+            members |= {f"{name}_{which}": kind(len(label_names), average=which) for which in averages}
+            members[f"{name}{_PER_CLASS}"] = kind(len(label_names), average=None)
+        super().__init__(members)
         self.label_names = list(label_names)
         self.average = average
         self.averages = list(averages)
-        self._others = others
+        self._others = {name: direction for name, (_, direction) in others.items()}
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
         """Flatten the result of ``compute()``, per-class values as ``f1_<label>``."""
@@ -168,22 +160,17 @@ class SingleLabelMetrics(ClassMetrics):
 
     def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
         n = len(label_names)
-        members: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(n, average="micro"),
-            "mcc": MulticlassMatthewsCorrCoef(n),
-            "calibration_error": CalibrationError(),
-            _CONFUSION: MulticlassConfusionMatrix(n),
-        }
-        kinds = zip(_AVERAGED, (MulticlassPrecision, MulticlassRecall, MulticlassF1Score), strict=True)
-        for name, metric in kinds:
-            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in ("macro", "weighted")}
-            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
         super().__init__(
-            members,
-            label_names=label_names,
-            average=average,
-            averages=("macro", "weighted"),
-            others={"accuracy": "max", "mcc": "max", "calibration_error": "min"},
+            label_names,
+            average,
+            ("macro", "weighted"),
+            (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score),
+            {
+                "accuracy": (tm.MulticlassAccuracy(n, average="micro"), "max"),
+                "mcc": (tm.MulticlassMatthewsCorrCoef(n), "max"),
+                "calibration_error": (CalibrationError(), "min"),
+            },
+            tm.MulticlassConfusionMatrix(n),
         )
 
 
@@ -203,18 +190,17 @@ class MultiLabelMetrics(ClassMetrics):
 
     def __init__(self, label_names: Sequence[str], average: Average, thresholds: Tensor) -> None:
         n = len(label_names)
-        members: dict[str, Any] = {
-            "accuracy": MultilabelExactMatch(n),
-            "hamming_loss": MultilabelHammingDistance(n, average="micro"),
-            _CONFUSION: MultilabelConfusionMatrix(n),
-        }
-        averages: tuple[Average, ...] = ("macro", "micro", "weighted")
-        kinds = zip(_AVERAGED, (MultilabelPrecision, MultilabelRecall, MultilabelF1Score), strict=True)
-        for name, metric in kinds:
-            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in averages}
-            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
-        others: dict[str, Direction] = {"accuracy": "max", "hamming_loss": "min"}
-        super().__init__(members, label_names=label_names, average=average, averages=averages, others=others)
+        super().__init__(
+            label_names,
+            average,
+            ("macro", "micro", "weighted"),
+            (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score),
+            {
+                "accuracy": (tm.MultilabelExactMatch(n), "max"),
+                "hamming_loss": (tm.MultilabelHammingDistance(n, average="micro"), "min"),
+            },
+            tm.MultilabelConfusionMatrix(n),
+        )
         self.thresholds = thresholds
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:  # type: ignore[override]  # of a dict
@@ -227,14 +213,8 @@ class RegressionMetrics(Metrics):
     """Metrics of one number per row: feed values (B,) and labels (B,)."""
 
     def __init__(self) -> None:
-        super().__init__(
-            {
-                "mse": MeanSquaredError(),
-                "mae": MeanAbsoluteError(),
-                "pearson": PearsonCorrCoef(),
-                "spearman": SpearmanCorrCoef(),
-            }
-        )
+        correlations = {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+        super().__init__({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **correlations})
         self.set_dtype(widest_float())
 
     def directions(self) -> dict[str, Direction]:

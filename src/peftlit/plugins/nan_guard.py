@@ -76,8 +76,7 @@ class FiniteGuard(Callback):
                 f"{said}; lower the learning rate or set trainer.gradient_clip_val; --ckpt_path last goes on from the "
                 "last checkpoint"
             )
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            parameter.grad = None
+        optimizer.zero_grad(set_to_none=True)
         self.skipped_steps += 1
         log.warning("%s; skipped, %d in all", said, self.skipped_steps)
 

@@ -51,7 +51,7 @@ class StopOnSignal(Checkpoint):
         """Listen; Lightning's own listeners, which stop inside an accumulation window, are replaced."""
         self._listen(trainer)
         # what it asks the other ranks for before each micro-batch, we ask after a step
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
@@ -70,15 +70,10 @@ class StopOnSignal(Checkpoint):
         if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
-        log.info(
-            "%s: stopping after this step%s",
-            signal.Signals(number).name,
-            " (Ctrl-C again: at once)" * (number == signal.SIGINT),
-        )
+        again = " (Ctrl-C again: at once)" * (number == signal.SIGINT)
+        log.info("%s: stopping after this step%s", signal.Signals(number).name, again)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop if the batch ended an optimizer step.
 
         Raises:
@@ -90,15 +85,7 @@ class StopOnSignal(Checkpoint):
         self._held, trainer.should_stop = False, self._held or trainer.should_stop
         self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop; before training has begun, only after its first step.
 
         Raises:
@@ -110,9 +97,8 @@ class StopOnSignal(Checkpoint):
     def _stop_if_asked(self, trainer: Trainer) -> None:
         asked = self._asked
         if trainer.world_size > 1:  # one rank may have heard it, or another one first
-            asked = int(
-                trainer.strategy.reduce(torch.tensor(asked, device=trainer.strategy.root_device), reduce_op="max")
-            )
+            own = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(own, reduce_op="max"))
         if not asked:
             return
         trainer.save_checkpoint(self.folder / CHECKPOINT_NAME)
@@ -138,10 +124,6 @@ class StopOnSignal(Checkpoint):
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def _ask_nobody() -> None:
-    """Do nothing."""
 
 
 def _requeue() -> None:
