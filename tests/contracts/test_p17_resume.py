@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from peftlit.adapters.adalora import AdaLora
 from peftlit.checkpoint import random_states
 from peftlit.checkpoint import resume as resumption
 from peftlit.data import TextDataModule
-from peftlit.modules import base as base_module
 from peftlit.plugins import Resumption
 from tests.contracts import killed
 from tests.contracts.toy_runs import write_base
@@ -116,7 +116,7 @@ def test_p17_goes_red_without(breaker, whole, base, tmp_path) -> None:
 
 
 def lose_the_ranks() -> None:
-    base_module.restore_allocation = lambda model, state: None  # type: ignore[assignment]
+    AdaLora.restore_state = lambda self, model, state: None  # type: ignore[method-assign]
 
 
 def test_p17_goes_red_without_the_ranks_given_out(whole, base, tmp_path) -> None:
