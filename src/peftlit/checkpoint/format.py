@@ -149,7 +149,7 @@ def _join(folder: Path, header: dict[str, Any], tensors: dict[str, Any]) -> dict
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
+        raise _damaged_tree(folder)
     return checkpoint
 
 
@@ -186,14 +186,18 @@ def _read_header(folder: Path) -> dict[str, Any]:
         version, digest, tree_digest = header["format_version"], header["tensors_sha256"], header["tree_sha256"]
         tree = header["tree"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint") from error
+        raise _damaged_tree(folder) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{folder}: written in format {version}, this peftlit reads {FORMAT_VERSION}")
     if _tree_digest(tree) != tree_digest:
         raise CheckpointError(f"{file}: not what was written (checksum); use another checkpoint")
     if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
+        raise _damaged_tree(folder)
     return header
+
+
+def _damaged_tree(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
 
 
 def _require_plain_file(file: Path) -> None:
