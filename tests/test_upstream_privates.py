@@ -132,8 +132,8 @@ def _start_method() -> None:
 
 
 LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
-    "_get_kasa_loss": (("adapters/penalty.py",), _lora_losses),
-    "_get_monteclora_loss": (("adapters/penalty.py",), _lora_losses),
+    "_get_kasa_loss": (("adapters/peft_method.py",), _lora_losses),
+    "_get_monteclora_loss": (("adapters/peft_method.py",), _lora_losses),
     "_attn_implementation": (("backbone/backbone.py", "modules/language_head.py"), _attention),
     "_parse_ckpt_path": (("cli/lightning_cli.py",), _overridden_by_the_cli),
     "_run_subcommand": (("cli/lightning_cli.py",), _overridden_by_the_cli),

@@ -96,7 +96,7 @@ def test_a_config_that_names_no_architecture_is_refused(config, message):
 def test_an_architecture_without_the_task_is_refused():
     backbone = Backbone(config={"model_type": "vit"})
     with pytest.raises(BackboneError, match="'vit' models have no AutoModelForSequenceClassification"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
 
 
 def test_weights_are_checked_against_their_digest(model_folder):
@@ -277,13 +277,13 @@ def test_gradient_checkpointing_is_refused_before_weights_load_where_the_code_ha
         str(model_folder(tiny.CUSTOM_CODE)), gradient_checkpointing=True, **tiny.LOADED_WITH[tiny.CUSTOM_CODE]
     )
     with pytest.raises(BackboneError, match="FusedForSequenceClassification does not support gradient checkpointing"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
 
 
 def test_code_that_misses_a_package_is_refused_by_one_of_our_errors(model_folder, tmp_path):
     backbone = Backbone(str(model_folder(tiny.CUSTOM_CODE)), trust_remote_code=True)
     with pytest.raises(BackboneError, match="needs xformers; install it, or switch off .*config_overrides"):
-        backbone.skeleton(AUTO, backbone.read_config())
+        backbone.meta_model(AUTO, backbone.read_config())
     folder = tiny.write_model(tmp_path, tiny.CUSTOM_CODE)
     code = folder / "configuration.py"
     code.write_text("import no_such_package_anywhere\n" + code.read_text())
@@ -308,7 +308,7 @@ def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
 )
 def test_heads_are_what_is_not_backbone(family, heads, model_folder):
     backbone = Backbone(str(model_folder(family)))
-    assert head_modules(backbone.skeleton(AUTO, backbone.read_config())) == heads
+    assert head_modules(backbone.meta_model(AUTO, backbone.read_config())) == heads
     assert load(backbone)[1] == heads
 
 

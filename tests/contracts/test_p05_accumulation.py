@@ -240,7 +240,7 @@ def test_p05_a_penalty_counts_once_for_two_ranks(adapter, model_folder, tmp_path
 
 @pytest.mark.parametrize("adapter", PENALISED)
 def test_p05_goes_red_without_the_penalty(adapter, model_folder, monkeypatch):
-    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    monkeypatch.setattr(base, "add_penalty", lambda *_: None)
     with pytest.raises(AssertionError, match="gradients differ"):
         test_p05_a_penalty_enters_after_the_normaliser(adapter, model_folder)
 
@@ -250,11 +250,11 @@ def test_p05_goes_red_when_the_penalty_is_divided_by_the_rows(adapter, model_fol
     close = AccumulationWindow.close
 
     def penalty_first(self: AccumulationWindow, parameters: Any, trainer: Any) -> Tensor:
-        penalty.add_penalty(trainer.lightning_module.model)
+        penalty.add_penalty(trainer.lightning_module.model, trainer.lightning_module.method)
         return close(self, parameters, trainer)
 
     monkeypatch.setattr(AccumulationWindow, "close", penalty_first)
-    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    monkeypatch.setattr(base, "add_penalty", lambda *_: None)
     with pytest.raises(AssertionError, match="gradients differ"):
         test_p05_a_penalty_counts_once_for_a_step(adapter, None, model_folder)
 

@@ -153,7 +153,7 @@ class Backbone:
                 "model id that can be reached); give a local folder: backbone.name_or_path: /path/to/model"
             ) from error
 
-    def skeleton(self, auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
+    def meta_model(self, auto_class: Any, config: PretrainedConfig) -> PreTrainedModel:
         """Build the model without memory on the meta device: names and shapes only.
 
         Args:

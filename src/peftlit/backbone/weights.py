@@ -35,12 +35,12 @@ class Loaded(NamedTuple):
     Attributes:
         model: The model, frozen.
         heads: Names of the modules that are new and have to train.
-        fresh: Names of the weights that the checkpoint lacks in a head that is otherwise the pretrained one's.
+        newly_initialized: Names of the weights that the checkpoint lacks in a head that is otherwise pretrained.
     """
 
     model: PreTrainedModel
     heads: list[str]
-    fresh: list[str]
+    newly_initialized: list[str]
 
 
 def load_weights(
@@ -62,7 +62,7 @@ def load_weights(
         mixed_precision: Whether the Trainer computes under autocast.
         full: Whether all weights will train; they are then loaded in float32.
         pretrained_head: Whether the head is the pretrained one, and stays frozen. Where the checkpoint has none,
-            its weights are fresh; an output matrix that is tied to the embeddings never is.
+            its weights are newly initialized; an output matrix that is tied to the embeddings never is.
         device: Where quantized layers are made; anything else is loaded to the CPU and moved by Lightning.
 
     Returns:
@@ -71,9 +71,9 @@ def load_weights(
     Raises:
         BackboneError: The weights cannot be loaded, or are not the ones named by ``sha256``.
     """
-    skeleton = backbone.skeleton(auto_class, config)
-    heads = head_modules(skeleton)
-    quantization = backbone.quantization_config(float_modules(skeleton), device.type)
+    meta_model = backbone.meta_model(auto_class, config)
+    heads = head_modules(meta_model)
+    quantization = backbone.quantization_config(float_modules(meta_model), device.type)
     arguments: dict[str, Any] = {"config": config, "quantization_config": quantization}
     if quantization is not None:
         arguments["device_map"] = {"": device}

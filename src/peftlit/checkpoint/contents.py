@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from peftlit.adapters.adalora import allocation_state, restore_allocation
 from peftlit.digest import commit_of, config_sha256, weights_sha256
 from peftlit.errors import CheckpointError
 
@@ -17,8 +16,8 @@ BACKBONE = "backbone"
 ANCHOR = "window_anchor"
 """Key of a checkpoint under which is written what losses are divided by until a window closes."""
 
-ALLOCATION = "rank_allocation"
-"""Key of a checkpoint under which is written what ranks are given out by, where an adapter's ranks change."""
+METHOD_STATE = "rank_allocation"
+"""Key of a checkpoint for the adapter method's state, if it has one; named after AdaLoRA's, which was the first."""
 
 
 def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
@@ -40,8 +39,8 @@ def keep_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in names}
     checkpoint[BACKBONE] = _identity(module)
     checkpoint[ANCHOR] = module.window.anchor
-    if module.model is not None and (allocation := allocation_state(module.model)) is not None:
-        checkpoint[ALLOCATION] = allocation
+    if module.model is not None and (state := module.method.state(module.model)) is not None:
+        checkpoint[METHOD_STATE] = state
 
 
 def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
@@ -71,8 +70,8 @@ def check_trainables(module: PeftModule, checkpoint: dict[str, Any]) -> None:
             "restore it, or start a new run"
         )
     module.window.anchor = checkpoint.get(ANCHOR)
-    if module.model is not None:
-        restore_allocation(module.model, checkpoint.get(ALLOCATION))
+    if module.model is not None and METHOD_STATE in checkpoint:
+        module.method.restore_state(module.model, checkpoint[METHOD_STATE])
 
 
 def _identity(module: PeftModule) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.adapters.attach import stand_in_rows, virtual_tokens
 from peftlit.batch import Batch
 from peftlit.data.chat import Renderer
 from peftlit.data.messages import Message
@@ -53,7 +52,7 @@ class Generator(Predictor):
         """
         prompts = self._prompts(questions, first_row)
         # a long prompt leaves little room, and must not take others' away; nor may padding stand behind virtual tokens
-        apart = stand_in_rows(self.module.adapter)
+        apart = self.module.method.virtual_tokens_in_row
         kinds = [(self._room(prompt), len(prompt) if apart else 0) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}
         for kind in dict.fromkeys(kinds):
@@ -103,7 +102,7 @@ class Generator(Predictor):
         """Return how many tokens an answer may have; padding takes no positions, virtual tokens do."""
         if self._window is None:
             return self.max_new_tokens
-        return min(self.max_new_tokens, self._window - virtual_tokens(self.module.adapter) - len(prompt))
+        return min(self.max_new_tokens, self._window - self.module.method.virtual_tokens - len(prompt))
 
     def _put(self, question: Question, row: int) -> str | list[Message]:
         if isinstance(question, str):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from peftlit.adapters import Adapter, FullFineTuning
+from peftlit.adapters import method_of
+from peftlit.adapters.adapter import read_adapter
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
 from peftlit.batch import DataSpec
@@ -30,12 +30,10 @@ from peftlit.export.mask_filler import MaskFiller
 from peftlit.export.predictor import Predictor
 from peftlit.export.sizes import check_sizes
 from peftlit.export.write import (
-    ADAPTER_CONFIG_FILE,
     ADAPTER_FOLDER,
     HEAD_FILE,
     HEAD_RECORD_FILE,
     METRICS_FILE,
-    MODEL_FILE,
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
     load_export,
@@ -47,15 +45,8 @@ from peftlit.modules.heads import Head
 from peftlit.modules.losses import BinaryCrossEntropy
 from peftlit.modules.problems import PROBLEM_FILE
 
-_FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
-"""What makes peft load weights from elsewhere, pickles too, unless it is empty or this."""
-
 _LONGEST = 1 << 20
 """A tokenizer that was saved without a length names a number beyond all windows."""
-
-_FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
-"""How an adapter's first values are found does not matter when it is loaded, but some ways read files or change the
-base."""
 
 
 def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Predictor:
@@ -145,8 +136,8 @@ def _module(
     folder: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
 ) -> PeftModule:
     """Make the module that the records describe; nothing is loaded."""
-    adapter = _adapter(folder)
-    backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
+    adapter = read_adapter(folder)
+    backbone = _backbone(folder, trust_remote_code, full=method_of(adapter).trains_backbone)
     padding_side: Literal["left", "right"] = "left" if tokenizer.padding_side == "left" else "right"
     kind, prompt = record["problem_type"], record.get("prompt")
     data = DataSpec(
@@ -208,23 +199,6 @@ def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
 
 def _quantization(path: Path) -> BitsAndBytesConfig:
     config: BitsAndBytesConfig = BitsAndBytesConfig.from_dict(read_record(path, RunFolderError))
-    return config
-
-
-def _adapter(folder: Path) -> Adapter:
-    path = folder / ADAPTER_CONFIG_FILE
-    if not path.is_file():
-        return FullFineTuning() if (folder / MODEL_FILE).is_file() else None
-    entries = read_record(path, RunFolderError)
-    fetching = [key for key, harmless in _FETCHING_ENTRIES.items() if entries.get(key) not in (None, harmless)]
-    if fetching:
-        raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
-    config: PeftConfig = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = False
-    config.base_model_name_or_path = None  # peft would warn where it is not the folder that is loaded from
-    for key, value in _FIRST_VALUES.items():
-        if hasattr(config, key):
-            setattr(config, key, value)
     return config
 
 

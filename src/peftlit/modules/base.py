@@ -15,8 +15,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
-from peftlit.adapters import Adapter
-from peftlit.adapters.adalora import allocate, warn_of_unsettled_ranks
+from peftlit.adapters import Adapter, method_of
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
@@ -24,7 +23,7 @@ from peftlit.batch import Batch, DataSpec, Objective
 from peftlit.checkpoint.contents import check_trainables, keep_trainables
 from peftlit.errors import ConfigError
 from peftlit.modules.build import build_model, report_parameters, trainer_of
-from peftlit.modules.check import check_fit
+from peftlit.modules.check import NOTHING_TRAINS, check_model
 from peftlit.modules.evaluation import EvaluationModule
 from peftlit.modules.heads import Head
 from peftlit.modules.inference import in_evaluation, model_inputs
@@ -80,6 +79,7 @@ class PeftModule(EvaluationModule):
         super().__init__()
         self.backbone = backbone
         self.adapter = adapter
+        self.method = method_of(adapter)
         self.head = head
         if head is not None:
             self.auto_class, self.task_type = AutoModel, TaskType.FEATURE_EXTRACTION
@@ -89,7 +89,7 @@ class PeftModule(EvaluationModule):
         self.data = data or DataSpec()
         self.model: PreTrainedModel | PeftModel | None = None
         self.heads: list[str] = []
-        self.fresh: list[str] = []
+        self.newly_initialized: list[str] = []
         self.batch_shape: tuple[int, ...] = ()
         self.window = AccumulationWindow()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
@@ -157,7 +157,18 @@ class PeftModule(EvaluationModule):
         Raises:
             PeftlitError: Saying what does not fit.
         """
-        check_fit(self)
+        check_model(
+            self.backbone,
+            self.method,
+            self.auto_class,
+            self.read_config(),
+            self.data,
+            head=self.head,
+            task_type=self.task_type,
+            objective=self.objective,
+            pretrained_head=self.pretrained_head,
+            classifies=self.problem is not None,
+        )
 
     def configure_model(self, device: torch.device | None = None) -> None:
         """Load the weights, attach the adapter, turn on training mode; the second call does nothing.
@@ -167,10 +178,26 @@ class PeftModule(EvaluationModule):
         """
         if self.model is not None:
             return
+        trainer = trainer_of(self)
         if device is None:
-            trainer = trainer_of(self)
             device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
-        build_model(self, device)
+        self.model, self.heads, self.newly_initialized = build_model(
+            self.backbone,
+            self.method,
+            self.auto_class,
+            self.read_config(),
+            task_type=self.task_type,
+            pretrained_head=self.pretrained_head,
+            own_head=self.head is not None,
+            mixed_precision=trainer is not None and "mixed" in str(trainer.precision),
+            device=device,
+        )
+        if self.head is not None:
+            self.head.build(self.model.config.hidden_size, self.num_outputs)
+        if self.pretrained_head:
+            self.language_head = LanguageHead(self.model)
+        if not any(parameter.requires_grad for parameter in self.parameters()):
+            raise ConfigError(NOTHING_TRAINS)
         self.train()
 
     def on_validation_model_train(self) -> None:
@@ -180,7 +207,7 @@ class PeftModule(EvaluationModule):
     def on_fit_start(self) -> None:
         """Start in training mode: transformers hands models over in evaluation mode. Say what trains."""
         self.train()
-        report_parameters(self)
+        report_parameters(self, self.method, self.heads, self.newly_initialized)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep only the parameters that train."""
@@ -200,7 +227,7 @@ class PeftModule(EvaluationModule):
         if hasattr(optimizer, "keep_embeddings_in_32_bits"):
             optimizer.keep_embeddings_in_32_bits(self.model)
         steps = self.trainer.estimated_stepping_batches
-        warn_of_unsettled_ranks(self.model, steps)
+        self.method.before_training(steps)
         return with_schedule(optimizer, self.scheduler, steps)
 
     def model_inputs(self, batch: Batch) -> dict[str, Tensor]:
@@ -227,7 +254,7 @@ class PeftModule(EvaluationModule):
         self.log("train/loss", self.window.close(self.parameters(), self.trainer))
         if all(parameter.grad is None for parameter in self.parameters()):
             return  # the step is skipped
-        penalty = add_penalty(self.model)
+        penalty = add_penalty(self.model, self.method)
         if penalty is not None:
             self.log("train/penalty", penalty)
 
@@ -238,7 +265,7 @@ class PeftModule(EvaluationModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Make the step, then let an adapter whose ranks change give them out, before anything is saved.
+        """Make the step, then let the method act on it before anything is saved.
 
         Args:
             epoch: The epoch.
@@ -248,7 +275,7 @@ class PeftModule(EvaluationModule):
         """
         assert self.model is not None
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        allocate(self.model, self.trainer.global_step + 1)  # this step is counted later
+        self.method.after_optimizer_step(self.model, self.trainer.global_step + 1)  # this step is counted later
 
     def evaluate_batch(self, batch: Batch) -> Tensor:
         """Return the logits of a batch in evaluation mode, on the CPU, and leave the mode as it was.

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from peft import PeftConfig, TaskType
+from peft import TaskType
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -101,9 +101,9 @@ class CausalLM(PeftModule):
             PeftlitError: Saying what does not fit.
         """
         super().check()
-        if self.data.packing and isinstance(self.adapter, PeftConfig) and self.adapter.is_prompt_learning:
+        if self.data.packing and self.method.virtual_tokens:
             raise ConfigError(
-                f"data.packing: {type(self.adapter).__name__} puts its virtual tokens before the first sequence of a "
+                f"data.packing: {self.method.name} puts its virtual tokens before the first sequence of a "
                 "row alone, and the others would see it; leave packing out"
             )
 
