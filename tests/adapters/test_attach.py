@@ -14,7 +14,7 @@ from peft import (
 )  # fmt: skip
 from transformers import AutoModelForSequenceClassification
 
-from peftlit.adapters import FullFineTuning, attach, method_of, peft_method
+from peftlit.adapters import AdapterContext, FullFineTuning, attach, method_of, peft_method
 from peftlit.backbone import Backbone
 from peftlit.backbone.weights import load_weights
 from peftlit.errors import AdapterError
@@ -39,10 +39,8 @@ def load(config=DISTILBERT, quantization=None):
 
 
 def attached(adapter, quantization=None, model=None):
-    return attach(
-        model or load(quantization=quantization), method_of(adapter), heads=HEADS, task_type=TaskType.SEQ_CLS,
-        quantized=quantization is not None,
-    )  # fmt: skip
+    context = AdapterContext(TaskType.SEQ_CLS, quantization is not None, heads=HEADS)
+    return attach(model or load(quantization=quantization), method_of(adapter), context)
 
 
 def test_distilbert_with_lora_r_8_trains_739586_parameters():
@@ -168,13 +166,8 @@ def test_a_head_that_an_adapter_leaves_frozen_is_refused():
     gpt2 = {"model_type": "gpt2", **tiny.CONFIGS["gpt2"], "vocab_size": 80, "pad_token_id": 0}
     model = load(gpt2)
     try:
-        wrapped = attach(
-            model,
-            method_of(PrefixTuningConfig(num_virtual_tokens=2)),
-            heads=["score"],
-            task_type=TaskType.SEQ_CLS,
-            quantized=False,
-        )
+        method = method_of(PrefixTuningConfig(num_virtual_tokens=2))
+        wrapped = attach(model, method, AdapterContext(TaskType.SEQ_CLS, quantized=False, heads=["score"]))
     except AdapterError as error:
         assert "score" in str(error)  # noqa: PT017  both outcomes are right
     else:

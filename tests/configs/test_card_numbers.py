@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from peftlit.adapters import attach
+from peftlit.adapters import AdapterContext, attach
 from peftlit.backbone.architecture import head_modules
 from peftlit.data import Reviews
 from peftlit.modules import PeftModule
@@ -61,11 +61,10 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     module.model = attach(
         meta_model,
         module.method,
-        heads=[] if module.pretrained_head else heads,
-        task_type=module.task_type,
-        quantized=False,
-        excluded_modules=heads if module.pretrained_head else [],
-        newly_initialized=fresh,
+        AdapterContext(module.task_type, quantized=False, excluded_modules=heads)
+        if module.pretrained_head
+        else AdapterContext(module.task_type, quantized=False, heads=heads),
+        fresh,
     )
     assert {p.device.type for p in module.parameters()} == {"meta"}
     if module.head is not None:

@@ -17,7 +17,7 @@ from peft import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from peftlit.adapters import attach, method_of
+from peftlit.adapters import AdapterContext, attach, method_of
 from peftlit.backbone import Backbone
 from peftlit.backbone.weights import load_weights
 from tests import tiny
@@ -69,9 +69,9 @@ def language_model(
         model = attach(
             model,
             method_of(adapter),
-            heads=[],
-            task_type=TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION,
-            quantized=recipe.quantization is not None,
+            AdapterContext(
+                TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION, recipe.quantization is not None
+            ),
         )
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftConfig, PeftModel, TaskType
+from peft import PeftConfig, PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from peftlit.adapters.method import AdapterContext
 from peftlit.adapters.peft_method import PeftMethod
 from peftlit.errors import AdapterError
 
@@ -21,15 +21,13 @@ log = logging.getLogger(__name__)
 class AdaLora(PeftMethod):
     """Attach AdaLoRA, and do what peft leaves to the training loop: the penalty and the ranks."""
 
-    def check(
-        self, model: PreTrainedModel, *, task_type: TaskType | None, quantized: bool, excluded_modules: Sequence[str]
-    ) -> None:
+    def check(self, model: PreTrainedModel, context: AdapterContext) -> None:
         """Refuse also a target rank that is not below the first one.
 
         Raises:
             AdapterError: Saying which setting to change.
         """
-        super().check(model, task_type=task_type, quantized=quantized, excluded_modules=excluded_modules)
+        super().check(model, context)
         if self.config.target_r >= self.config.init_r:
             raise AdapterError(
                 f"adapter.target_r: got {self.config.target_r} with init_r {self.config.init_r}; AdaLoRA starts with "
@@ -95,9 +93,9 @@ class AdaLora(PeftMethod):
         finally:
             config.rank_pattern = pattern
 
-    def _wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         """Freeze the divisors: where peft casts them for 4-bit layers, they would begin to train, unsaved."""
-        wrapped = super()._wrap(model, config)
+        wrapped = super().wrap(model, config)
         for name, parameter in wrapped.named_parameters():
             if ".ranknum." in name:
                 parameter.requires_grad_(False)

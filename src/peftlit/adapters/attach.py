@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from peft import PeftModel, TaskType
+from peft import PeftModel
 from transformers import PreTrainedModel
 
-from peftlit.adapters.method import AdapterMethod
+from peftlit.adapters.method import AdapterContext, AdapterMethod
 from peftlit.backbone.architecture import linear_layers
 from peftlit.backbone.quantization import answer_in_autocast_dtype
 from peftlit.errors import AdapterError, first_line
@@ -17,11 +17,7 @@ from peftlit.errors import AdapterError, first_line
 def attach(
     model: PreTrainedModel,
     method: AdapterMethod,
-    *,
-    heads: list[str],
-    task_type: TaskType | None,
-    quantized: bool,
-    excluded_modules: Sequence[str] = (),
+    context: AdapterContext,
     newly_initialized: Sequence[str] = (),
 ) -> PreTrainedModel | PeftModel:
     """Attach the method; afterwards its weights and the head train in float32, and nothing else does.
@@ -29,10 +25,7 @@ def attach(
     Args:
         model: The frozen model with its head.
         method: What to attach.
-        heads: Names of the modules that are newly initialized and have to train.
-        task_type: peft's name of the task, None where it has none.
-        quantized: Whether the backbone is quantized.
-        excluded_modules: Names of modules that must not be adapted: a pretrained head, or what the task does not use.
+        context: What task and backbone ask.
         newly_initialized: Names of single weights that the checkpoint lacked and that have to train.
 
     Returns:
@@ -41,19 +34,17 @@ def attach(
     Raises:
         AdapterError: The method does not fit this model.
     """
-    name, linear = type(model).__name__, ", ".join(linear_layers(model))
-    method.check(model, task_type=task_type, quantized=quantized, excluded_modules=excluded_modules)
+    name, linear = "quantized " * context.quantized + type(model).__name__, ", ".join(linear_layers(model))
+    method.check(model, context)
     try:
-        attached = method.attach(
-            model, heads=heads, task_type=task_type, quantized=quantized, excluded_modules=excluded_modules
-        )
+        attached = method.attach(model, context)
         _smoke_forward(attached)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, AttributeError) as error:
-        way_out = "set backbone.quantization: null, or choose" if quantized else "choose"
+        way_out = "set backbone.quantization: null, or choose" if context.quantized else "choose"
         raise AdapterError(
-            f"adapter: {method.name} does not work on {'quantized ' * quantized}{name}: {first_line(error)}; {way_out} "
+            f"adapter: {method.name} does not work on {name}: {first_line(error)}; {way_out} "
             f"another adapter or other target_modules (its linear layers are {linear})"
         ) from error
     for weight in newly_initialized:

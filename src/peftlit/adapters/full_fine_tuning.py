@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from peft import TaskType
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from peftlit.adapters.method import AdapterMethod
+from peftlit.adapters.method import AdapterContext, AdapterMethod
 from peftlit.errors import AdapterError
 
 MODEL_FILE = "model.safetensors"
@@ -22,29 +21,19 @@ class FullFineTuning(AdapterMethod):
     trains_backbone = True
     weights_file = MODEL_FILE
 
-    def check(
-        self, model: PreTrainedModel, *, task_type: TaskType | None, quantized: bool, excluded_modules: Sequence[str]
-    ) -> None:
+    def check(self, model: PreTrainedModel, context: AdapterContext) -> None:
         """Refuse a quantized backbone.
 
         Raises:
             AdapterError: It is quantized.
         """
-        if quantized:
+        if context.quantized:
             raise AdapterError(
                 "adapter: FullFineTuning cannot train quantized weights; set backbone.quantization: null, or use a "
                 "peft adapter such as peft.LoraConfig"
             )
 
-    def attach(
-        self,
-        model: PreTrainedModel,
-        *,
-        heads: list[str],
-        task_type: TaskType | None,
-        quantized: bool,
-        excluded_modules: Sequence[str],
-    ) -> PreTrainedModel:
+    def attach(self, model: PreTrainedModel, context: AdapterContext) -> PreTrainedModel:
         """Let all weights require gradients."""
         model.requires_grad_(True)
         return model
@@ -52,12 +41,6 @@ class FullFineTuning(AdapterMethod):
     def save(self, model: PreTrainedModel, folder: Path, *, base_model: str, revision: str | None) -> None:
         """Write an ordinary transformers folder."""
         model.save_pretrained(folder)
-
-    def load(self, model: PreTrainedModel, tensors: dict[str, Tensor]) -> list[str]:
-        """Load the whole model; return the names that are too many or missing."""
-        result = model.load_state_dict(tensors, strict=False)
-        trained = {name for name, _ in model.named_parameters()}
-        return sorted({*result.unexpected_keys, *(trained & set(result.missing_keys))})
 
     def head_tensors(self, model: Any, newly_initialized: Sequence[str]) -> dict[str, Tensor]:
         """Return nothing: the model is saved as a whole."""

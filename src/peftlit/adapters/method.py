@@ -5,18 +5,34 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from peft import PeftModel, TaskType
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 
+class AdapterContext(NamedTuple):
+    """What task and backbone ask of a method.
+
+    Attributes:
+        task_type: peft's name of the task, None where it has none.
+        quantized: Whether the backbone is quantized.
+        excluded_modules: Names of modules that must not be adapted: a pretrained head, or what the task does not use.
+        heads: Names of the modules that are newly initialized and have to train.
+    """
+
+    task_type: TaskType | None
+    quantized: bool
+    excluded_modules: Sequence[str] = ()
+    heads: Sequence[str] = ()
+
+
 class AdapterMethod(ABC):
     """One way of fine-tuning: what it attaches to a backbone, what it does while training, and how it is saved.
 
     A method holds settings only, and is handed the model that it attached itself to. Hooks see optimizer steps, never
-    micro-batches. Most methods need no more than :meth:`attach`, :meth:`save` and :meth:`load`.
+    micro-batches. Only :meth:`attach` has to be written.
     """
 
     trains_backbone: ClassVar[bool] = False
@@ -35,39 +51,24 @@ class AdapterMethod(ABC):
         """What error messages call the method."""
         return type(self).__name__
 
-    def check(  # noqa: B027  most methods fit every model
-        self, model: PreTrainedModel, *, task_type: TaskType | None, quantized: bool, excluded_modules: Sequence[str]
-    ) -> None:
+    def check(self, model: PreTrainedModel, context: AdapterContext) -> None:  # noqa: B027
         """Refuse what does not fit, before weights are loaded and again before the method is attached.
 
         Args:
             model: The model, on the meta device or loaded.
-            task_type: peft's name of the task, None where it has none.
-            quantized: Whether the backbone is quantized.
-            excluded_modules: Names of modules that must not be adapted.
+            context: What task and backbone ask; before weights are loaded, the heads are not known.
 
         Raises:
             AdapterError: Saying which setting to change.
         """
 
     @abstractmethod
-    def attach(
-        self,
-        model: PreTrainedModel,
-        *,
-        heads: list[str],
-        task_type: TaskType | None,
-        quantized: bool,
-        excluded_modules: Sequence[str],
-    ) -> PreTrainedModel | PeftModel:
+    def attach(self, model: PreTrainedModel, context: AdapterContext) -> PreTrainedModel | PeftModel:
         """Add the method's weights to the frozen model, and let them and the heads require gradients.
 
         Args:
             model: The frozen model with its head.
-            heads: Names of the modules that are newly initialized and have to train.
-            task_type: peft's name of the task, None where it has none.
-            quantized: Whether the backbone is quantized.
-            excluded_modules: Names of modules that must not be adapted.
+            context: What task and backbone ask.
 
         Returns:
             The model itself, or the peft model around it.
@@ -111,8 +112,7 @@ class AdapterMethod(ABC):
     def restore_state(self, model: nn.Module, state: dict[str, Any]) -> None:  # noqa: B027
         """Take back what :meth:`state` returned."""
 
-    @abstractmethod
-    def save(self, model: Any, folder: Path, *, base_model: str, revision: str | None) -> None:
+    def save(self, model: Any, folder: Path, *, base_model: str, revision: str | None) -> None:  # noqa: B027
         """Write the trained weights and their config into an export folder.
 
         Args:
@@ -122,14 +122,9 @@ class AdapterMethod(ABC):
             revision: The backbone's commit.
         """
 
-    @abstractmethod
     def load(self, model: Any, tensors: dict[str, Tensor]) -> list[str]:
-        """Load what :meth:`save` wrote to :attr:`weights_file`; return the names that are too many or missing.
-
-        Args:
-            model: What :meth:`attach` returned.
-            tensors: The file's content.
-        """
+        """Load the content of :attr:`weights_file`; return the names that are too many or missing."""
+        return load_trained(model, tensors)
 
     def head_tensors(self, model: Any, newly_initialized: Sequence[str]) -> dict[str, Tensor]:
         """Return the trained weights of the Auto class's head that :meth:`save` does not write, by name.
@@ -140,3 +135,10 @@ class AdapterMethod(ABC):
         """
         base = self.base_model(model)
         return {name: base.get_parameter(name) for name in newly_initialized}
+
+
+def load_trained(module: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
+    """Load what trains in a module; return the names that are too many or missing."""
+    result = module.load_state_dict(tensors, strict=False)
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return sorted({*result.unexpected_keys, *(trained & set(result.missing_keys))})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from contextlib import suppress
 from inspect import signature
 from pathlib import Path
@@ -26,8 +25,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftlit.adapters.method import AdapterMethod
-from peftlit.adapters.targets import check_targets, is_target
+from peftlit.adapters.method import AdapterContext, AdapterMethod
+from peftlit.adapters.targets import check_targets, is_inside, is_target
 from peftlit.backbone.quantization import WEIGHT_INT8
 from peftlit.errors import AdapterError, RunFolderError
 from peftlit.files import read_record
@@ -53,9 +52,10 @@ class PeftMethod(AdapterMethod):
     """
 
     weights_file = ADAPTER_FILE
+    config: Any
 
     def __init__(self, config: PeftConfig) -> None:
-        self.config: Any = config
+        self.config = config
         if self.config.is_prompt_learning:
             self.virtual_tokens = self.config.num_virtual_tokens or 0
             self.virtual_tokens_in_row = config.peft_type not in _KEYS_AND_VALUES
@@ -65,28 +65,18 @@ class PeftMethod(AdapterMethod):
         """The config's class."""
         return type(self.config).__name__
 
-    def check(
-        self, model: PreTrainedModel, *, task_type: TaskType | None, quantized: bool, excluded_modules: Sequence[str]
-    ) -> None:
+    def check(self, model: PreTrainedModel, context: AdapterContext) -> None:
         """Refuse another task's config, virtual tokens that the model cannot take, and targets that it does not have.
 
         Raises:
             AdapterError: Saying which setting to change.
         """
-        self._check_task(task_type)
+        self._check_task(context.task_type)
         self._check_virtual_tokens(model)
         self._check_settings()
-        check_targets(self.config, model, type(model).__name__, excluded_modules)
+        check_targets(self.config, model, type(model).__name__, context.excluded_modules)
 
-    def attach(
-        self,
-        model: PreTrainedModel,
-        *,
-        heads: list[str],
-        task_type: TaskType | None,
-        quantized: bool,
-        excluded_modules: Sequence[str],
-    ) -> PeftModel:
+    def attach(self, model: PreTrainedModel, context: AdapterContext) -> PeftModel:
         """Wrap the model; the heads become ``modules_to_save``.
 
         Raises:
@@ -98,23 +88,19 @@ class PeftMethod(AdapterMethod):
                 "backbone.quantization: nf4-double"
             )
         config = copy.deepcopy(self.config)
-        config.task_type = task_type
+        config.task_type = context.task_type
         if hasattr(config, "modules_to_save"):
-            saved = dict.fromkeys([*(config.modules_to_save or []), *(head.rsplit(".", 1)[-1] for head in heads)])
-            config.modules_to_save = list(saved) or None
-        if excluded_modules and not isinstance(getattr(config, "exclude_modules", ""), str):
-            parts = (
-                f"{excluded}.{name}".rstrip(".")
-                for excluded in excluded_modules
-                for name, _ in model.get_submodule(excluded).named_modules()
-            )
-            names = {name for name in parts if is_target(name, config)}
-            config.exclude_modules = sorted({*(config.exclude_modules or []), *names}) or None
-        wrapped = self._wrap(model, config)
+            heads = [head.rsplit(".", 1)[-1] for head in context.heads]
+            config.modules_to_save = list(dict.fromkeys([*(config.modules_to_save or []), *heads])) or None
+        if context.excluded_modules and not isinstance(getattr(config, "exclude_modules", ""), str):
+            inside = [name for name, _ in model.named_modules() if is_inside(name, context.excluded_modules)]
+            excluded = {name for name in inside if is_target(name, config)}
+            config.exclude_modules = sorted({*(config.exclude_modules or []), *excluded}) or None
+        wrapped = self.wrap(model, config)
         base = wrapped.get_base_model()
-        for name in (*heads, *excluded_modules):
+        for name in (*context.heads, *context.excluded_modules):
             _assert_not_adapted(base, name)
-        for name in heads:
+        for name in context.heads:
             if not any(parameter.requires_grad for parameter in base.get_submodule(name).parameters()):
                 raise AdapterError(f"adapter: {self.name} leaves the head {name!r} frozen")
         return wrapped
@@ -161,7 +147,8 @@ class PeftMethod(AdapterMethod):
         now = get_peft_model_state_dict(model, save_embedding_layers=False)
         return sorted(name for name in {*tensors, *now} if not _same(tensors.get(name), now.get(name)))
 
-    def _wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+    def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+        """Return the peft model around the model."""
         wrapped: Any = get_peft_model(model, config)
         assert isinstance(wrapped, PeftModel)
         return wrapped

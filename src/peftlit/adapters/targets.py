@@ -28,6 +28,11 @@ def is_target(name: str, adapter: PeftConfig) -> bool:
     return any(_matches(name, target, pattern=False) for target in targets)
 
 
+def is_inside(name: str, modules: Sequence[str]) -> bool:
+    """Tell whether a name is that of one of the modules, or of a part of one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
 def _matches(name: str, target: str, *, pattern: bool) -> bool:
     return bool(re.fullmatch(target, name)) if pattern else name == target or name.endswith(f".{target}")
 
@@ -72,7 +77,7 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, exclud
 def _refuse_excluded(found: dict[str, list[str]], excluded_modules: Sequence[str], linear: list[str]) -> None:
     """Refuse targets whose every match is a module that is not adapted, or a part of one."""
     for target, matched in sorted(found.items()):
-        if all(any(f"{name}.".startswith(f"{part}.") for part in excluded_modules) for name in matched):
+        if all(is_inside(name, excluded_modules) for name in matched):
             raise AdapterError(
                 f"adapter.target_modules: {target!r} names parts of {' and '.join(excluded_modules)} only, which stays "
                 f"as it is; name other layers (the model's linear layers are {', '.join(linear)})"

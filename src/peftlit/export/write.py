@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.adapters.full_fine_tuning import MODEL_FILE
+from peftlit.adapters.method import load_trained
 from peftlit.adapters.peft_method import ADAPTER_FILE
 from peftlit.backbone.architecture import float_modules
 from peftlit.backbone.hardware import is_out_of_memory
@@ -157,7 +158,7 @@ def load_export(module: PeftModule, folder: Path) -> None:
             # read here and not by peft, which would take a pickle where there is no safetensors file
             odd += module.method.load(module.model, _read(folder / module.method.weights_file))
         if module.head is not None:
-            odd += _load_own_head(module.head, _read(folder / HEAD_FILE))
+            odd += load_trained(module.head, _read(folder / HEAD_FILE))
         elif expected := module.method.head_tensors(module.model, module.newly_initialized):
             tensors = _read(folder / HEAD_FILE)
             module.method.base_model(module.model).load_state_dict(tensors, strict=False)
@@ -165,13 +166,6 @@ def load_export(module: PeftModule, folder: Path) -> None:
         if odd:
             raise RunFolderError(f"{folder}: its weights do not belong to this config ({odd[0]})")
         module.restore({name: read_record(folder / name, RunFolderError) for name in module.records()})
-
-
-def _load_own_head(head: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
-    """Load what trains; return the names that are too many or missing."""
-    result = head.load_state_dict(tensors, strict=False)
-    trained = {name for name, parameter in head.named_parameters() if parameter.requires_grad}
-    return sorted({*result.unexpected_keys, *(trained & set(result.missing_keys))})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

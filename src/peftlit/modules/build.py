@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
@@ -11,7 +11,7 @@ from peft import PeftModel, TaskType
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from peftlit.adapters import AdapterMethod, attach
+from peftlit.adapters import AdapterContext, AdapterMethod, attach
 from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import head_modules, poolers
 from peftlit.backbone.quantization import WEIGHT_4BIT, is_quantized
@@ -19,20 +19,6 @@ from peftlit.backbone.weights import load_weights
 from peftlit.errors import BackboneError
 
 log = logging.getLogger(__name__)
-
-
-class Built(NamedTuple):
-    """A model with its adapter, and what of it is newly initialized.
-
-    Attributes:
-        model: The model itself, or the peft model around it.
-        heads: Names of the modules that are new.
-        newly_initialized: Names of the single weights that the checkpoint lacked in a pretrained head.
-    """
-
-    model: PreTrainedModel | PeftModel
-    heads: list[str]
-    newly_initialized: list[str]
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
@@ -54,7 +40,7 @@ def build_model(
     own_head: bool,
     mixed_precision: bool,
     device: torch.device,
-) -> Built:
+) -> tuple[PreTrainedModel | PeftModel, list[str], list[str]]:
     """Load the weights and attach the adapter.
 
     Args:
@@ -67,6 +53,9 @@ def build_model(
         own_head: Whether the head is one of ours, so that only the backbone's hidden states are used.
         mixed_precision: Whether the Trainer computes under autocast.
         device: Where quantized layers are made.
+
+    Returns:
+        The model, the names of the modules that are new, and those of the single weights that a pretrained head lacked.
 
     Raises:
         PeftlitError: The parts do not fit.
@@ -89,13 +78,10 @@ def build_model(
     attached = attach(
         model,
         method,
-        heads=heads,
-        task_type=task_type,
-        quantized=quantized,
-        excluded_modules=excluded_modules,
-        newly_initialized=newly_initialized,
+        AdapterContext(task_type, quantized, excluded_modules, heads),
+        newly_initialized,
     )
-    return Built(attached, heads, newly_initialized)
+    return attached, heads, newly_initialized
 
 
 def report_parameters(module: nn.Module, method: AdapterMethod, heads: list[str], newly_initialized: list[str]) -> None:

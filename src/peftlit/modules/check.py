@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
-from peftlit.adapters import AdapterMethod
+from peftlit.adapters import AdapterContext, AdapterMethod
 from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import head_modules, is_causal, learned_positions, poolers
 from peftlit.batch import DataSpec, Objective
@@ -60,12 +60,8 @@ def check_model(
             f"backbone: {type(model).__name__} sees the whole text at once and cannot learn to continue one; "
             "use MaskedLM"
         )
-    method.check(
-        model,
-        task_type=task_type,
-        quantized=backbone.quantization is not None,
-        excluded_modules=head_modules(model) if pretrained_head else [],
-    )
+    excluded_modules = head_modules(model) if pretrained_head else []
+    method.check(model, AdapterContext(task_type, backbone.quantization is not None, excluded_modules))
     if pretrained_head and method.trains_new_head_only:
         _check_new_head(backbone, model)
     if head is not None:
