@@ -33,8 +33,8 @@ from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu
 from peftlit.cli.error_mapping import map_missing_attributes
 from peftlit.cli.trainer_checks import check_trainer
 from peftlit.errors import PeftlitError
-from peftlit.run.window_checks import check_windows
-from tests.run.test_window_checks import trainer
+from peftlit.modules.accumulation import check_nothing_inside_windows
+from tests.modules.test_window_checks import trainer
 
 SRC = Path(peftlit.__file__).parent
 DOCUMENTED = {"_exit", "_replace"}
@@ -138,8 +138,8 @@ def _start_method() -> None:
 
 
 LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
-    "_get_kasa_loss": (("adapters/penalty.py",), _lora_losses),
-    "_get_monteclora_loss": (("adapters/penalty.py",), _lora_losses),
+    "_get_kasa_loss": (("adapters/peft_method.py",), _lora_losses),
+    "_get_monteclora_loss": (("adapters/peft_method.py",), _lora_losses),
     "_attn_implementation": (("backbone/backbone.py", "modules/language_head.py"), _attention),
     "_parse_ckpt_path": (("cli/lightning_cli.py",), _overridden_by_the_cli),
     "_run_subcommand": (("cli/lightning_cli.py",), _overridden_by_the_cli),
@@ -158,7 +158,7 @@ LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
     "_accelerator_connector": (("plugins/stop_on_signal.py",), None),
     "_broadcast_sigterm_tensor": (("plugins/stop_on_signal.py",), _broadcast),
     "_signal_connector": (("plugins/stop_on_signal.py",), None),
-    "_train_time_interval": (("run/window_checks.py",), _clock_of_a_checkpoint),
+    "_train_time_interval": (("modules/accumulation.py",), _clock_of_a_checkpoint),
     "_start_method": (("cli/trainer_checks.py",), _start_method),
 }
 """Name: the files that lean on it, and what shows that it is as they assume; None = :class:`Looks`, in a training."""
@@ -256,7 +256,7 @@ def _strategies(gone: pytest.MonkeyPatch) -> None:
 
 def _clocks(gone: pytest.MonkeyPatch) -> None:
     saver = _lacking(ModelCheckpoint(), "_train_time_interval")
-    check_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
+    check_nothing_inside_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
 
 
 def _repacking(gone: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ MOVED = {
     "peftlit.heads": "peftlit.modules.heads",
     "peftlit.losses": "peftlit.modules.losses",
     "peftlit.metrics": "peftlit.modules.metrics",
+    "peftlit.modules.window": "peftlit.modules.accumulation",
     "peftlit.optim": "peftlit.modules.optim",
     "peftlit.plugins.checkpoint_io": "peftlit.checkpoint.format",
     "peftlit.plugins.finite": "peftlit.plugins.nan_guard",

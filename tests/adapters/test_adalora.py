@@ -10,9 +10,9 @@ import torch
 from peft import AdaLoraConfig, AdamssConfig, LoraConfig
 from torch.utils.data import DataLoader
 
-from peftlit.adapters.adalora import allocate, allocation_state, restore_allocation
+from peftlit.adapters.adalora import AdaLora
+from peftlit.adapters.method import AdapterMethod
 from peftlit.errors import AdapterError
-from peftlit.modules import base
 from tests.conftest import toy_rows
 from tests.modules.cases import STORAGES, Case, collate, loader, make_module, make_trainer
 
@@ -43,6 +43,10 @@ def kept(module: Any) -> int:
     return sum(int((weight != 0).sum()) for name, weight in tuner.named_parameters() if "lora_E" in name)
 
 
+def state_of(module: Any) -> Any:
+    return module.method.state(module.model)
+
+
 def by_hand(folder: Path) -> Any:
     """The loop of peft's documentation: its own loss with the penalty, a step, ranks, gradients gone."""
     module = make(folder)
@@ -61,7 +65,7 @@ def contract_ranks_are_those_of_pefts_loop(folder: Path) -> None:
     assert kept(expected) <= 9, "ranks of four layers that begin with 6 and end with 2 each"
     for (name, wanted), weight in zip(expected.model.named_parameters(), found.model.parameters(), strict=True):
         torch.testing.assert_close(weight, wanted, rtol=1e-5, atol=1e-6, msg=lambda said, name=name: f"{name}: {said}")
-    patterns = [allocation_state(module.model)["rank_pattern"] for module in (expected, found)]
+    patterns = [state_of(module)["rank_pattern"] for module in (expected, found)]
     assert patterns[0] == patterns[1] is not None
 
 
@@ -69,9 +73,9 @@ def test_ranks_and_weights_are_those_of_pefts_own_loop(model_folder):
     contract_ranks_are_those_of_pefts_loop(model_folder("bert"))
 
 
-@pytest.mark.parametrize("lost", ["allocate", "add_penalty"])
+@pytest.mark.parametrize("lost", ["after_optimizer_step", "penalty"])
 def test_it_goes_red_without(lost, model_folder, monkeypatch):
-    monkeypatch.setattr(base, lost, lambda *_: None)
+    monkeypatch.setattr(AdaLora, lost, getattr(AdapterMethod, lost))
     with pytest.raises(AssertionError):
         contract_ranks_are_those_of_pefts_loop(model_folder("bert"))
 
@@ -83,16 +87,16 @@ def test_micro_batches_count_as_one_step(model_folder):
     halves = [collate(folder, rows[i : i + 2]) for i in range(0, len(rows), 2)]
     make_trainer(STEPS, accumulate_grad_batches=2).fit(module, DataLoader(halves, batch_size=None))
     assert kept(module) == kept(whole)
-    assert allocation_state(module.model)["rank_pattern"] == allocation_state(whole.model)["rank_pattern"]
+    assert state_of(module)["rank_pattern"] == state_of(whole)["rank_pattern"]
 
 
 def test_a_step_whose_gradients_are_not_finite_scores_nothing(model_folder):
     module = fitted(model_folder("bert"), steps=2)
-    before = allocation_state(module.model)
+    before = state_of(module)
     weight = next(p for p in module.parameters() if p.requires_grad)
     weight.grad = torch.full_like(weight, float("inf"))
-    allocate(module.model, 3)
-    after = allocation_state(module.model)
+    module.method.after_optimizer_step(module.model, 3)
+    after = state_of(module)
     for kind in ("importance", "uncertainty"):
         for name, score in before[kind].items():
             assert torch.equal(score, after[kind][name])
@@ -103,14 +107,14 @@ def test_another_model_goes_on_from_the_state(model_folder):
     one, other = fitted(folder, steps=6), make(folder)
     other.configure_model()
     other.load_state_dict({n: p for n, p in one.named_parameters() if p.requires_grad}, strict=False)
-    restore_allocation(other.model, allocation_state(one.model))
+    other.method.restore_state(other.model, state_of(one))
     for module in (one, other):
         for weight in module.parameters():
             weight.grad = torch.ones_like(weight) if weight.requires_grad else None
-        allocate(module.model, 7)
-        allocate(module.model, 8)
+        module.method.after_optimizer_step(module.model, 7)
+        module.method.after_optimizer_step(module.model, 8)
     assert kept(one) == kept(other) < 24
-    assert allocation_state(one.model)["rank_pattern"] == allocation_state(other.model)["rank_pattern"]
+    assert state_of(one)["rank_pattern"] == state_of(other)["rank_pattern"]
 
 
 @pytest.mark.parametrize("quantization", STORAGES)
@@ -136,8 +140,8 @@ def test_a_run_that_ends_before_the_ranks_are_settled_says_so(steps, settled, mo
 def test_other_adapters_have_no_ranks_to_give(model_folder):
     module = make_module(Case("bert", "lora"), model_folder("bert"))
     module.configure_model()
-    allocate(module.model, 1)
-    assert allocation_state(module.model) is None
+    module.method.after_optimizer_step(module.model, 1)
+    assert state_of(module) is None
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from importlib import import_module
-
 import pytest
 import torch
 from peft import (
@@ -16,11 +14,11 @@ from peft import (
 )  # fmt: skip
 from transformers import AutoModelForSequenceClassification
 
-from peftlit.adapters import FullFineTuning, attach
-from peftlit.adapters.attach import count_parameters
+from peftlit.adapters import AdapterContext, FullFineTuning, attach, method_of, peft_method
 from peftlit.backbone import Backbone
 from peftlit.backbone.weights import load_weights
 from peftlit.errors import AdapterError
+from peftlit.modules.build import count_parameters
 from tests import tiny
 
 AUTO = AutoModelForSequenceClassification
@@ -41,10 +39,8 @@ def load(config=DISTILBERT, quantization=None):
 
 
 def attached(adapter, quantization=None, model=None):
-    return attach(
-        model or load(quantization=quantization), adapter, heads=HEADS, task_type=TaskType.SEQ_CLS,
-        quantized=quantization is not None,
-    )  # fmt: skip
+    context = AdapterContext(TaskType.SEQ_CLS, quantization is not None, heads=HEADS)
+    return attach(model or load(quantization=quantization), method_of(adapter), context)
 
 
 def test_distilbert_with_lora_r_8_trains_739586_parameters():
@@ -132,7 +128,7 @@ def test_dora_on_int8_is_refused_on_a_cpu_and_trains_elsewhere_or_in_4_bits():
 
 
 def test_an_adapter_that_answers_only_once_is_refused_with_the_models_linear_layers(monkeypatch):
-    monkeypatch.setattr(import_module("peftlit.adapters.attach"), "_has_int8_on_cpu", lambda model: False)
+    monkeypatch.setattr(peft_method, "_has_int8_on_cpu", lambda model: False)
     with pytest.raises(AdapterError, match="does not work on quantized DistilBert.*linear layers are q_lin") as caught:
         attached(LoraConfig(target_modules=["q_lin"], use_dora=True), "int8")
     assert "base_layer" not in str(caught.value)
@@ -170,13 +166,8 @@ def test_a_head_that_an_adapter_leaves_frozen_is_refused():
     gpt2 = {"model_type": "gpt2", **tiny.CONFIGS["gpt2"], "vocab_size": 80, "pad_token_id": 0}
     model = load(gpt2)
     try:
-        wrapped = attach(
-            model,
-            PrefixTuningConfig(num_virtual_tokens=2),
-            heads=["score"],
-            task_type=TaskType.SEQ_CLS,
-            quantized=False,
-        )
+        method = method_of(PrefixTuningConfig(num_virtual_tokens=2))
+        wrapped = attach(model, method, AdapterContext(TaskType.SEQ_CLS, quantized=False, heads=["score"]))
     except AdapterError as error:
         assert "score" in str(error)  # noqa: PT017  both outcomes are right
     else:

@@ -34,7 +34,7 @@ def built(adapter: Any, model_folder: Any) -> Any:
 )
 def test_most_have_none(adapter, model_folder):
     module = built(adapter, model_folder)
-    assert add_penalty(module.model) is None
+    assert add_penalty(module.model, module.method) is None
     assert all(weight.grad is None for weight in module.parameters())
 
 
@@ -45,7 +45,7 @@ def test_the_variational_loss_of_monteclora_is_one(model_folder):
     expected.backward()
     gradients = {name: weight.grad for name, weight in module.named_parameters()}
     module.zero_grad()
-    torch.testing.assert_close(add_penalty(module.model), expected.detach())
+    torch.testing.assert_close(add_penalty(module.model, module.method), expected.detach())
     assert any(gradient is not None for gradient in gradients.values())
     for name, weight in module.named_parameters():
         torch.testing.assert_close(weight.grad, gradients[name], msg=name) if weight.requires_grad else None
@@ -59,9 +59,9 @@ def test_an_auxiliary_loss_that_would_be_left_out_is_refused_before_weights_load
 
 def test_it_is_added_to_the_gradients_that_are_there(model_folder):
     module = built(AdaLoraConfig(target_modules=TARGETS, total_step=9), model_folder)
-    add_penalty(module.model)
+    add_penalty(module.model, module.method)
     once = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
-    add_penalty(module.model)
+    add_penalty(module.model, module.method)
     assert once
     for name, weight in module.named_parameters():
         if name in once:

@@ -12,17 +12,17 @@ from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def skeleton():
+def meta_model():
     backbone = Backbone(config={"model_type": "distilbert", **tiny.CONFIGS["distilbert"]})
     return backbone.meta_model(AutoModelForSequenceClassification, backbone.read_config())
 
 
-def check(targets, skeleton) -> None:
-    check_targets(LoraConfig(target_modules=targets), skeleton, "DistilBert")
+def check(targets, meta_model) -> None:
+    check_targets(LoraConfig(target_modules=targets), meta_model, "DistilBert")
 
 
-def test_linear_layers_are_named_once_in_order(skeleton):
-    assert linear_layers(skeleton) == [
+def test_linear_layers_are_named_once_in_order(meta_model):
+    assert linear_layers(meta_model) == [
         "q_lin",
         "k_lin",
         "v_lin",
@@ -52,12 +52,12 @@ def test_a_conv1d_of_gpt2_counts_as_linear():
     ],
     ids=str,
 )
-def test_targets_that_match_pass(targets, skeleton):
-    check(targets, skeleton)
+def test_targets_that_match_pass(targets, meta_model):
+    check(targets, meta_model)
 
 
-def test_an_adapter_without_targets_passes(skeleton):
-    check_targets(PrefixTuningConfig(num_virtual_tokens=2), skeleton, "DistilBert")
+def test_an_adapter_without_targets_passes(meta_model):
+    check_targets(PrefixTuningConfig(num_virtual_tokens=2), meta_model, "DistilBert")
 
 
 @pytest.mark.parametrize(
@@ -70,11 +70,11 @@ def test_an_adapter_without_targets_passes(skeleton):
     ],
     ids=str,
 )
-def test_each_target_must_match_by_itself(targets, message, skeleton):
+def test_each_target_must_match_by_itself(targets, message, meta_model):
     with pytest.raises(AdapterError, match=message):
-        check(targets, skeleton)
+        check(targets, meta_model)
 
 
-def test_the_message_lists_the_linear_layers(skeleton):
+def test_the_message_lists_the_linear_layers(meta_model):
     with pytest.raises(AdapterError, match="its linear layers are q_lin, k_lin, v_lin, out_lin, lin1, lin2"):
-        check(["zzz"], skeleton)
+        check(["zzz"], meta_model)

@@ -77,6 +77,86 @@ def test_what_changes_the_result_is_refused_with_the_difference(save, path, valu
         check_same_run(save(SETTINGS), describe(changed(path, value), MANIFEST, "t", "32-true"))
 
 
+OLDER: dict[str, Any] = {
+    "data.class_path": "peftlit.data.TweetSentiment",
+    "data.min_chars": 0,  # never was; stands for a setting that is gone, and was off
+    "model.class_path": "peftlit.modules.SequenceClassification",
+    "model.loss.class_path": "peftlit.modules.losses.FocalLoss",
+    "model.loss.class_weights": None,
+    "model.optimizer.class_path": "peftlit.plugins.PagedAdamW8bit",
+    "model.optimizer.lr": 0.001,
+    "model.scheduler.class_path": "peftlit.modules.optim.LinearWarmup",
+    "model.scheduler.num_warmup_steps": None,
+    "model.scheduler.warmup_ratio": 0.1,
+    "trainer.callbacks": [
+        {
+            "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "init_args": {"monitor": "val/f1", "mode": "max", "save_top_k": 1},
+        }
+    ],
+    "trainer.max_epochs": 6,
+}
+"""What a checkpoint of an earlier release recorded, but for the settings that are like these."""
+
+SAME_NOW: dict[str, Any] = {
+    **{key: value for key, value in OLDER.items() if key not in ("data.min_chars", "trainer.callbacks")},
+    "data.class_path": "peftlit.data.datasets.tweet_sentiment.TweetSentiment",
+    "data.batch_size": 16,
+    "model.loss.class_path": "peftlit.modules.losses.FocalLoss",
+    "model.loss.gamma": 2.0,
+    "model.optimizer.betas": [0.9, 0.999],
+    "model.scheduler.class_path": "peftlit.modules.optim.LinearWarmup",
+    "trainer.callbacks.0.class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "trainer.callbacks.0.monitor": "val/f1",
+    "trainer.callbacks.0.mode": "max",
+    "trainer.callbacks.0.save_top_k": 1,
+    "trainer.callbacks.0.save_on_exception": False,
+    "trainer.num_nodes": 1,
+}
+"""What this release records of the same run: classes have moved, settings are new and have their defaults."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, None),
+        ({"model.scheduler.class_path": "peftlit.modules.optim.CosineWarmup"}, "model.scheduler.class_path '.*Linear"),
+        ({"model.loss.gamma": 1.0}, "model.loss.gamma None -> 1.0"),
+        ({"model.optimizer.lr": None}, "model.optimizer.lr 0.001 -> None"),
+        ({"data.rank_pattern.query": 0}, "data.rank_pattern.query None -> 0"),
+        ({"trainer.callbacks.0.monitor": "val/loss"}, "trainer.callbacks.0.monitor 'val/f1' -> 'val/loss'"),
+        ({"trainer.num_nodes": 2}, "trainer.num_nodes None -> 2"),
+    ],
+)
+def test_the_record_of_an_earlier_release_is_compared_by_what_it_means(changes, said, save):
+    path = save(SETTINGS)
+    record = {**AdapterCheckpointIO().load_checkpoint(path)[RECORD], "settings": OLDER}
+    path, now = save(SETTINGS, **{RECORD: record}), {**record, "settings": {**SAME_NOW, **changes}}
+    if said is None:
+        check_same_run(path, now)
+        return
+    with pytest.raises(RunFolderError, match=f"as another run: {said}.*; set"):
+        check_same_run(path, now)
+
+
+def test_a_setting_that_is_gone_and_was_on_is_refused(save):
+    record = describe(yaml.safe_dump(SETTINGS), MANIFEST, "t", "32-true")
+    path = save(SETTINGS, **{RECORD: {**record, "settings": {**OLDER, "data.min_chars": 3}}})
+    with pytest.raises(RunFolderError, match="data.min_chars 3 -> None"):
+        check_same_run(path, {**record, "settings": SAME_NOW})
+
+
+def test_what_was_read_for_the_check_is_not_read_again(save, monkeypatch):
+    path, io = save(SETTINGS), AdapterCheckpointIO()
+    check_same_run(path, describe(yaml.safe_dump(SETTINGS), MANIFEST, "t", "32-true"), io)
+    with monkeypatch.context() as closed:
+        closed.setattr("peftlit.checkpoint.format.sha256_of_file", None)
+        assert io.load_checkpoint(str(path)).keys() >= {RECORD, "loops"}
+    (path / "checkpoint.json").unlink()
+    with pytest.raises(CheckpointError):  # once
+        io.load_checkpoint(path)
+
+
 def test_more_epochs_are_fine_where_the_schedule_knows_no_end(save):
     for scheduler in (
         None,

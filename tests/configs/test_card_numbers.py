@@ -11,10 +11,11 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer
 
-from peftlit.adapters.attach import attach, count_parameters
+from peftlit.adapters import AdapterContext, attach
 from peftlit.backbone.architecture import head_modules
 from peftlit.data import Reviews
 from peftlit.modules import PeftModule
+from peftlit.modules.build import count_parameters
 from tests import tiny
 from tests.configs.stand_ins import CONFIGS, RECIPES, header_of, labels_of, name_of, read, shape_of
 
@@ -52,23 +53,22 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=LightningModule)
     module: PeftModule = parser.instantiate(parser.parse_object({"model": settings}))["model"]
-    skeleton = module.backbone.meta_model(module.auto_class, module.read_config())
-    heads = head_modules(skeleton)
-    of_heads = {n: p for n, p in skeleton.named_parameters() if n.split(".")[0] in heads}  # without what is tied
+    meta_model = module.backbone.meta_model(module.auto_class, module.read_config())
+    heads = head_modules(meta_model)
+    of_heads = {n: p for n, p in meta_model.named_parameters() if n.split(".")[0] in heads}  # without what is tied
     fresh = list(of_heads) if module.pretrained_head and name in WITHOUT_LANGUAGE_HEAD else []
     head = sum(p.numel() for n, p in of_heads.items() if n in fresh or not module.pretrained_head)
     module.model = attach(
-        skeleton,
-        module.adapter,
-        heads=[] if module.pretrained_head else heads,
-        task_type=module.task_type,
-        quantized=False,
-        untouched=heads if module.pretrained_head else [],
-        fresh=fresh,
+        meta_model,
+        module.method,
+        AdapterContext(module.task_type, quantized=False, excluded_modules=heads)
+        if module.pretrained_head
+        else AdapterContext(module.task_type, quantized=False, heads=heads),
+        fresh,
     )
     assert {p.device.type for p in module.parameters()} == {"meta"}
     if module.head is not None:
-        module.head.build(skeleton.config.hidden_size, module.num_outputs)
+        module.head.build(meta_model.config.hidden_size, module.num_outputs)
         head = sum(p.numel() for p in module.head.parameters())
     trainable, total = count_parameters(module)
     return {"trainable": trainable, "total": total, "adapter": trainable - head, "head": head}

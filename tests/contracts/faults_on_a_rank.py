@@ -10,7 +10,7 @@ from peftlit.checkpoint import random_states
 from peftlit.data import TextDataModule
 from peftlit.errors import DataError, ReloadError
 from peftlit.export import reload_check as reload
-from peftlit.modules.window import AccumulationWindow
+from peftlit.modules.accumulation import AccumulationWindow
 from peftlit.plugins import StopOnSignal
 
 
@@ -31,7 +31,7 @@ def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, wh
 
 
 def _break_batch(what: str, rank: int, batch: int) -> None:
-    whole, seen = AccumulationWindow.add, []
+    whole, seen = AccumulationWindow.accumulate, []
 
     def add(self: AccumulationWindow, total: Any, weight: Any, trainer: Any) -> Any:
         seen.append(total)
@@ -39,7 +39,7 @@ def _break_batch(what: str, rank: int, batch: int) -> None:
             total = _happen(what, total)
         return whole(self, total, weight, trainer)
 
-    AccumulationWindow.add = add
+    AccumulationWindow.accumulate = add
 
 
 def _happen(what: str, total: Any) -> Any:

@@ -24,9 +24,9 @@ from peftlit.cli import console
 from peftlit.data import SST2, sampler
 from peftlit.data.sampler import LengthGroupedSampler
 from peftlit.modules import SequenceClassification
+from peftlit.modules.accumulation import AccumulationWindow
 from peftlit.modules.heads import PooledHead
 from peftlit.modules.optim import LinearWarmup
-from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import FiniteGuard, TrainabilityGuard
 from peftlit.run.predictions import Predictions
 from tests.modules.cases import NF4, make_trainer, tokenizer
@@ -69,7 +69,7 @@ def _count_own_rows(self: AccumulationWindow, parameters: Any, trainer: Any) -> 
     total, weight = self._sums.float()
     for parameter in parameters:
         if parameter.grad is not None:
-            parameter.grad.mul_(trainer.accumulate_grad_batches * self.anchor / weight)
+            parameter.grad.mul_(trainer.accumulate_grad_batches * self.loss_scale / weight)
     self._sums = None
     return total / weight
 
@@ -85,7 +85,7 @@ def _gather_own(parts: list[Any], own: Any) -> None:
 BREAKERS: dict[str, tuple[str, Any]] = {
     "each rank counts its own rows": (
         "head alone, short last batch",
-        lambda: patch.object(AccumulationWindow, "close", _count_own_rows),
+        lambda: patch.object(AccumulationWindow, "normalize_gradients", _count_own_rows),
     ),
     "the last batch is filled up for the ranks": (
         "last batch of one row, accumulation",

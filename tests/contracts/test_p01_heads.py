@@ -157,7 +157,11 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
 
 @pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
 def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(build, "attach", lambda *a, **k: attach_adapter(*a, **{**k, "heads": []}))
+    monkeypatch.setattr(
+        build,
+        "attach",
+        lambda model, method, context, _: attach_adapter(model, method, context._replace(heads=[])),
+    )
     folder = model_folder(family)
     seen = record(make_module(Case(family, "lora"), folder), folder, steps=2)
     with pytest.raises(AssertionError, match=f"{frozen}.* is frozen"):

@@ -111,7 +111,7 @@ def test_p01_a_pretrained_language_head_stays_as_it_is(family, targets, quantiza
     folder = language_folder(family)
     module = case_module(family, folder, targets, quantization)
     contract_pretrained_head(module, family, folder, tmp_path / "adapter")
-    assert module.fresh == []
+    assert module.newly_initialized == []
 
 
 @pytest.mark.parametrize("family", HEAD_ALONE)
@@ -209,7 +209,7 @@ def test_p01_goes_red_when_the_head_may_be_quantized(family, quantization, langu
 
 def test_p01_goes_red_when_nobody_asks_what_the_checkpoint_lacks(model_folder, monkeypatch, tmp_path):
     def as_if_complete(*arguments: Any, **named: Any) -> Loaded:
-        return load_weights(*arguments, **named)._replace(fresh=[])
+        return load_weights(*arguments, **named)._replace(newly_initialized=[])
 
     monkeypatch.setattr(build, "load_weights", as_if_complete)
     folder = model_folder("bert")

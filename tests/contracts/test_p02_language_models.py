@@ -70,7 +70,7 @@ def test_p02_a_new_head_moves_whole(adapter, quantization, model_folder):
     config = lora("bert") if adapter == "lora" else None
     module = make_language_module("masked", model_folder("bert"), config, backbone={"quantization": quantization})
     contract_trainability(record(module, model_folder("bert"), TrainabilityGuard(), fit=fit_kind("masked", {})))
-    assert len(module.fresh) == 5  # weight and bias of a layer and of its norm, and the bias of the words
+    assert len(module.newly_initialized) == 5  # weight and bias of a layer and of its norm, and the bias of the words
 
 
 @pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("text", "llama"), ("labels", "gpt2")])

@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 
 from peftlit.adapters import FullFineTuning, penalty
 from peftlit.modules import base
+from peftlit.modules.accumulation import AccumulationWindow
 from peftlit.modules.losses import BinaryCrossEntropy, CrossEntropy
-from peftlit.modules.window import AccumulationWindow
 from peftlit.plugins import AdapterPrecision
 from tests import device
 from tests.conftest import toy_rows
@@ -240,21 +240,21 @@ def test_p05_a_penalty_counts_once_for_two_ranks(adapter, model_folder, tmp_path
 
 @pytest.mark.parametrize("adapter", PENALISED)
 def test_p05_goes_red_without_the_penalty(adapter, model_folder, monkeypatch):
-    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    monkeypatch.setattr(base, "add_penalty", lambda *_: None)
     with pytest.raises(AssertionError, match="gradients differ"):
         test_p05_a_penalty_enters_after_the_normaliser(adapter, model_folder)
 
 
 @pytest.mark.parametrize("adapter", PENALISED)
 def test_p05_goes_red_when_the_penalty_is_divided_by_the_rows(adapter, model_folder, monkeypatch):
-    close = AccumulationWindow.close
+    close = AccumulationWindow.normalize_gradients
 
     def penalty_first(self: AccumulationWindow, parameters: Any, trainer: Any) -> Tensor:
-        penalty.add_penalty(trainer.lightning_module.model)
+        penalty.add_penalty(trainer.lightning_module.model, trainer.lightning_module.method)
         return close(self, parameters, trainer)
 
-    monkeypatch.setattr(AccumulationWindow, "close", penalty_first)
-    monkeypatch.setattr(base, "add_penalty", lambda model: None)
+    monkeypatch.setattr(AccumulationWindow, "normalize_gradients", penalty_first)
+    monkeypatch.setattr(base, "add_penalty", lambda *_: None)
     with pytest.raises(AssertionError, match="gradients differ"):
         test_p05_a_penalty_counts_once_for_a_step(adapter, None, model_folder)
 
@@ -288,7 +288,7 @@ def test_p05_a_window_that_closes_gives_the_gradient_of_a_mean(model_folder):
 def test_p05_goes_red_when_micro_batches_count_alike(model_folder, monkeypatch):
     folder = model_folder("bert")
     one = gradients(folder, cut(windows(RAGGED, 3)), 1)
-    monkeypatch.setattr(AccumulationWindow, "add", lambda self, total, weight, trainer: total / weight)
-    monkeypatch.setattr(AccumulationWindow, "close", lambda self, parameters, trainer: torch.zeros(()))
+    monkeypatch.setattr(AccumulationWindow, "accumulate", lambda self, total, weight, trainer: total / weight)
+    monkeypatch.setattr(AccumulationWindow, "normalize_gradients", lambda self, parameters, trainer: torch.zeros(()))
     with pytest.raises(AssertionError, match="gradients differ"):
         contract_same_gradients(one, gradients(folder, cut(RAGGED), 3))

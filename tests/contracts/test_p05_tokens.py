@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from peftlit.adapters import FullFineTuning
 from peftlit.batch import IGNORE_INDEX, Batch
-from peftlit.modules.window import AccumulationWindow
+from peftlit.modules.accumulation import AccumulationWindow
 from tests.contracts.test_p05_accumulation import (
     ON_TWO_RANKS,
     RAGGED,
@@ -132,8 +132,8 @@ def as_rows(self: AccumulationWindow, total: torch.Tensor, weight: torch.Tensor,
 def test_p05_goes_red_when_micro_batches_count_alike(learned, language_folder, monkeypatch):
     folder = language_folder(LEARNED[learned][1], 0.02)
     one = language_gradients(learned, folder, windows(RAGGED, 3), 1)
-    monkeypatch.setattr(AccumulationWindow, "add", as_rows)
-    monkeypatch.setattr(AccumulationWindow, "close", lambda self, parameters, trainer: torch.zeros(()))
+    monkeypatch.setattr(AccumulationWindow, "accumulate", as_rows)
+    monkeypatch.setattr(AccumulationWindow, "normalize_gradients", lambda self, parameters, trainer: torch.zeros(()))
     with pytest.raises(AssertionError, match="gradients differ"):
         contract_same_gradients(one, language_gradients(learned, folder, RAGGED, 3))
 

@@ -14,7 +14,7 @@ import pytest
 
 from peftlit.checkpoint import resume as resumption
 from peftlit.modules import SequenceClassification
-from peftlit.modules.window import AccumulationWindow
+from peftlit.modules.accumulation import AccumulationWindow
 from tests.contracts import interruptions, killed
 from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_base, write_run
 from tests.forked import peftlit_in
@@ -161,7 +161,7 @@ def test_a_job_that_is_requeued_before_its_first_checkpoint_starts_again(base, t
             os.environ |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}
             os.environ["SLURM_RESTART_COUNT"] = str(restarts)
             if dies:
-                AccumulationWindow.add = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+                AccumulationWindow.accumulate = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 
         return prepare
 

@@ -21,6 +21,7 @@ import torch
 
 from peftlit import files as foreign
 from peftlit.__main__ import main
+from peftlit.adapters import peft_method
 from peftlit.backbone import weights
 from peftlit.checkpoint import format as checkpoint_io
 from peftlit.cli import lightning_cli as cli
@@ -91,8 +92,8 @@ BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
     "base pickles": [(weights, "check_base", nothing), (sizes, "check_base", nothing), (sizes, "_PACKED", 1 << 60)],
     "embedded": [(weights, "check_base", nothing)],
     "imports": [(load, "_head", head_of)],
-    "fetching": [(load, "_FETCHING_ENTRIES", {})],
-    "first values": [(load, "_FIRST_VALUES", {}), (load, "check_sizes", nothing)],
+    "fetching": [(peft_method, "_FETCHING_ENTRIES", {})],
+    "first values": [(peft_method, "_FIRST_VALUES", {}), (load, "check_sizes", nothing)],
     "code": [(load, "load_tokenizer", with_code)],
     "records": UNBOUNDED,
     "files": UNBOUNDED,

@@ -18,6 +18,7 @@ from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import RunFolderError
 from peftlit.export.load import make_predictor
 from peftlit.export.write import export, load_export
+from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import NF4, Case, collate, make_module, tokenizer
 from tests.modules.language_cases import CHAT_TEMPLATE, TWO_TOKENS, lora, make_language_module, shake
@@ -72,6 +73,16 @@ def test_weights_of_another_adapter_are_refused(targets, r, model_folder, tmp_pa
     other.configure_model()
     with pytest.raises(RunFolderError):
         load_export(other, tmp_path / "adapter")
+
+
+def test_a_head_file_that_would_change_a_frozen_weight_is_refused(model_folder, tmp_path) -> None:
+    base = model_folder("bert")
+    export(trained(base, None), tokenizer(base), tmp_path / "adapter", {})
+    file, frozen = tmp_path / "adapter/head.safetensors", "bert.embeddings.LayerNorm.weight"
+    save_file({**load_file(file), frozen: torch.zeros(tiny.HIDDEN)}, file)
+    (tmp_path / "adapter/SHA256SUMS").unlink()
+    with pytest.raises(RunFolderError, match=rf"do not belong to this config \({frozen}\)"):
+        peftlit.load(tmp_path / "adapter", device="cpu")
 
 
 CHAT = {"prompt": {"chat": True}}

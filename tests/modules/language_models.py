@@ -17,7 +17,7 @@ from peft import (
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
-from peftlit.adapters import attach
+from peftlit.adapters import AdapterContext, attach, method_of
 from peftlit.backbone import Backbone
 from peftlit.backbone.weights import load_weights
 from tests import tiny
@@ -68,10 +68,10 @@ def language_model(
                 parameter.data.normal_(std=0.1)
         model = attach(
             model,
-            adapter,
-            heads=[],
-            task_type=TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION,
-            quantized=recipe.quantization is not None,
+            method_of(adapter),
+            AdapterContext(
+                TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION, recipe.quantization is not None
+            ),
         )
         for parameter in model.parameters():
             if parameter.requires_grad:

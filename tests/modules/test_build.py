@@ -41,7 +41,7 @@ def test_a_new_head_may_train_alone(family, model_folder, caplog):
         module.on_fit_start()
     trained = [p for p in module.parameters() if p.requires_grad]
     assert f"adapter 0, head {sum(p.numel() for p in trained):,}" in caplog.text
-    assert {name for name, p in module.model.named_parameters() if p.requires_grad} == set(module.fresh)
+    assert {name for name, p in module.model.named_parameters() if p.requires_grad} == set(module.newly_initialized)
 
 
 def test_weights_that_cannot_be_read_are_left_to_the_loading(language_folder, tmp_path):

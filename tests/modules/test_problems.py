@@ -75,12 +75,12 @@ def test_a_row_of_each_problem_is_told_in_words():
 def test_a_row_of_each_problem_is_spelled_for_the_table():
     single, many, number = SingleLabel(["a", "b"]), MultiLabel(["a", "b", "c"]), Regression(["stars"])
     assert single.columns() == ["label", "prediction", "prob_a", "prob_b"]
-    assert single.spell(torch.tensor([0.25, 0.75]), torch.tensor(0)) == ["a", "b", "0.25", "0.75"]
-    assert many.spell(torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.0, 1.0, 1.0]))[:2] == ["b;c", "a;b"]
-    assert many.spell(torch.tensor([0.1, 0.1, 0.1]), torch.zeros(3))[:2] == ["", ""]
+    assert single.to_csv(torch.tensor([0.25, 0.75]), torch.tensor(0)) == ["a", "b", "0.25", "0.75"]
+    assert many.to_csv(torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.0, 1.0, 1.0]))[:2] == ["b;c", "a;b"]
+    assert many.to_csv(torch.tensor([0.1, 0.1, 0.1]), torch.zeros(3))[:2] == ["", ""]
     assert number.columns() == ["label", "prediction"]
-    assert number.spell(torch.tensor(2.5), torch.tensor(3.0)) == ["3", "2.5"]
-    assert number.spell(torch.tensor(0.85), torch.tensor(1e-8)) == ["1e-08", "0.85"]
+    assert number.to_csv(torch.tensor(2.5), torch.tensor(3.0)) == ["3", "2.5"]
+    assert number.to_csv(torch.tensor(0.85), torch.tensor(1e-8)) == ["1e-08", "0.85"]
     assert number.say(torch.tensor(0.85)) == {"value": 0.85}
     assert single.say(torch.tensor([0.15, 0.85]))["probabilities"] == {"a": 0.15, "b": 0.85}
 

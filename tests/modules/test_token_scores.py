@@ -56,7 +56,7 @@ def test_an_epoch_starts_anew():
 
 
 def test_what_is_computed_is_what_may_be_monitored():
-    assert set(scores_of([torch.ones(2)]).compute()[0]) == {"loss", *TokenScores.directions()}
+    assert set(scores_of([torch.ones(2)]).compute()[0]) == {"loss", *TokenScores().directions()}
 
 
 def test_tokens_are_counted_beyond_two_to_the_24():

@@ -13,7 +13,7 @@ from tests.contracts import toy_runs as toy
 from tests.forked import peftlit_in
 
 from peftlit.modules import SequenceClassification
-from peftlit.modules.window import AccumulationWindow
+from peftlit.modules.accumulation import AccumulationWindow
 from tools.faults.stage import Stage, Tried
 
 _SCONTROL = '#!/bin/sh\necho "$@" >> "$(dirname "$0")/asked.txt"\n'
@@ -47,10 +47,10 @@ def inside_a_window(stage: Stage, kind: str, number: signal.Signals) -> Tried:
     tried = Tried(f"{number.name} inside windows, in validation, at the end: {kind}")
     folder = stage.fresh(tried.fault, kind)
     for owner, name, call in (
-        (AccumulationWindow, "add", 5),
+        (AccumulationWindow, "accumulate", 5),
         (SequenceClassification, "validation_step", 1),
         (SequenceClassification, "validation_step", 2),  # of the same validation, which is done anew
-        (AccumulationWindow, "add", 6),
+        (AccumulationWindow, "accumulate", 6),
         (ModelCheckpoint, "on_train_end", 1),
     ):
         outcome = stage.attempt(folder, prepare=_at_call(owner, name, number, call))
@@ -86,7 +86,9 @@ def requeued(stage: Stage, kind: str) -> Tried:
 
         return prepare
 
-    stopped = peftlit_in(folder, *toy.FIT, prepare=job(0, _at_call(AccumulationWindow, "add", signal.SIGUSR1, 7)))
+    stopped = peftlit_in(
+        folder, *toy.FIT, prepare=job(0, _at_call(AccumulationWindow, "accumulate", signal.SIGUSR1, 7))
+    )
     tried.times = 1
     asked = (folder / "bin/asked.txt").read_text() if (folder / "bin/asked.txt").exists() else ""
     if stopped.code != 128 + signal.SIGUSR1 or asked != "requeue 17\n":

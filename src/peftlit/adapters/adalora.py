@@ -1,129 +1,105 @@
-"""Ranks that AdaLoRA takes from some layers and leaves to others while it trains (ICLR 2023, arXiv:2303.10512)."""
+"""AdaLoRA (ICLR 2023, arXiv:2303.10512): ranks are taken from some layers and left to others during training."""
 
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Any
 
 import torch
-from peft import AdaLoraConfig, AdamssConfig, PeftConfig, PeftModel
-from peft.tuners.adalora import AdaLoraModel
-from torch import nn
+from peft import PeftConfig, PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from peftlit.adapters.method import AdapterContext
+from peftlit.adapters.peft_method import PeftMethod
 from peftlit.errors import AdapterError
 
 log = logging.getLogger(__name__)
 
 
-def check_allocation(adapter: PeftConfig) -> None:
-    """Refuse ranks that could not be given out.
+class AdaLora(PeftMethod):
+    """Attach AdaLoRA, and do what peft leaves to the training loop: the penalty and the ranks."""
 
-    Args:
-        adapter: The adapter's config.
+    def check(self, model: PreTrainedModel, context: AdapterContext) -> None:
+        """Refuse also a target rank that is not below the first one.
 
-    Raises:
-        AdapterError: Saying which setting to change.
-    """
-    if isinstance(adapter, AdaLoraConfig) and adapter.target_r >= adapter.init_r:
-        raise AdapterError(
-            f"adapter.target_r: got {adapter.target_r} with init_r {adapter.init_r}; AdaLoRA starts with more ranks "
-            "than it ends with, so set a larger init_r"
+        Raises:
+            AdapterError: Saying which setting to change.
+        """
+        super().check(model, context)
+        if self.config.target_r >= self.config.init_r:
+            raise AdapterError(
+                f"adapter.target_r: got {self.config.target_r} with init_r {self.config.init_r}; AdaLoRA starts with "
+                "more ranks than it ends with, so set a larger init_r"
+            )
+
+    def before_training(self, num_steps: float) -> None:
+        """Warn of a run that ends before the ranks have come down to ``target_r``."""
+        if num_steps < self.config.total_step - self.config.tfinal:
+            log.warning(
+                "adapter.total_step: %d, of which the last %d (tfinal) keep the ranks, but the run has %d steps and "
+                "never comes down to target_r; set total_step: %d",
+                *(self.config.total_step, self.config.tfinal, num_steps, num_steps),
+            )
+
+    def penalty(self, model: nn.Module) -> Tensor | None:
+        """Return the mean distance of the singular vectors from orthonormal ones, weighted as peft does."""
+        tuner: Any = model.base_model
+        weight = _config(tuner).orth_reg_weight
+        distances = []
+        for name, factor in tuner.named_parameters():
+            if factor.requires_grad and ("lora_A" in name or "lora_B" in name):
+                products = factor @ factor.T if "lora_A" in name else factor.T @ factor
+                distances.append(torch.linalg.norm(products - torch.eye(len(products), device=products.device)))
+        return weight * torch.stack(distances).mean() if distances and weight else None
+
+    def after_optimizer_step(self, model: nn.Module, step: int) -> None:
+        """Score the ranks by their gradients, and zero the least important when it is time.
+
+        A step whose gradients are not finite scores nothing: a loss scaler has skipped it.
+        """
+        tuner: Any = model.base_model
+        gradients = [weight.grad for weight in tuner.parameters() if weight.grad is not None]
+        if gradients and bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
+            tuner.update_and_allocate(step)
+
+    def state(self, model: nn.Module) -> dict[str, Any]:
+        """Return the scores of the ranks, and which ranks are left."""
+        tuner: Any = model.base_model
+        return {
+            "importance": dict(tuner.rankallocator.exp_avg_ipt),
+            "uncertainty": dict(tuner.rankallocator.exp_avg_unc),
+            "rank_pattern": _config(tuner).rank_pattern,
+        }
+
+    def restore_state(self, model: nn.Module, state: dict[str, Any]) -> None:
+        """Take back the scores and the ranks."""
+        tuner: Any = model.base_model
+        weights, allocator = dict(tuner.model.named_parameters()), tuner.rankallocator
+        allocator.exp_avg_ipt, allocator.exp_avg_unc = (
+            {name: score.to(weights[name].device) for name, score in state[kind].items()}
+            for kind in ("importance", "uncertainty")
         )
-    if isinstance(adapter, AdamssConfig) and adapter.use_asa:
-        raise AdapterError(
-            "adapter.use_asa: a run could not be continued as it was, because the scores that subspaces are chosen by "
-            "are in no checkpoint; set use_asa: false"
-        )
+        allocator.ipt = {name: torch.zeros_like(score) for name, score in allocator.exp_avg_ipt.items()}
+        _config(tuner).rank_pattern = state["rank_pattern"]
 
+    def save(self, model: PeftModel, folder: Path, *, base_model: str, revision: str | None) -> None:
+        """Save the ranks that are zero, too: 4-bit layers that are cut down to the others give another output."""
+        config = _config(model.base_model)
+        pattern, config.rank_pattern = config.rank_pattern, None
+        try:
+            super().save(model, folder, base_model=base_model, revision=revision)
+        finally:
+            config.rank_pattern = pattern
 
-def warn_of_unsettled_ranks(model: nn.Module, steps: float) -> None:
-    """Say so if a run ends before AdaLoRA has come down to the ranks that it is to end with.
-
-    Args:
-        model: The model; nothing is said unless its adapter is AdaLoRA.
-        steps: Optimizer steps of the run; infinite where it has no end.
-    """
-    tuner = _tuner(model)
-    if tuner is None:
-        return
-    adapter = _config(tuner)
-    if steps < adapter.total_step - adapter.tfinal:
-        log.warning(
-            "adapter.total_step: %d, of which the last %d (tfinal) keep the ranks, but the run has %d steps and never "
-            "comes down to target_r; set total_step: %d",
-            *(adapter.total_step, adapter.tfinal, steps, steps),
-        )
-
-
-def freeze_rank_numbers(model: nn.Module) -> None:
-    """Keep AdaLoRA's divisors as they are: where peft casts them with 4-bit layers, they begin to train, unsaved.
-
-    Args:
-        model: The model with its adapter.
-    """
-    tuner = _tuner(model)
-    for name, parameter in tuner.named_parameters() if tuner is not None else ():
-        if ".ranknum." in name:
-            parameter.requires_grad_(False)
-
-
-def allocate(model: nn.Module, step: int) -> None:
-    """After an optimizer step, while its gradients are there: score the ranks, and zero the least when it is time.
-
-    A step that was skipped scores nothing, as one whose gradients are not finite, which a loss scaler skips.
-
-    Args:
-        model: The model; nothing is done unless its adapter is AdaLoRA.
-        step: How many optimizer steps have been made.
-    """
-    tuner = _tuner(model)
-    if tuner is None:
-        return
-    gradients = [weight.grad for weight in tuner.parameters() if weight.grad is not None]
-    if gradients and bool(torch.stack([gradient.isfinite().all() for gradient in gradients]).all()):
-        tuner.update_and_allocate(step)
-
-
-def allocation_state(model: nn.Module) -> dict[str, Any] | None:
-    """Return what a run needs to go on giving out ranks; None unless the adapter is AdaLoRA.
-
-    Args:
-        model: The model.
-    """
-    tuner = _tuner(model)
-    if tuner is None:
-        return None
-    allocator = tuner.rankallocator
-    return {
-        "importance": dict(allocator.exp_avg_ipt),
-        "uncertainty": dict(allocator.exp_avg_unc),
-        "rank_pattern": _config(tuner).rank_pattern,
-    }
-
-
-def restore_allocation(model: nn.Module, state: dict[str, Any] | None) -> None:
-    """Take back what :func:`allocation_state` returned.
-
-    Args:
-        model: The model.
-        state: The state.
-    """
-    tuner = _tuner(model)
-    if tuner is None or state is None:
-        return
-    weights = dict(tuner.model.named_parameters())
-    allocator = tuner.rankallocator
-    allocator.exp_avg_ipt, allocator.exp_avg_unc = (
-        {name: score.to(weights[name].device) for name, score in state[kind].items()}
-        for kind in ("importance", "uncertainty")
-    )
-    allocator.ipt = {name: torch.zeros_like(score) for name, score in allocator.exp_avg_ipt.items()}
-    _config(tuner).rank_pattern = state["rank_pattern"]
-
-
-def _tuner(model: nn.Module) -> Any:
-    tuner: Any = model.base_model if isinstance(model, PeftModel) else None
-    return tuner if isinstance(tuner, AdaLoraModel) else None
+    def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
+        """Freeze the divisors: where peft casts them for 4-bit layers, they would begin to train, unsaved."""
+        wrapped = super().wrap(model, config)
+        for name, parameter in wrapped.named_parameters():
+            if ".ranknum." in name:
+                parameter.requires_grad_(False)
+        return wrapped
 
 
 def _config(tuner: Any) -> Any:

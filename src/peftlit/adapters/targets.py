@@ -28,11 +28,16 @@ def is_target(name: str, adapter: PeftConfig) -> bool:
     return any(_matches(name, target, pattern=False) for target in targets)
 
 
+def is_inside(name: str, modules: Sequence[str]) -> bool:
+    """Tell whether a name is that of one of the modules, or of a part of one."""
+    return any(f"{name}.".startswith(f"{module}.") for module in modules)
+
+
 def _matches(name: str, target: str, *, pattern: bool) -> bool:
     return bool(re.fullmatch(target, name)) if pattern else name == target or name.endswith(f".{target}")
 
 
-def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, untouched: Sequence[str] = ()) -> None:
+def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, excluded_modules: Sequence[str] = ()) -> None:
     """Refuse target modules that match nothing, or nothing that may be adapted, each name by itself.
 
     peft accepts a list as soon as one of its names matches, and then leaves the others out silently.
@@ -41,7 +46,7 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, untouc
         adapter: Any peft config; one without ``target_modules`` passes.
         model: The model, on the meta device or loaded.
         model_name: What to call the model in the message.
-        untouched: Names of modules that are not adapted.
+        excluded_modules: Names of modules that must not be adapted.
 
     Raises:
         AdapterError: Naming the target, the nearest names, and the model's linear layers.
@@ -57,7 +62,7 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, untouc
     }
     absent = [target for target, matched in found.items() if not matched]
     if not absent:
-        _refuse_untouched(found, untouched, linear_layers(model))
+        _refuse_excluded(found, excluded_modules, linear_layers(model))
         return
     linear = linear_layers(model)
     candidates = sorted({name.rsplit(".", 1)[-1] for name in names})
@@ -69,11 +74,11 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, untouc
     )
 
 
-def _refuse_untouched(found: dict[str, list[str]], untouched: Sequence[str], linear: list[str]) -> None:
+def _refuse_excluded(found: dict[str, list[str]], excluded_modules: Sequence[str], linear: list[str]) -> None:
     """Refuse targets whose every match is a module that is not adapted, or a part of one."""
     for target, matched in sorted(found.items()):
-        if all(any(f"{name}.".startswith(f"{part}.") for part in untouched) for name in matched):
+        if all(is_inside(name, excluded_modules) for name in matched):
             raise AdapterError(
-                f"adapter.target_modules: {target!r} names parts of {' and '.join(untouched)} only, which stays as it "
-                f"is; name other layers (the model's linear layers are {', '.join(linear)})"
+                f"adapter.target_modules: {target!r} names parts of {' and '.join(excluded_modules)} only, which stays "
+                f"as it is; name other layers (the model's linear layers are {', '.join(linear)})"
             )

@@ -1,1 +1,6 @@
-"""What a run resumes from: file format, contents, random states, and whether it is still the same run."""
+"""What a run resumes from.
+
+``format`` writes a checkpoint as files, ``tensor_tree`` its content as tensors and JSON. ``trainables`` says which
+weights are in it, ``random_states`` how generators are. ``resume`` saves and restores what Lightning does not, and
+``compatibility`` tells whether the run that resumes is the one that was interrupted.
+"""

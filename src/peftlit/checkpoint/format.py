@@ -1,4 +1,4 @@
-"""The checkpoint format: a folder with safetensors and JSON, written aside and renamed; nothing is pickled."""
+"""A checkpoint as files: a folder with safetensors and JSON, written aside and renamed; nothing is pickled."""
 
 from __future__ import annotations
 
@@ -37,13 +37,11 @@ class AdapterCheckpointIO(CheckpointIO):
     instant a folder with a ``checkpoint.json`` is a whole checkpoint, the older one or the newer one.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint folder; what was there under its name is whole until the new one is.
+    def __init__(self) -> None:
+        self._ahead: dict[Path, dict[str, Any]] = {}
 
-        Args:
-            checkpoint: What Lightning hands over.
-            path: The folder.
-            storage_options: Not used.
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint folder; an older one of that name stays whole until the new one is.
 
         Raises:
             CheckpointError: Something in it cannot be stored without pickle, or the disk does not take it.
@@ -76,24 +74,27 @@ class AdapterCheckpointIO(CheckpointIO):
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise CheckpointError(
-                f"{final}: cannot be written ({_reason(error)}); earlier checkpoints are whole: mend this, then go on "
-                "with --ckpt_path last"
+                f"{final}: cannot be written ({_reason(error)}); earlier checkpoints are whole: fix this, then "
+                "resume with --ckpt_path last"
             ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = None, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read and verify a checkpoint folder.
-
-        Args:
-            path: The folder.
-            map_location: Not used; Lightning moves tensors where they belong.
-            weights_only: Not used; nothing else than values can be in one.
+        """Read and verify a checkpoint folder; its tensors are on the CPU.
 
         Raises:
             CheckpointError: It is missing, damaged, or of another format.
         """
-        folder = Path(path)
+        ahead = self._ahead.pop(Path(path), None)
+        return ahead if ahead is not None else self._read(Path(path))
+
+    def read_ahead(self, path: Path) -> dict[str, Any]:
+        """Load a checkpoint before its time: when the Trainer loads it, it is not read and hashed once more."""
+        self._ahead = {path: self._read(path)}
+        return self._ahead[path]
+
+    def _read(self, folder: Path) -> dict[str, Any]:
         header = _read_header(folder)
         tensors_file = folder / _tensors_name(header["tensors_sha256"])
         _require_plain_file(tensors_file)
@@ -106,11 +107,7 @@ class AdapterCheckpointIO(CheckpointIO):
         return _join(folder, header, tensors)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Delete a checkpoint folder, and nothing that is not one.
-
-        Args:
-            path: The folder.
-        """
+        """Delete a checkpoint folder, and nothing that is not one."""
         folder = Path(path)
         if not folder.is_dir():
             return
@@ -125,11 +122,7 @@ class AdapterCheckpointIO(CheckpointIO):
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Tell whether a whole checkpoint was written here; whether it is still good, reading it tells.
-
-    Args:
-        folder: The folder.
-    """
+    """Tell whether a whole checkpoint was written here; reading it tells whether it is still good."""
     return (folder / TREE_FILE).is_file()
 
 
@@ -156,12 +149,12 @@ def _join(folder: Path, header: dict[str, Any], tensors: dict[str, Any]) -> dict
     except (ValueError, TypeError, RecursionError) as error:
         raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
     if not isinstance(checkpoint, dict):
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
+        raise _damaged_tree(folder)
     return checkpoint
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder, with those above it, so that each is known to the one that it is in."""
+    """Make a folder and its parents, and sync each parent, so that all of them survive a crash."""
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     if missing:
         folder.mkdir(parents=True, exist_ok=True)
@@ -170,7 +163,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _replace(final: Path, aside: Path, tensors_name: str) -> None:
-    """Let a checkpoint take the place of one; which of them is here changes with one rename."""
+    """Replace a checkpoint: one rename switches from the old one to the new one."""
     (aside / tensors_name).replace(final / tensors_name)
     _sync(final)
     (aside / TREE_FILE).replace(final / TREE_FILE)
@@ -193,14 +186,18 @@ def _read_header(folder: Path) -> dict[str, Any]:
         version, digest, tree_digest = header["format_version"], header["tensors_sha256"], header["tree_sha256"]
         tree = header["tree"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint") from error
+        raise _damaged_tree(folder) from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{folder}: written in format {version}, this peftlit reads {FORMAT_VERSION}")
     if _tree_digest(tree) != tree_digest:
         raise CheckpointError(f"{file}: not what was written (checksum); use another checkpoint")
     if not (isinstance(digest, str) and _DIGEST.fullmatch(digest)):
-        raise CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
+        raise _damaged_tree(folder)
     return header
+
+
+def _damaged_tree(folder: Path) -> CheckpointError:
+    return CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
 
 
 def _require_plain_file(file: Path) -> None:

@@ -24,11 +24,7 @@ def capture() -> dict[str, Any]:
 
 
 def restore(states: dict[str, Any]) -> None:
-    """Put the generators into the states that :func:`capture` returned.
-
-    Args:
-        states: The states; those of a CUDA device are left out where there is none.
-    """
+    """Put the generators into the states that :func:`capture` returned; a CUDA device's only where there is one."""
     torch.set_rng_state(states["torch"])
     version, numbers, gauss = states["python"]
     random.setstate((version, tuple(numbers), gauss))

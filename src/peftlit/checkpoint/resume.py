@@ -1,4 +1,4 @@
-"""What Lightning's checkpoints lack: with it, a run that goes on from one is the run that was never interrupted."""
+"""What Lightning's checkpoints lack: with it, a run that resumes ends like one that was never interrupted."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ RECORD = "peftlit"
 
 
 class Resumption(Callback):
-    """Save and put back what the loops, the random generators and other callbacks stand on.
+    """Save and restore what the loops, the random generators and other callbacks go by.
 
-    - The random states of every rank are put back before the first batch: making loaders and their iterators draws
-      from them too.
+    - The random states of every rank are restored before the first batch: building loaders and iterators draws from
+      them.
     - A checkpoint written after an epoch's last batch, or before a validation that is due, resumes *with* that
       validation; Lightning would leave it out, and with it the best weights and early stopping.
-    - That training is to stop (early stopping) and the metrics seen last (a schedule on a plateau) are kept, and which
-      callbacks wait for the validation to save.
-    - A step is saved when it has been made, or after the validation that follows it, and not once the next window has
-      begun: a callback that was not content with a step's metric would ask again.
-    - Checkpoints are numbered in the order in which they are saved, so that the last one of a step can be told.
-    - Paths of other checkpoints are taken inside the folder that the run is in now, and dropped where they are not.
+    - Restored too: that training is to stop (early stopping), the last metrics (a schedule on a plateau), and which
+      checkpoint callbacks wait for the validation to save.
+    - A step is saved when it has been made, or after the validation that follows it, and not inside the next window: a
+      callback that was not content with a step's metric would ask again.
+    - Checkpoints are numbered in the order in which they are saved, to tell the last one of a step.
+    - Paths of other checkpoints are moved into the folder that the run is in now, and dropped where they are not in it.
 
     Args:
-        record: What says which run the checkpoints belong to: JSON values, compared when a run goes on.
+        record: What says which run the checkpoints belong to: JSON values, compared when a run resumes.
 
     Attributes:
-        restored: Whether all of a checkpoint has been taken back, and training goes on.
+        restored: Whether the whole checkpoint is restored and training goes on.
     """
 
     def __init__(self, record: dict[str, Any] | None = None) -> None:
@@ -57,21 +57,11 @@ class Resumption(Callback):
         return {"ranks": ranks}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep the states until training goes on.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Keep the states until training goes on."""
         self._loaded = {**(self._loaded or {}), **state_dict}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add what is missing.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            checkpoint: What Lightning is about to save.
-        """
+        """Add what Lightning leaves out."""
         due = _validation_is_due(trainer)
         self._saved += 1
         checkpoint[RECORD] = {
@@ -88,11 +78,6 @@ class Resumption(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take what was added.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            checkpoint: What Lightning is about to load.
 
         Raises:
             CheckpointError: The best weights so far are not where they should be.
@@ -113,11 +98,7 @@ class Resumption(Callback):
                 )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put back what was known at the end of the last evaluation.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
+        """Restore what was known at the end of the last evaluation.
 
         Raises:
             CheckpointError: Another number of processes wrote the checkpoint.
@@ -143,14 +124,7 @@ class Resumption(Callback):
             self._stop(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Put the random states back, once; from here on the step before is one that has been saved or not.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            batch: Not used.
-            batch_idx: Not used.
-        """
+        """Restore the random states, once; from here on the last step counts as saved."""
         if self._loaded is not None:
             random_states.restore(self._loaded["ranks"][trainer.global_rank])
             self._loaded = None
@@ -159,22 +133,12 @@ class Resumption(Callback):
             callback._last_global_step_saved = trainer.global_step
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop after the validation that was due, where training was to stop before it.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Stop after the validation that was due, if training was to stop before it."""
         if self._loaded is not None and not trainer.sanity_checking:
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """End an epoch that was resumed as any other ends.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """End a resumed epoch like any other."""
         # Lightning leaves out the schedules that watch a metric, for it has not kept the metrics
         trainer.fit_loop._restarting = False
         self._stop(trainer)
@@ -185,7 +149,7 @@ class Resumption(Callback):
 
 
 def _validation_is_due(trainer: Trainer) -> bool:
-    """Tell whether, at this instant, a batch has been trained on and what follows it has not been done."""
+    """Tell whether a batch has been trained on and the validation that follows has not been done."""
     loop = trainer.fit_loop.epoch_loop
     if trainer.sanity_checking:
         return False
@@ -204,9 +168,9 @@ def _model_checkpoints(trainer: Trainer) -> list[ModelCheckpoint]:
 
 
 def _waits(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> bool:
-    """Tell whether a callback saves this step after the validation, for the metric that it watches is not known yet.
+    """Tell whether a callback saves this step after the validation, because it does not know its metric yet.
 
-    It has noted that, unless its turn comes only after that of the one that is saving now.
+    It has noted that, unless its turn comes after that of the callback that is saving now.
     """
     every = callback._every_n_train_steps
     unsaved = every > 0 and step % every == 0 and callback._last_global_step_saved != step
@@ -214,7 +178,7 @@ def _waits(callback: ModelCheckpoint, step: int, validation_is_due: bool) -> boo
 
 
 def _begin_with_validation(loops: dict[str, Any]) -> None:
-    """Make saved progress that of a validation that has just begun, which Lightning takes up from its first batch."""
+    """Make saved progress that of a validation that has just begun, which Lightning resumes from its first batch."""
     batches = loops["epoch_loop.batch_progress"]
     for progress in (batches["total"], batches["current"]):
         progress["completed"] = progress["processed"]
@@ -227,7 +191,7 @@ def _begin_with_validation(loops: dict[str, Any]) -> None:
 
 
 def _move_paths(state: dict[str, Any], folder: Path) -> None:
-    """Take the paths that a checkpoint callback remembers into the folder where it saves now."""
+    """Move the paths that a checkpoint callback remembers into the folder where it saves now."""
     before = state["dirpath"]
 
     def moved(path: str) -> str:

@@ -1,4 +1,4 @@
-"""Take a nested Python object apart into named tensors and JSON, and put it together again, without pickle."""
+"""Split a nested Python object into named tensors and JSON, and join them again, without pickle."""
 
 from __future__ import annotations
 
@@ -13,13 +13,10 @@ from peftlit.errors import CheckpointError
 
 
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
-    """Take an object apart.
+    """Return a JSON value in which ``{"tensor": name}`` stands for a tensor, and the tensors by name.
 
     Args:
         tree: Dicts, lists, tuples, sets, tensors, numbers, strings and None, nested.
-
-    Returns:
-        A JSON value in which ``{"tensor": name}`` stands for a tensor, and the tensors by name.
 
     Raises:
         CheckpointError: Something else is in it; the message says where.
@@ -29,11 +26,7 @@ def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
 
 
 def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Put together what :func:`split_tensors` took apart.
-
-    Args:
-        value: The JSON value.
-        tensors: The tensors by name.
+    """Join what :func:`split_tensors` returned.
 
     Raises:
         CheckpointError: The JSON has a form that :func:`split_tensors` does not write.

@@ -141,7 +141,7 @@ class PeftlitCLI(LightningCLI):
             )
             self.resumption.record = describe(self._config_text, manifest, tokens, str(self.trainer.precision))
             if checkpoint := self._settings.get("ckpt_path"):
-                check_same_run(Path(checkpoint), self.resumption.record)
+                check_same_run(Path(checkpoint), self.resumption.record, self.trainer.strategy.checkpoint_io)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with our plugins and callbacks, each unless the config brings its own."""

@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.adapters.attach import stand_in_rows, virtual_tokens
 from peftlit.batch import Batch
 from peftlit.data.chat import Renderer
 from peftlit.data.messages import Message
@@ -48,7 +47,7 @@ class Generator(Predictor):
         """
         prompts = self._prompts(questions, rows)
         # a long prompt must not shorten other answers; nor may padding come between virtual tokens and a prompt
-        same_length = stand_in_rows(self.module.adapter)
+        same_length = self.module.method.virtual_tokens_in_row
         kinds = [(self._room(prompt), len(prompt) if same_length else 0) for prompt in prompts]
         answers: dict[int, dict[str, Any]] = {}
         for kind in dict.fromkeys(kinds):
@@ -89,7 +88,7 @@ class Generator(Predictor):
         """Return how many tokens an answer may have: virtual tokens take positions, padding does not."""
         if self._window is None:
             return self.max_new_tokens
-        return min(self.max_new_tokens, self._window - virtual_tokens(self.module.adapter) - len(prompt))
+        return min(self.max_new_tokens, self._window - self.module.method.virtual_tokens - len(prompt))
 
     def _message(self, question: Question, row: int) -> str | list[Message]:
         if isinstance(question, str):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedTokenizerBase
 
-from peftlit.adapters import Adapter, FullFineTuning
+from peftlit.adapters import method_of
+from peftlit.adapters.adapter import read_adapter
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
 from peftlit.batch import DataSpec
@@ -31,10 +31,8 @@ from peftlit.export.predictor import Predictor
 from peftlit.export.records import BACKBONE_FILE, check_base_weights
 from peftlit.export.sizes import check_sizes
 from peftlit.export.write import (
-    ADAPTER_CONFIG_FILE,
     HEAD_FILE,
     HEAD_RECORD_FILE,
-    MODEL_FILE,
     QUANTIZATION_FILE,
     RANDOM_BASE_FOLDER,
     load_export,
@@ -45,12 +43,6 @@ from peftlit.modules import CausalLM, MaskedLM, PeftModule, SequenceClassificati
 from peftlit.modules.heads import Head
 from peftlit.modules.losses import BinaryCrossEntropy
 from peftlit.modules.problems import PROBLEM_FILE
-
-_FETCHING_ENTRIES = {"adapters": None, "shadow_model": "mirror"}
-"""Settings by which peft loads weights from elsewhere, pickles too, unless they are empty or this."""
-
-_FIRST_VALUES = {"init_lora_weights": True, "prompt_tuning_init": "RANDOM"}
-"""Initializations that neither read files nor change the base; what is loaded overwrites their values."""
 
 _LONGEST = 1 << 20
 """A tokenizer that was saved without a length says it takes more tokens than any model."""
@@ -128,8 +120,8 @@ def _module(
     folder: Path, record: dict[str, Any], tokenizer: PreTrainedTokenizerBase, trust_remote_code: bool
 ) -> PeftModule:
     """Build the module that the records describe, without weights."""
-    adapter = _adapter(folder)
-    backbone = _backbone(folder, trust_remote_code, full=isinstance(adapter, FullFineTuning))
+    adapter = read_adapter(folder)
+    backbone = _backbone(folder, trust_remote_code, full=method_of(adapter).trains_backbone)
     kind, prompt = record["problem_type"], record.get("prompt")
     data = DataSpec(
         pad_token_id=tokenizer.pad_token_id,
@@ -164,23 +156,6 @@ def _backbone(folder: Path, trust_remote_code: bool, *, full: bool) -> Backbone:
         quantization=quantization,
         dtype=record["dtype"],
     )
-
-
-def _adapter(folder: Path) -> Adapter:
-    path = folder / ADAPTER_CONFIG_FILE
-    if not path.is_file():
-        return FullFineTuning() if (folder / MODEL_FILE).is_file() else None
-    entries = read_record(path, RunFolderError)
-    fetching = [key for key, harmless in _FETCHING_ENTRIES.items() if entries.get(key) not in (None, harmless)]
-    if fetching:
-        raise RunFolderError(f"{path}: {fetching[0]} makes peft load weights from elsewhere; remove it")
-    config: PeftConfig = PeftConfig.from_pretrained(str(folder))
-    config.inference_mode = False
-    config.base_model_name_or_path = None  # peft would warn where it is not the folder that is loaded from
-    for key, value in _FIRST_VALUES.items():
-        if hasattr(config, key):
-            setattr(config, key, value)
-    return config
 
 
 def _head(folder: Path) -> Head | None:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import copy
 import os
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
-from peft import PeftConfig, get_peft_model
 from torch import nn
 from transformers import PretrainedConfig
 
@@ -33,17 +30,14 @@ def check_sizes(module: PeftModule, folder: Path) -> None:
     """
     config = module.read_config()
     _check_layers(config, module, folder)
-    model: Any = module.backbone.meta_model(module.auto_class, config)
+    model = module.backbone.meta_model(module.auto_class, config)
     held = _weights_bytes(folder) + _base_size(_count(model), module.backbone.location)
-    with torch.device("meta"):
-        if isinstance(module.adapter, PeftConfig):
-            with suppress(NotImplementedError, RuntimeError):  # methods that read the base's weights
-                model = get_peft_model(model, copy.deepcopy(module.adapter))
-        asked = _count(model)
-        if module.head is not None:
-            head = copy.deepcopy(module.head)
+    asked = module.method.num_parameters(model)
+    if module.head is not None:
+        head = copy.deepcopy(module.head)
+        with torch.device("meta"):
             head.build(config.hidden_size, module.num_outputs)
-            asked += _count(head)
+        asked += _count(head)
     if asked > _PACKED * held:
         raise RunFolderError(
             f"{folder}: its records ask for {asked:,} weights, far more than its files and its base hold; do not use it"

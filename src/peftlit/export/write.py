@@ -12,13 +12,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
-from peft import AdaLoraConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from peftlit.adapters.full_fine_tuning import MODEL_FILE
+from peftlit.adapters.method import load_trained
+from peftlit.adapters.peft_method import ADAPTER_FILE
 from peftlit.backbone.architecture import float_modules
 from peftlit.backbone.hardware import is_out_of_memory
 from peftlit.digest import commit_of, sha256_of_file, sha256_of_tensors
@@ -36,12 +37,9 @@ from peftlit.modules.base import PeftModule
 log = logging.getLogger(__name__)
 
 QUANTIZATION_FILE = "quantization_config.json"
-ADAPTER_CONFIG_FILE = "adapter_config.json"
-ADAPTER_FILE = "adapter_model.safetensors"
 HEAD_FILE = "head.safetensors"
 HEAD_RECORD_FILE = "head.json"
 RANDOM_BASE_FOLDER = "random_base"
-MODEL_FILE = "model.safetensors"
 WEIGHT_FILES = (ADAPTER_FILE, HEAD_FILE, MODEL_FILE)
 DIGEST_FILE = "SHA256SUMS"
 """Digests of the weights files, as ``sha256sum --check`` reads them."""
@@ -70,11 +68,11 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
     tokenizer.save_pretrained(aside)
     for name, content in module.records().items():
         write_json(aside / name, content)
-    inner = _inner(module.model)
-    quantization = module.backbone.quantization_config(float_modules(inner), inner.device.type)
+    base = module.method.base_model(module.model)
+    quantization = module.backbone.quantization_config(float_modules(base), base.device.type)
     if quantization is not None:
         write_json(aside / QUANTIZATION_FILE, json.loads(quantization.to_json_string(use_diff=False)))
-    write_json(aside / BACKBONE_FILE, base_record(module.backbone, inner))
+    write_json(aside / BACKBONE_FILE, base_record(module.backbone, base))
     if module.backbone.location is None:
         module.read_config().save_pretrained(aside / RANDOM_BASE_FOLDER)
         if isinstance(module.backbone.config, str):  # a model's own code goes with its config
@@ -92,47 +90,19 @@ def export(module: PeftModule, tokenizer: PreTrainedTokenizerBase, folder: Path,
         )
 
 
-def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
-    inner: PreTrainedModel = base
-    return inner
-
-
-def _save_weights(module: PeftModule, model: PreTrainedModel | PeftModel, folder: Path) -> None:
-    if isinstance(model, PeftModel):
-        for config in model.peft_config.values():
-            config.base_model_name_or_path = module.backbone.name_or_path or ""  # for None peft looks for a path
-            config.revision = commit_of(module.backbone.location, module.backbone.revision)
-        with _all_ranks(model):
-            model.save_pretrained(str(folder), save_embedding_layers=False)
-        # peft writes a card of empty headings; no card is better than that one
-        (folder / "README.md").unlink(missing_ok=True)
-        for config in model.peft_config.values():
-            config.inference_mode = False
-    elif module.adapter is not None:
-        model.save_pretrained(folder)
+def _save_weights(module: PeftModule, model: nn.Module, folder: Path) -> None:
+    backbone = module.backbone
+    commit = commit_of(backbone.location, backbone.revision)
+    # an empty name, as peft looks for a path in place of None
+    module.method.save(model, folder, base_model=backbone.name_or_path or "", revision=commit)
     if module.head is not None:
         kind = type(module.head)
         record = {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": module.head.settings()}
         write_json(folder / HEAD_RECORD_FILE, record)
         save_file(_on_cpu(module.head.state_dict()), folder / HEAD_FILE)
-    elif module.adapter is None or (module.fresh and isinstance(model, PeftModel)):
-        trained = head_tensors(module)
+    elif trained := head_tensors(module):
         write_json(folder / HEAD_RECORD_FILE, {"auto_class": module.auto_class.__name__, "tensors": sorted(trained)})
         save_file(trained, folder / HEAD_FILE)
-
-
-@contextmanager
-def _all_ranks(model: PeftModel) -> Iterator[None]:
-    """Save the ranks that AdaLoRA has set to zero, too: 4-bit layers that are cut down to the rest answer otherwise."""
-    kept = [(one, one.rank_pattern) for one in model.peft_config.values() if isinstance(one, AdaLoraConfig)]
-    for config, _ in kept:
-        config.rank_pattern = None
-    try:
-        yield
-    finally:
-        for config, pattern in kept:
-            config.rank_pattern = pattern
 
 
 def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -140,16 +110,12 @@ def _on_cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def head_tensors(module: PeftModule) -> dict[str, Tensor]:
-    """Return the weights of the Auto class's head that no adapter's file holds, by name.
+    """Return the trained weights of the Auto class's head that no adapter's file holds, by name.
 
     Args:
-        module: The module, with a head alone or with fresh weights in a pretrained head.
+        module: The module, built.
     """
-    assert module.model is not None
-    inner = _inner(module.model)
-    return _on_cpu(
-        {n: p for n, p in inner.named_parameters() if p.requires_grad and (module.adapter is None or n in module.fresh)}
-    )
+    return _on_cpu(module.method.head_tensors(module.model, module.newly_initialized))
 
 
 @contextmanager
@@ -191,54 +157,18 @@ def load_export(module: PeftModule, folder: Path) -> None:
     with reading(folder):
         warn_unless_reload_passed(folder)
         odd: list[str] = []
-        if isinstance(module.model, PeftModel):
-            if not (folder / ADAPTER_CONFIG_FILE).is_file():
-                raise RunFolderError(f"{folder}: holds no peft adapter, but the config asks for one")
+        if module.method.weights_file is not None:
             # read here and not by peft, which would take a pickle where there is no safetensors file
-            odd = _load_adapter(module.model, _read(folder / ADAPTER_FILE))
-            if module.fresh:
-                odd += _load_fresh(module, _read(folder / HEAD_FILE))
-        elif module.adapter is not None:
-            odd = _load_state(module.model, _read(folder / MODEL_FILE))
-        elif module.head is None:
-            odd = _load_state(module.model, _read(folder / HEAD_FILE))
+            odd += module.method.load(module.model, _read(folder / module.method.weights_file))
         if module.head is not None:
-            odd += _load_state(module.head, _read(folder / HEAD_FILE))
+            odd += load_trained(module.head, _read(folder / HEAD_FILE))
+        elif expected := module.method.head_tensors(module.model, module.newly_initialized):
+            tensors = _read(folder / HEAD_FILE)
+            module.method.base_model(module.model).load_state_dict(tensors, strict=False)
+            odd += sorted(expected.keys() ^ tensors.keys())
         if odd:
             raise RunFolderError(f"{folder}: its weights do not belong to this config ({odd[0]})")
         module.restore({name: read_record(folder / name, RunFolderError) for name in module.records()})
-
-
-def _load_adapter(model: PeftModel, tensors: dict[str, Tensor]) -> list[str]:
-    """Load an adapter; return the names of what is not in the model as it was saved.
-
-    What peft says of names is not the whole truth: prompts and shared vectors are stored under others.
-    """
-    set_peft_model_state_dict(model, dict(tensors))
-    for config in model.peft_config.values():
-        config.inference_mode = config.is_prompt_learning  # prompts are saved as what their encoder made of them
-    now = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return sorted(
-        name for name in {*tensors, *now} if not (name in tensors and name in now and _same(tensors[name], now[name]))
-    )
-
-
-def _same(saved: Tensor, loaded: Tensor) -> bool:
-    return saved.shape == loaded.shape and torch.equal(saved.to(loaded.device, loaded.dtype), loaded.detach())
-
-
-def _load_fresh(module: PeftModule, tensors: dict[str, Tensor]) -> list[str]:
-    """Load the fresh weights of a pretrained head; return the names that are too many or missing."""
-    assert module.model is not None
-    _inner(module.model).load_state_dict(tensors, strict=False)
-    return sorted(set(module.fresh) ^ set(tensors))
-
-
-def _load_state(module: nn.Module, tensors: dict[str, Tensor]) -> list[str]:
-    """Load what trains; return the names that are too many or missing."""
-    result = module.load_state_dict(tensors, strict=False)
-    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
-    return sorted({*result.unexpected_keys, *(trained & set(result.missing_keys))})
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -1,24 +1,22 @@
-"""Build a module's model: load the weights, attach the adapter, and say what trains."""
+"""Build a model: load the weights, attach the adapter, and say what trains."""
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
+from peft import PeftModel, TaskType
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel
 
-from peftlit.adapters import FullFineTuning, attach
-from peftlit.adapters.attach import count_parameters
+from peftlit.adapters import AdapterContext, AdapterMethod, attach
+from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import head_modules, poolers
-from peftlit.backbone.quantization import is_quantized
+from peftlit.backbone.quantization import WEIGHT_4BIT, is_quantized
 from peftlit.backbone.weights import load_weights
-from peftlit.errors import BackboneError, ConfigError
-from peftlit.modules.check import NOTHING_TRAINS
-from peftlit.modules.language_head import LanguageHead
-
-if TYPE_CHECKING:
-    from peftlit.modules.base import PeftModule
+from peftlit.errors import BackboneError
 
 log = logging.getLogger(__name__)
 
@@ -31,63 +29,95 @@ def trainer_of(module: LightningModule) -> Trainer | None:
         return None
 
 
-def build_model(module: PeftModule, device: torch.device) -> None:
-    """Load a module's weights, attach its adapter, and make a head of our own.
+def build_model(
+    backbone: Backbone,
+    method: AdapterMethod,
+    auto_class: Any,
+    config: PretrainedConfig,
+    *,
+    task_type: TaskType | None,
+    pretrained_head: bool,
+    own_head: bool,
+    mixed_precision: bool,
+    device: torch.device,
+) -> tuple[PreTrainedModel | PeftModel, list[str], list[str]]:
+    """Load the weights and attach the adapter.
 
     Args:
-        module: The module, completed in place.
+        backbone: What to load.
+        method: What to attach.
+        auto_class: The transformers Auto class of the task.
+        config: The model's config.
+        task_type: peft's name of the task, None where it has none.
+        pretrained_head: Whether the head is the pretrained one, which stays frozen.
+        own_head: Whether the head is one of ours, so that only the backbone's hidden states are used.
+        mixed_precision: Whether the Trainer computes under autocast.
         device: Where quantized layers are made.
 
+    Returns:
+        The model, the names of the modules that are new, and those of the single weights that a pretrained head lacked.
+
     Raises:
-        PeftlitError: The parts do not fit, or nothing would train.
+        PeftlitError: The parts do not fit.
     """
-    trainer = trainer_of(module)
-    model, module.heads, module.fresh = load_weights(
-        module.backbone,
-        module.auto_class,
-        module.read_config(),
-        mixed_precision=trainer is not None and "mixed" in str(trainer.precision),
-        full=isinstance(module.adapter, FullFineTuning),
-        pretrained_head=module.pretrained_head,
+    model, heads, newly_initialized = load_weights(
+        backbone,
+        auto_class,
+        config,
+        mixed_precision=mixed_precision,
+        full=method.trains_backbone,
+        pretrained_head=pretrained_head,
         device=device,
     )
-    quantized = module.backbone.quantization is not None
+    quantized = backbone.quantization is not None
     if quantized and not is_quantized(model):
         raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
-    untouched = head_modules(model) if module.pretrained_head else []
-    if module.head is not None:  # of the backbone only the hidden states are used
-        module.heads, untouched = [], poolers(model)
-    module.model = attach(
+    excluded_modules = head_modules(model) if pretrained_head else []
+    if own_head:
+        heads, excluded_modules = [], poolers(model)
+    attached = attach(
         model,
-        module.adapter,
-        heads=module.heads,
-        task_type=module.task_type,
-        quantized=quantized,
-        untouched=untouched,
-        fresh=module.fresh,
+        method,
+        AdapterContext(task_type, quantized, excluded_modules, heads),
+        newly_initialized,
     )
-    if module.head is not None:
-        module.head.build(model.config.hidden_size, module.num_outputs)
-    if module.pretrained_head:
-        module.language_head = LanguageHead(module.model)
-    if not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ConfigError(NOTHING_TRAINS)
+    return attached, heads, newly_initialized
 
 
-def report_parameters(module: PeftModule) -> None:
-    """Log what trains, by part.
+def report_parameters(module: nn.Module, method: AdapterMethod, heads: list[str], newly_initialized: list[str]) -> None:
+    """Log how many parameters train, by part.
 
     Args:
-        module: The module, built.
+        module: The module, built; a head of ours is its child ``head``.
+        method: What is attached.
+        heads: Names of the modules that are new.
+        newly_initialized: Names of the single weights that are new.
     """
+
+    def is_head(name: str) -> bool:
+        own = name.startswith("head.") or any(f".{head}." in name for head in heads)
+        return own or any(name.endswith(f".{weight}") for weight in newly_initialized)
+
     trainable, total = count_parameters(module)
-    head = sum(p.numel() for name, p in module.named_parameters() if p.requires_grad and _in_head(module, name))
+    head = sum(p.numel() for name, p in module.named_parameters() if p.requires_grad and is_head(name))
     share, rest = 100 * trainable / total, trainable - head
-    body = "backbone" if isinstance(module.adapter, FullFineTuning) else "adapter"
+    body = "backbone" if method.trains_backbone else "adapter"
     log.info("trainable %s of %s parameters (%.2f %%): %s %s, head %s",
              f"{trainable:,}", f"{total:,}", share, body, f"{rest:,}", f"{head:,}")  # fmt: skip
 
 
-def _in_head(module: PeftModule, name: str) -> bool:
-    own = name.startswith("head.") or any(f".{head}." in name for head in module.heads)
-    return own or any(name.endswith(f".{fresh}") for fresh in module.fresh)
+def count_parameters(model: nn.Module) -> tuple[int, int]:
+    """Count trainable and all parameters, 4-bit weights as the numbers they stand for.
+
+    A head that peft trains counts twice, once as the copy that trains and once as the frozen original: both take
+    memory, and it is how peft itself counts.
+    """
+    trainable = total = 0
+    for parameter in model.parameters():
+        count = parameter.numel()
+        if isinstance(parameter, WEIGHT_4BIT):
+            state = parameter.quant_state
+            count = int(torch.Size(state.shape).numel()) if state is not None else count * 2
+        total += count
+        trainable += count if parameter.requires_grad else 0
+    return trainable, total

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from peft import PeftConfig, TaskType
+from peft import TaskType
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -19,10 +19,9 @@ from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
-from peftlit.modules.evaluation import Stage
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.losses import BinaryCrossEntropy, Loss
-from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE, make_problem
 from peftlit.modules.token_scores import TokenScores
@@ -34,21 +33,21 @@ Scoring = Literal["first_token", "sequence"]
 class CausalLM(PeftModule):
     """Learn to continue text, with the backbone's pretrained head, which stays frozen.
 
-    Data with labels makes a classifier of it: each label is scored by its likelihood after the prompt that the data
-    makes of a row (``data.prompt``), and nothing is generated or parsed.
+    Data with labels turns it into a classifier: each label is scored by its likelihood after the prompt that
+    ``data.prompt`` builds from a row; nothing is generated or parsed.
 
     Args:
         backbone: The base model.
         adapter: A ``peft`` config, or ``FullFineTuning``.
         label_loss: What is learned of rows with labels: ``restricted`` = the right label's score among those of all
-            labels; ``completion`` = its tokens among all of the vocabulary.
-        loss: How far the labels' scores are from the right one, ``CrossEntropy`` or ``FocalLoss``; null = the former.
+            labels; ``completion`` = its tokens among the whole vocabulary.
+        loss: The loss over the labels' scores, ``CrossEntropy`` or ``FocalLoss``; null = the former.
         scoring: A label's score: ``first_token`` = the logit of its first token; ``sequence`` = the log-likelihood of
             all of its tokens; null = the first where it tells all labels apart, else the second.
         average: Which average ``f1``, ``precision`` and ``recall`` are: ``macro`` or ``weighted``.
         optimizer: Optimizer class and its arguments; parameters come from the model. Null = ``AdamW`` as torch has it.
         scheduler: ``LinearWarmup``, ``CosineWarmup``, ``ConstantWarmup``, or a torch scheduler class.
-        data: What is known of the data; linked from it. With labels' names in it, the model classifies.
+        data: What is known of the data; linked from it. With label names in it, the model classifies.
     """
 
     auto_class = AutoModelForCausalLM
@@ -95,23 +94,16 @@ class CausalLM(PeftModule):
         self.val_scores, self.test_scores = (ClassScores(self.problem.metrics(average, tuned=False)) for _ in range(2))
 
     def check(self) -> None:
-        """Find what can be known to be wrong before weights load, packed rows under virtual tokens among it.
-
-        Raises:
-            PeftlitError: Saying what does not fit.
-        """
+        """Find what does not fit before weights load, packed rows under virtual tokens included."""
         super().check()
-        if self.data.packing and isinstance(self.adapter, PeftConfig) and self.adapter.is_prompt_learning:
+        if self.data.packing and self.method.virtual_tokens:
             raise ConfigError(
-                f"data.packing: {type(self.adapter).__name__} puts its virtual tokens before the first sequence of a "
+                f"data.packing: {self.method.name} puts its virtual tokens before the first sequence of a "
                 "row alone, and the others would see it; leave packing out"
             )
 
     def configure_model(self, device: torch.device | None = None) -> None:
         """Build the model, and make sure that it keeps packed sequences apart.
-
-        Args:
-            device: Where quantized layers are made; None = where the Trainer computes.
 
         Raises:
             BackboneError: It does not.
@@ -124,28 +116,18 @@ class CausalLM(PeftModule):
             )
 
     def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is taken as it is."""
+        """Return nothing: the pretrained model is used as it is."""
         return {}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return what the model was made for; for a classifier its labels, how they are scored and how rows are put."""
+        """Return what the model was trained for; for a classifier its labels, scoring and prompt."""
         record = {"prompt": self.data.prompt, **self.data.text_record()}
         if self.problem is None:
             return {PROBLEM_FILE: {"problem_type": "causal_language_modeling", **record}}
         return {PROBLEM_FILE: {**self.problem.record(), "scoring": self.scoring, **record}}
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of classes, or of tokens where rows have no labels."""
-        if self.problem is None:
-            return TokenScores.directions()
-        return self.problem.metrics(self.average, tuned=False).directions()
-
     def logits(self, batch: Batch) -> Tensor:
-        """Return the labels' scores (B, C), or where there are none the logits of every token (B, T, V), in float32.
-
-        Args:
-            batch: The batch.
-        """
+        """Return the labels' scores (B, C), or without labels the logits of every token (B, T, V), in float32."""
         if "label_ids" in batch:
             self._refuse_labels_alike(batch)
             return self.label_scores(batch)
@@ -163,12 +145,12 @@ class CausalLM(PeftModule):
         return scores(self.language_head, self._prompts(batch), batch["label_ids"])
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the Trainer's batches while they are on the host, so that nothing waits for the device."""
+        """Check the Trainer's batches on the host, so that nothing waits for the device."""
         self._refuse_labels_alike(batch)
         return batch
 
     def _refuse_labels_alike(self, batch: Batch) -> None:
-        """Raise a DataError where the first token is to tell two labels of a row apart, and is the same."""
+        """Raise a DataError if two labels of a row begin with the same token and only that one is scored."""
         if "label_ids" not in batch or self.scoring == "sequence":
             return
         first = batch["label_ids"][:, :, 0].sort(-1).values
@@ -183,7 +165,7 @@ class CausalLM(PeftModule):
         """Return the summed loss, its weight (tokens, or rows of a classifier), and the tokens found or the scores.
 
         Args:
-            batch: ``labels`` are class ids (B,) beside ``label_ids``, or the tokens to be found, (B, T).
+            batch: ``labels`` are class ids (B,) beside ``label_ids``, or the tokens to predict, (B, T).
         """
         if self.problem is None:
             return self._token_loss(batch)
@@ -204,24 +186,3 @@ class CausalLM(PeftModule):
     def _prompts(self, batch: Batch) -> dict[str, Tensor]:
         self.batch_shape = tuple(batch["input_ids"].shape)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
-
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
-        """Feed a batch to the scores.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-
-        Returns:
-            Of a classifier ``row`` (B,), ``labels`` and ``answers`` (probabilities).
-        """
-        scores = self.val_scores if stage == "val" else self.test_scores
-        total, weight, found = self.loss(batch)
-        if isinstance(scores, TokenScores):
-            scores.update(total, weight, found)
-            return None
-        assert self.problem is not None
-        assert isinstance(scores, ClassScores)
-        answers = self.problem.answers(found)
-        scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}

@@ -1,4 +1,4 @@
-"""How a task is evaluated: batches go into the scores of a split, and the scores of the whole split are logged."""
+"""How a task is evaluated: batches are added to the scores of a split, which are logged once at its end."""
 
 from __future__ import annotations
 
@@ -9,19 +9,23 @@ from lightning import LightningModule
 from torch import Tensor
 
 from peftlit.batch import Batch
+from peftlit.modules.metrics import Direction
+from peftlit.modules.problems import Problem
 from peftlit.modules.scores import Scores
 
 Stage = Literal["val", "test"]
-"""The split that is evaluated, as it stands before a metric's name."""
+"""The split that is evaluated; the prefix of its metrics' names."""
 
 
 class EvaluationModule(LightningModule):
-    """A module that counts over a whole split, never over batches, and says so once at its end.
+    """A module whose scores are computed over a whole split, never as a mean of batches.
 
     Attributes:
-        told: What the last evaluation gave beside numbers to log: a confusion matrix, a count of tokens.
+        problem: What a row is classified as; None where tokens are predicted.
+        evaluation_extras: What the last evaluation gave beside the logged scalars: a confusion matrix, a token count.
     """
 
+    problem: Problem | None = None
     val_scores: Scores
     test_scores: Scores
 
@@ -30,51 +34,58 @@ class EvaluationModule(LightningModule):
         self.evaluation_extras: dict[str, Any] = {}
 
     @abstractmethod
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
-        """Feed a batch to the scores of a split.
-
-        Args:
-            batch: The batch.
-            stage: The split.
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the model on a batch.
 
         Returns:
-            What becomes a line of ``predictions.csv`` for each row, where rows are classified.
+            The sum of the losses (scalar), their weight (scalar: rows or tokens), and what scores are computed from:
+            logits, or the number of tokens found. A gradient is divided by the weight summed over one optimizer step.
         """
+
+    def metric_directions(self) -> dict[str, Direction]:
+        """Name what an evaluation logs beside the loss, without prefix, and say whether lower or higher is better."""
+        return self.val_scores.directions()
+
+    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
+        """Add a batch to the scores of a split.
+
+        Returns:
+            The batch's part of ``predictions.csv``, where rows are classified: ``row`` (B,), ``labels`` and
+            ``answers`` (probabilities or numbers).
+        """
+        scores = self.val_scores if stage == "val" else self.test_scores
+        total, weight, output = self.loss(batch)
+        if self.problem is None:
+            scores.update(total, weight, output)
+            return None
+        answers = self.problem.answers(output)
+        scores.update(total, weight, answers, batch["labels"])
+        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Feed a validation batch to the scores.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
-        """
+        """Add a validation batch to the scores."""
         self.evaluation_step(batch, "val")
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Feed a test batch to the scores.
-
-        Args:
-            batch: The batch.
-            batch_idx: Its number.
-        """
+        """Add a test batch to the scores."""
         return self.evaluation_step(batch, "test")
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting anew. Not at the end: what is made there under inference mode could not be updated later."""
+        """Reset the scores. Not at the end: what inference mode creates there could not be updated later."""
         self.val_scores.reset()
 
     def on_test_epoch_start(self) -> None:
-        """Start counting anew."""
+        """Reset the scores."""
         self.test_scores.reset()
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the whole validation split."""
-        self._log_scores("val")
+        self._log_scores("val", self.val_scores)
 
     def on_test_epoch_end(self) -> None:
         """Log the scores of the whole test split."""
-        self._log_scores("test")
+        self._log_scores("test", self.test_scores)
 
-    def _log_scores(self, stage: Stage) -> None:
-        scalars, self.evaluation_extras = (self.val_scores if stage == "val" else self.test_scores).compute()
+    def _log_scores(self, stage: Stage, scores: Scores) -> None:
+        scalars, self.evaluation_extras = scores.compute()
         self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})

@@ -1,4 +1,4 @@
-"""Task heads of our own, for backbones whose Auto class has none, or where another one is wanted.
+"""Task heads of ours, for backbones whose Auto class has none, or where another one is wanted.
 
 Letters: ``B`` rows in the batch, ``T`` tokens, ``H`` hidden size.
 """
@@ -19,9 +19,9 @@ Pooling = Literal["cls", "mean", "last"]
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class Head(nn.Module, ABC):
-    """Makes logits of the last hidden states of a text. A head of your own is a dataclass with these two methods.
+    """Computes logits from the last hidden states of a text. Your own head is a dataclass with these two methods.
 
-    Its fields are what the configuration may set, and are saved beside the weights.
+    Its fields can be set in the configuration, and are saved beside the weights.
     """
 
     def __post_init__(self) -> None:
@@ -30,12 +30,7 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def build(self, hidden_size: int, num_outputs: int) -> None:
-        """Make the layers.
-
-        Args:
-            hidden_size: Width of the hidden states.
-            num_outputs: Number of logits.
-        """
+        """Create the layers."""
 
     @abstractmethod
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -56,7 +51,7 @@ class PooledHead(Head):
     """One vector per row, then dropout and linear layers.
 
     Args:
-        pooling: ``cls`` = the first token, ``mean`` = all tokens but padding, ``last`` = the last token that is none.
+        pooling: ``cls`` = the first token, ``mean`` = all tokens but padding, ``last`` = the last token before padding.
         dropout: Probability of dropping a value, before every linear layer.
         hidden_sizes: Widths of hidden layers with a GELU each; none = one linear layer.
     """
@@ -74,12 +69,7 @@ class PooledHead(Head):
             raise ConfigError(f"model.head.hidden_sizes: got {self.hidden_sizes}, needs widths of 1 or more")
 
     def build(self, hidden_size: int, num_outputs: int) -> None:
-        """Make the layers.
-
-        Args:
-            hidden_size: Width of the hidden states.
-            num_outputs: Number of logits.
-        """
+        """Create the layers."""
         layers: list[nn.Module] = []
         width = hidden_size
         for size in self.hidden_sizes:
@@ -88,24 +78,14 @@ class PooledHead(Head):
         self.layers = nn.Sequential(*layers, nn.Dropout(self.dropout), nn.Linear(width, num_outputs))
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return logits, (B, outputs).
-
-        Args:
-            hidden_states: The backbone's last layer, (B, T, H).
-            attention_mask: 1 for tokens and 0 for padding, (B, T).
-        """
+        """Return logits, (B, outputs)."""
         weight = next(self.parameters())
         pooled = self.pool(hidden_states.to(weight.dtype), attention_mask)
         logits: Tensor = self.layers(pooled)
         return logits
 
     def pool(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
-        """Return one vector per row, (B, H); it does not depend on padding, nor on its side.
-
-        Args:
-            hidden_states: The backbone's last layer, (B, T, H).
-            attention_mask: 1 for tokens and 0 for padding, (B, T).
-        """
+        """Return one vector per row, (B, H), whatever the amount and side of padding."""
         if self.pooling == "mean":
             mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
             return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)

@@ -1,10 +1,10 @@
-"""Run a module's model outside of training: what its forward takes, and in which mode and precision."""
+"""How a module's model is run: what its forward takes, and its mode and precision outside of training."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from inspect import signature
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from peft import PeftModel
@@ -14,9 +14,6 @@ from transformers import PreTrainedModel
 from peftlit.backbone.architecture import half_dtype
 from peftlit.batch import Batch
 
-if TYPE_CHECKING:
-    from peftlit.modules.base import PeftModule
-
 _NOT_INPUTS = ("labels", "label_ids", "row")
 
 
@@ -25,12 +22,7 @@ def model_inputs(
 ) -> dict[str, Tensor]:
     """Return what the model's forward takes; under left padding, positions count from the first token.
 
-    Sequences that share a row are told apart by their positions, which transformers looks at where there is no cache.
-
-    Args:
-        model: The model.
-        batch: The batch.
-        padding_side: The side that batches are padded on.
+    Sequences that share a row are told apart by their positions, which transformers considers only without a cache.
     """
     inputs: dict[str, Any] = {name: value for name, value in batch.items() if name not in _NOT_INPUTS}
     if padding_side == "left" and "position_ids" not in inputs and _takes(model, "position_ids"):
@@ -46,23 +38,22 @@ def _takes(model: PreTrainedModel | PeftModel, name: str) -> bool:
 
 
 @torch.inference_mode()
-def in_evaluation(module: PeftModule, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
-    """Run a forward in evaluation mode; return what it gives in float32 on the CPU, and leave the mode as it was.
+def in_evaluation(module: nn.Module, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
+    """Run a forward in evaluation mode; return its result in float32 on the CPU, and restore the module's mode.
 
-    There is no autocast, unless frozen weights are stored in 16 bits and have to meet a float32 head.
+    There is no autocast, unless frozen weights are stored in 16 bits and meet a float32 head.
 
     Args:
-        module: The module.
+        module: The module whose mode changes; its device is where the batch is moved.
         forward: What to run on the batch.
-        batch: The batch, anywhere.
+        batch: The batch, on any device.
     """
-    assert module.model is not None
     training = module.training
     module.eval()
-    device = next(module.model.parameters()).device
-    moved: Any = {k: v.to(device) for k, v in batch.items() if isinstance(v, Tensor)}
-    half = half_dtype(module.model)
+    device = next(module.parameters()).device
+    moved: Any = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
+    half = half_dtype(module)
     with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
-        answer = forward(moved)
+        result = forward(moved)
     module.train(training)
-    return answer.float().cpu()
+    return result.float().cpu()

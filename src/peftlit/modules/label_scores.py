@@ -5,11 +5,12 @@ the latter, all labels stand in one row behind their prompt, which is computed o
 
     prompt prompt prompt | label 1 label 1 | label 2 label 2
 
-Each label sees the prompt and itself, and counts its positions from the prompt's end: the row branches. A model that
-cannot be told so gets a row for each label.
+Each label sees the prompt and itself, and counts its positions from the prompt's end: the row branches. For a model
+without such masks, each label gets a row of its own.
 
-Letters: ``B`` rows in the batch, ``T`` tokens of the longest prompt, ``K`` labels, ``L`` tokens of the longest label,
-``H`` hidden.
+Prompts are ``input_ids`` and ``attention_mask``, (B, T), padded on either side; label tokens are (B, K, L), filled up
+with ``IGNORE_INDEX``. Letters: ``B`` rows in the batch, ``T`` tokens of the longest prompt, ``K`` labels, ``L`` tokens
+of the longest label, ``H`` hidden.
 """
 
 from __future__ import annotations
@@ -22,24 +23,12 @@ from peftlit.modules.language_head import LanguageHead
 
 
 def first_token_scores(head: LanguageHead, inputs: dict[str, Tensor], label_tokens: Tensor) -> Tensor:
-    """Return the logit of each label's first token after the prompt, (B, K) float32.
-
-    Args:
-        head: The language model's head; the model is causal.
-        inputs: Prompts, padded on either side: ``input_ids`` and ``attention_mask``, (B, T).
-        label_tokens: The labels' token ids, (B, K, L), filled up with ``IGNORE_INDEX``.
-    """
+    """Return the logit of each label's first token after the prompt, (B, K) float32."""
     return head.label_logits(_last_states(head, inputs), label_tokens[:, :, 0]).float()
 
 
 def sequence_scores(head: LanguageHead, inputs: dict[str, Tensor], label_tokens: Tensor) -> Tensor:
-    """Return the log-likelihood of each label's tokens after the prompt, (B, K) float32.
-
-    Args:
-        head: The language model's head; the model is causal.
-        inputs: Prompts, padded on either side: ``input_ids`` and ``attention_mask``, (B, T).
-        label_tokens: The labels' token ids, (B, K, L), filled up with ``IGNORE_INDEX``.
-    """
+    """Return the log-likelihood of each label's tokens after the prompt, (B, K) float32."""
     if label_tokens.shape[2] == 1:  # nothing follows the first token: the prompt says it all
         return head.log_likelihoods(_last_states(head, inputs), label_tokens[:, :, 0])
     if inputs["input_ids"].shape[1] + label_tokens.shape[2] <= head.branching_limit:
@@ -49,11 +38,6 @@ def sequence_scores(head: LanguageHead, inputs: dict[str, Tensor], label_tokens:
 
 def join(inputs: dict[str, Tensor], label_tokens: Tensor, *, pad_token_id: int = 0) -> Batch:
     """Put each label behind its prompt, in a row of its own (B * K rows), with the padding on the right.
-
-    Args:
-        inputs: Prompts, padded on either side: ``input_ids`` and ``attention_mask``, (B, T).
-        label_tokens: The labels' token ids, (B, K, L), filled up with ``IGNORE_INDEX``.
-        pad_token_id: What the padding is made of.
 
     Returns:
         A batch whose ``labels`` are ``IGNORE_INDEX`` at all tokens but those of the label.
@@ -75,12 +59,12 @@ def join(inputs: dict[str, Tensor], label_tokens: Tensor, *, pad_token_id: int =
 
 
 def _padding_last(mask: Tensor) -> Tensor:
-    """Return the order that moves padding to the right and leaves tokens as they follow one another, (B, T)."""
+    """Return the order that moves padding to the right and keeps the order of tokens, (B, T)."""
     return mask.argsort(dim=1, descending=True, stable=True)
 
 
 def _left_aligned(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Move padding to the right, where it moves no positions, those of virtual tokens included."""
+    """Move padding to the right, where it shifts no positions, those of virtual tokens included."""
     order = _padding_last(inputs["attention_mask"])
     return {name: inputs[name].gather(1, order) for name in ("input_ids", "attention_mask")}
 
@@ -139,6 +123,6 @@ def _seen(mask: Tensor, branches: Tensor) -> Tensor:
 
 
 def _sum_over_tokens(values: Tensor, asked: Tensor) -> Tensor:
-    """Return the sums (N,) over each row of values that stand where ``asked`` (N, tokens) is true; without, 0."""
+    """Return the sums (N,) over each row of the values where ``asked`` (N, tokens) is true; without any, 0."""
     rows = asked.nonzero()[:, 0]
     return torch.zeros(len(asked), device=values.device).index_add(0, rows, values.squeeze(1))

@@ -1,7 +1,7 @@
 """The head of a language model, applied only to the rows that are asked for.
 
-Logits are the largest tensor of a language model, and most of them are of no use: labels stand on a few tokens. So the
-body runs over the whole batch, and the head over the rows that have a label, a bounded number of them at a time.
+Logits are the largest tensor of a language model, and most are of no use: few tokens have a label. So the body runs
+over the whole batch, and the head over the rows that have a label, a bounded number at a time.
 
 Letters: ``B`` rows in the batch, ``T`` tokens, ``H`` hidden, ``V`` vocabulary, ``N`` rows asked for, ``K`` token ids.
 """
@@ -38,9 +38,9 @@ PROBE_FAILURES = (AttributeError, IndexError, KeyError, NotImplementedError, Run
 class LanguageHead:
     """The head of a masked or causal language model, apart from its body.
 
-    The body's hidden states come from the model's own forward, adapters and virtual tokens included; logits come from
-    the model's own head, with whatever it does after its matrix. Where a head does not work alone (models with code of
-    their own), the full logits take the place of hidden states, and what is made of them is the same.
+    Hidden states come from the model's own forward, adapters and virtual tokens included; logits from its own head,
+    with whatever follows its matrix. If a head does not work alone (custom code), the full logits take the place of
+    hidden states, and what is computed from them is the same.
 
     Args:
         model: A model of ``AutoModelForMaskedLM`` or ``AutoModelForCausalLM``, or the peft model around it.
@@ -58,11 +58,7 @@ class LanguageHead:
             self._probe()
 
     def hidden_states(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Return the body's last hidden states (B, T, H), without virtual tokens.
-
-        Args:
-            inputs: What the model's forward takes, ``input_ids`` (B, T) among it, and no labels.
-        """
+        """Return the body's last hidden states (B, T, H), without virtual tokens, for inputs without labels."""
         arguments: dict[str, Any] = {**inputs, "use_cache": False} if "use_cache" in self._parameters else inputs
         length = inputs["input_ids"].shape[1]
         if self._output_class is None:
@@ -74,11 +70,7 @@ class LanguageHead:
         return hidden[:, -length:]
 
     def logits(self, rows: Tensor) -> Tensor:
-        """Return the logits (N, V) of some hidden states.
-
-        Args:
-            rows: Rows of what :meth:`hidden_states` returned, (N, H).
-        """
+        """Return the logits (N, V) of rows of hidden states (N, H)."""
         if self._output_class is None:
             return rows
         words = torch.zeros(1, len(rows), dtype=torch.int64, device=rows.device)  # some forwards look at their shape
@@ -87,47 +79,36 @@ class LanguageHead:
         return logits[0]
 
     def label_logits(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Return the logits (B, K) of some tokens; where the model allows it, no others are computed.
-
-        Args:
-            rows: Hidden states, (B, H).
-            ids: Token ids for each of them, (B, K).
-        """
+        """Return the logits (B, K) of token ids (B, K); if the model allows it, no others are computed."""
         return self._matrix_rows(rows, ids) if self._words_alone else self.logits(rows).gather(1, ids)
 
     def loss(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return the summed cross-entropy in float32, and how many labels are the likeliest token; both scalars.
 
-        Without rows the loss is a zero that hangs on the graph, so that ``backward`` works and ranks stay in step.
+        Without rows the loss is a zero that still requires grad, so that ``backward`` works and ranks stay in step.
 
         Args:
-            rows: Hidden states of what has a label, (N, H).
+            rows: Hidden states of the tokens that have a label, (N, H).
             labels: Token ids, (N,).
         """
         likelihoods, likeliest = self._in_chunks(rows, labels.unsqueeze(1))
         return -likelihoods.sum(), (likeliest == labels).sum()
 
     def log_likelihoods(self, rows: Tensor, ids: Tensor) -> Tensor:
-        """Return the log-probabilities of some tokens among all of the vocabulary, (N, K) float32.
-
-        Args:
-            rows: Hidden states, (N, H).
-            ids: Token ids for each of them, (N, K).
-        """
+        """Return the log-probabilities (N, K) of token ids (N, K) among the vocabulary, in float32."""
         return self._in_chunks(rows, ids)[0]
 
     @cached_property
     def branching_limit(self) -> int:
         """Tokens of the longest row that may branch: whose tokens are told what they see and where they stand.
 
-        0 where the model cannot be told: under virtual tokens, which peft puts before a plain mask, and where
-        attention goes by another order than ``position_ids`` or takes no mask of ours. Windows of attention are not
-        part of such a mask, so that rows must not reach beyond them.
+        0 if the model cannot be told: under virtual tokens, which peft puts before a plain mask, and where attention
+        ignores ``position_ids`` or takes no mask of ours. Such a mask leaves attention windows out, so rows must not
+        reach beyond them.
         """
         config = self._inner.config.get_text_config()
         windows = [getattr(config, name, None) for name in WINDOWS]
-        with self._evaluation():
-            sizes = [size for size in windows if isinstance(size, int)] if self._branches() else [0]
+        sizes = [size for size in windows if isinstance(size, int)] if self._branches() else [0]
         limit = min([sys.maxsize, *sizes])
         if limit < sys.maxsize:
             log.info("%s: rows of more than %d tokens cannot branch; labels get rows of their own", self._name, limit)
@@ -135,31 +116,21 @@ class LanguageHead:
 
     @cached_property
     def keeps_apart(self) -> bool:
-        """Whether sequences that share a row, told by positions that start anew, do not see one another."""
+        """Whether sequences that share a row, told apart by positions that start anew, do not see one another."""
         device = self._body.device
         rows = torch.tensor([[0, 1, 2, 0], [2, 1, 2, 0]], device=device)  # one sequence behind two others
         inputs = {"input_ids": rows, "position_ids": torch.tensor([[0, 1, 0, 1]] * 2, device=device)}
-        try:
-            with self._evaluation():
-                hidden = self.hidden_states(inputs).float()
-        except torch.OutOfMemoryError:
-            raise
-        except PROBE_FAILURES:
-            return False
-        return bool((hidden[0, 2:] - hidden[1, 2:]).norm() < 1e-2 * hidden[0, 2:].norm())
+        hidden = self._states_if_possible(inputs)
+        return hidden is not None and _close(hidden[1, 2:], hidden[0, 2:])
 
     def branching_mask(self, seen: Tensor) -> Tensor:
-        """Turn what each token sees into a mask (B, 1, T, T) that the model takes.
-
-        Args:
-            seen: Whether the token of a row (second axis) sees another (third axis), (B, T, T) bool.
-        """
+        """Return the mask (B, 1, T, T) for the model; ``seen[b, i, j]`` = token i of row b sees token j."""
         if self._inner.config._attn_implementation == "sdpa":  # takes a mask to add in the dtype of its scores only
             return seen.unsqueeze(1)
         return torch.zeros(seen.shape, device=seen.device).masked_fill(~seen, torch.finfo().min).unsqueeze(1)
 
     def _in_chunks(self, rows: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Return log-likelihoods (N, K) and likeliest tokens (N,); backward makes each of several chunks again."""
+        """Return log-likelihoods (N, K) and likeliest tokens (N,); backward recomputes each of several chunks."""
         size = max(1, MAX_LOGITS // self.vocab_size)
         chunks = zip(rows.split(size), ids.split(size), strict=True)
         if len(rows) <= size or not torch.is_grad_enabled():
@@ -204,7 +175,7 @@ class LanguageHead:
             self._words_alone = all(_alike(self._matrix_rows(r, ids), self.logits(r)) for r in (rows, large))
 
     def _branches(self) -> bool:
-        """Let a token follow another at once, or behind a third that it does not see: that has to be the same."""
+        """Compare a token that follows another at once with one behind a third that it does not see."""
         if self._inner.config._attn_implementation not in ("sdpa", "eager") or "position_ids" not in self._parameters:
             return False
         seen = torch.ones(2, 3, 3, dtype=torch.bool, device=self._body.device).tril()
@@ -214,13 +185,18 @@ class LanguageHead:
             "attention_mask": self.branching_mask(seen),
             "position_ids": torch.tensor([[0, 1, 1], [0, 1, 2]], device=seen.device),
         }
+        hidden = self._states_if_possible(inputs)
+        return hidden is not None and _close(hidden[0, 2], hidden[1, 1])
+
+    def _states_if_possible(self, inputs: dict[str, Tensor]) -> Tensor | None:
+        """Return hidden states in evaluation mode, None if the model does not take such inputs."""
         try:
-            hidden = self.hidden_states(inputs).float()
+            with self._evaluation():
+                return self.hidden_states(inputs).float()
         except torch.OutOfMemoryError:
             raise
         except PROBE_FAILURES:
-            return False
-        return bool((hidden[0, 2] - hidden[1, 1]).norm() < 1e-2 * hidden[1, 1].norm())
+            return None
 
     @property
     def _name(self) -> str:
@@ -240,7 +216,7 @@ class LanguageHead:
 
     @contextmanager
     def _caught_outputs(self) -> Iterator[list[Any]]:
-        """Catch what the body returns, and let the head see a single row of it: it then costs next to nothing."""
+        """Catch what the body returns, and show the head a single row of it, at next to no cost."""
         caught = []
 
         def catch(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
@@ -255,7 +231,7 @@ class LanguageHead:
 
     @contextmanager
     def _body_returning(self, output: Any) -> Iterator[None]:
-        """Let the body return what is given, whatever it is asked."""
+        """Let the body return a given output, whatever its input."""
         own = self._body.__dict__.get("forward")  # where a library has put one of its own over the class's
         self._body.forward = lambda *_, **__: output
         try:
@@ -264,6 +240,11 @@ class LanguageHead:
             del self._body.__dict__["forward"]
             if own is not None:
                 self._body.forward = own
+
+
+def _close(some: Tensor, others: Tensor) -> bool:
+    """Tell whether hidden states differ by no more than kernels do."""
+    return bool((some - others).norm() < 1e-2 * others.norm())
 
 
 def _alike(some: Tensor, others: Tensor) -> bool:

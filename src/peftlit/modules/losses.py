@@ -18,24 +18,19 @@ from peftlit.errors import ConfigError
 
 
 class Loss(nn.Module, ABC):
-    """How far logits are from labels. A loss of your own implements :meth:`forward`."""
+    """A loss between logits and labels. A loss of your own implements :meth:`forward`."""
 
     def prepare(self, class_counts: Sequence[int] | None, rows: int | None) -> None:
         """Look at the training labels before training; the base has no need to.
 
         Args:
-            class_counts: Training rows of each class, None where not known.
-            rows: Training rows in all, None where not known.
+            class_counts: Training rows of each class, None if unknown.
+            rows: Training rows in all, None if unknown.
         """
 
     @abstractmethod
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the sum of the losses and what it has to be divided by, both scalar.
-
-        Args:
-            logits: What the head gave.
-            labels: The labels.
-        """
+        """Return the sum of the losses and what it has to be divided by, both scalar."""
 
 
 class _Weighted(Loss):
@@ -52,11 +47,7 @@ class _Weighted(Loss):
         self.register_buffer("weights", None, persistent=False)
 
     def prepare(self, class_counts: Sequence[int] | None, rows: int | None) -> None:
-        """Settle the weights.
-
-        Args:
-            class_counts: Training rows of each class.
-            rows: Training rows in all.
+        """Compute the weights.
 
         Raises:
             ConfigError: The number of weights is wrong, or ``balanced`` has nothing to count.
@@ -76,21 +67,12 @@ class _Weighted(Loss):
         self.weights = torch.tensor(self._asked)
 
     def expected(self, num_classes: int) -> int:
-        """Say how many weights there are.
-
-        Args:
-            num_classes: Number of classes.
-        """
+        """Return how many weights there are."""
         return num_classes
 
     @abstractmethod
     def balance(self, class_counts: Sequence[int], rows: int) -> list[float]:
-        """Return the weights that make up for classes of different size.
-
-        Args:
-            class_counts: Training rows of each class.
-            rows: Training rows in all.
-        """
+        """Return the weights that make up for classes of different size."""
 
 
 class CrossEntropy(_Weighted):
@@ -111,21 +93,11 @@ class CrossEntropy(_Weighted):
         self.label_smoothing = label_smoothing
 
     def balance(self, class_counts: Sequence[int], rows: int) -> list[float]:
-        """Return rows / (classes x rows of the class).
-
-        Args:
-            class_counts: Training rows of each class.
-            rows: Training rows in all.
-        """
+        """Return rows / (classes x rows of the class)."""
         return [rows / (len(class_counts) * count) for count in class_counts]
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed loss and the summed weight of the rows' classes.
-
-        Args:
-            logits: (B, C).
-            labels: Class ids, (B,).
-        """
+        """Return the summed loss of logits (B, C) and class ids (B,), and the summed weight of the rows' classes."""
         total = cross_entropy(
             logits, labels, weight=self.weights, label_smoothing=self.label_smoothing, reduction="sum"
         )
@@ -147,12 +119,7 @@ class FocalLoss(CrossEntropy):
         self.gamma = gamma
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed loss and the summed weight of the rows' classes.
-
-        Args:
-            logits: (B, C).
-            labels: Class ids, (B,).
-        """
+        """Return the summed loss of logits (B, C) and class ids (B,), and the summed weight of the rows' classes."""
         log_probabilities = logits.log_softmax(-1)
         missed = 1 - log_probabilities.exp()
         missed = missed.clamp(min=torch.finfo(missed.dtype).tiny)  # at 0, roots have no gradient
@@ -172,20 +139,11 @@ class BinaryCrossEntropy(_Weighted):
         self.one_logit = False
 
     def expected(self, num_classes: int) -> int:
-        """Say how many weights there are: one for each logit.
-
-        Args:
-            num_classes: Number of classes.
-        """
+        """Return how many weights there are: one for each logit."""
         return 1 if self.one_logit else num_classes
 
     def balance(self, class_counts: Sequence[int], rows: int) -> list[float]:
-        """Return rows without / rows with the label.
-
-        Args:
-            class_counts: Training rows of each class.
-            rows: Training rows in all.
-        """
+        """Return rows without / rows with the label."""
         return [(rows - count) / count for count in (class_counts[1:] if self.one_logit else class_counts)]
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -204,12 +162,7 @@ class MeanSquaredError(Loss):
     """The squared distance of a number from the label."""
 
     def forward(self, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the summed squares and the number of rows.
-
-        Args:
-            logits: (B, 1).
-            labels: (B,).
-        """
+        """Return the summed squares of logits (B, 1) and labels (B,), and the number of rows."""
         return mse_loss(logits.squeeze(-1), labels, reduction="sum"), logits.new_full((), len(labels))
 
 

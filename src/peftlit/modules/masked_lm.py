@@ -1,4 +1,4 @@
-"""Masked language modelling: find the tokens that are hidden."""
+"""Masked language modelling: predict the tokens that are hidden."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from peftlit.adapters import Adapter
 from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.modules.base import PeftModule
-from peftlit.modules.evaluation import Stage
-from peftlit.modules.metrics import Direction
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE
 from peftlit.modules.token_scores import TokenScores
 
 
 class MaskedLM(PeftModule):
-    """Learn to find hidden tokens, with the backbone's pretrained head, which stays frozen.
+    """Learn to predict hidden tokens, with the backbone's pretrained head, which stays frozen.
 
-    Where the backbone's weights bring no such head, its layers are new and train; an output matrix that is tied to the
-    embeddings stays frozen with them. Loss and perplexity are over all hidden tokens of a split.
+    If the backbone's weights have no such head, its layers are new and train; an output matrix tied to the embeddings
+    stays frozen with them. Loss and perplexity are over all hidden tokens of a split.
 
     Args:
         backbone: The base model.
@@ -38,8 +36,6 @@ class MaskedLM(PeftModule):
     objective = "masked"
     pretrained_head = True
     curve = "perplexity"
-    val_scores: TokenScores
-    test_scores: TokenScores
 
     def __init__(
         self,
@@ -54,23 +50,15 @@ class MaskedLM(PeftModule):
         self.val_scores, self.test_scores = TokenScores(), TokenScores()
 
     def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is taken as it is."""
+        """Return nothing: the pretrained model is used as it is."""
         return {}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return what the model was made for."""
+        """Return what the model was trained for."""
         return {PROBLEM_FILE: {"problem_type": "masked_language_modeling", **self.data.text_record()}}
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of tokens."""
-        return TokenScores.directions()
-
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits of every token, (B, T, V), in float32.
-
-        Args:
-            batch: The batch.
-        """
+        """Return the logits of every token, (B, T, V), in float32."""
         assert self.model is not None
         logits: Tensor = self.model(**self.model_inputs(batch)).logits
         return logits.float()
@@ -85,13 +73,3 @@ class MaskedLM(PeftModule):
         asked = batch["labels"] != IGNORE_INDEX
         total, right = self.language_head.loss(hidden[asked], batch["labels"][asked])
         return total, asked.sum(), right
-
-    def evaluation_step(self, batch: Batch, stage: Stage) -> None:
-        """Feed a batch to the scores.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-        """
-        scores = self.val_scores if stage == "val" else self.test_scores
-        scores.update(*self.loss(batch))

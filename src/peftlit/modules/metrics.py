@@ -20,20 +20,7 @@ from torchmetrics import (
     PearsonCorrCoef,
     SpearmanCorrCoef,
 )
-from torchmetrics.classification import (
-    MulticlassAccuracy,
-    MulticlassConfusionMatrix,
-    MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
-    MulticlassPrecision,
-    MulticlassRecall,
-    MultilabelConfusionMatrix,
-    MultilabelExactMatch,
-    MultilabelF1Score,
-    MultilabelHammingDistance,
-    MultilabelPrecision,
-    MultilabelRecall,
-)
+from torchmetrics import classification as tm
 
 from peftlit.backbone.hardware import widest_float
 from peftlit.errors import ConfigError
@@ -56,23 +43,15 @@ _CONFUSION = "confusion_matrix"
 
 
 def plain(value: Tensor | float) -> float:
-    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579.
-
-    Args:
-        value: A number that was computed or logged in float32.
-    """
+    """Return the shortest decimal that is the same number in float32: 0.85, not 0.8500000238418579."""
     return float(str(numpy.float32(float(value))))
 
 
 class Metrics(MetricCollection, ABC):
-    """What is measured of one problem type. Feed it what the problem answers, and the labels."""
+    """The metrics of one problem type. Feed it the problem's answers and the labels."""
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
-        """Turn what ``compute()`` returned into named numbers.
-
-        Args:
-            computed: The result of ``compute()``.
-        """
+        """Turn the result of ``compute()`` into named numbers."""
         return {name: float(value) for name, value in computed.items() if name != _CONFUSION}
 
     @abstractmethod
@@ -87,44 +66,45 @@ class ClassMetrics(Metrics):
     logged beside them, and those of each class as ``f1_<label>``.
 
     Args:
-        members: The metrics; those averaged under ``<name>_<average>`` and ``<name>_per_class``.
         label_names: The classes' names in the order of their ids.
-        average: Which average goes by the bare name.
+        average: Which average has the bare name.
         averages: The averages there are.
-        others: The remaining scalars.
+        averaged: The classes of precision, recall and F1.
+        others: The remaining scalars, each with its direction.
+        confusion_matrix: The confusion matrix.
 
     Raises:
-        ConfigError: A label's name is that of an average, or there is no such average.
+        ConfigError: A label has the name of an average, or there is no such average.
     """
 
     def __init__(
         self,
-        members: dict[str, Any],
-        *,
         label_names: Sequence[str],
         average: Average,
         averages: Sequence[Average],
-        others: dict[str, Direction],
+        averaged: Sequence[Any],
+        others: dict[str, tuple[Metric, Direction]],
+        confusion_matrix: Metric,
     ) -> None:
-        super().__init__(members)
         if average not in averages:
             raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {', '.join(averages)}")
-        for label in label_names:
-            if label in averages:
-                raise ConfigError(
-                    f"data.label_names: a label called {label!r} would be taken for the average f1_{label}"
-                )
+        if taken := [label for label in label_names if label in averages]:
+            raise ConfigError(
+                f"data.label_names: a label called {taken[0]!r} would be taken for the average f1_{taken[0]}"
+            )
+        members: dict[str, Any] = {name: metric for name, (metric, _) in others.items()}
+        members[_CONFUSION] = confusion_matrix
+        for name, kind in zip(_AVERAGED, averaged, strict=True):
+            members |= {f"{name}_{which}": kind(len(label_names), average=which) for which in averages}
+            members[f"{name}{_PER_CLASS}"] = kind(len(label_names), average=None)
+        super().__init__(members)
         self.label_names = list(label_names)
         self.average = average
         self.averages = list(averages)
-        self._others = others
+        self._others = {name: direction for name, (_, direction) in others.items()}
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
-        """Flatten what ``compute()`` returned, per-class values as ``f1_<label>``.
-
-        Args:
-            computed: The result of ``compute()``.
-        """
+        """Flatten the result of ``compute()``, per-class values as ``f1_<label>``."""
         flat: dict[str, float] = {}
         for name, value in computed.items():
             if name.endswith(_PER_CLASS):
@@ -158,12 +138,7 @@ class CalibrationError(Metric):
             self.add_state(name, torch.zeros(CALIBRATION_BINS, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
-        """Count a batch.
-
-        Args:
-            probabilities: (B, C).
-            labels: Class ids, (B,).
-        """
+        """Count a batch of probabilities (B, C) and class ids (B,)."""
         confidence, predicted = probabilities.float().max(-1)
         edges = torch.linspace(0, 1, CALIBRATION_BINS + 1, device=confidence.device)[1:-1]
         bins = torch.bucketize(confidence, edges, right=True)
@@ -180,44 +155,34 @@ class CalibrationError(Metric):
 class SingleLabelMetrics(ClassMetrics):
     """Metrics of one class per row: feed probabilities (B, C) and class ids (B,).
 
-    A class that occurs neither among labels nor among predictions is left out of the macro average, as in
-    scikit-learn.
-
-    Args:
-        label_names: The classes' names in the order of their ids.
-        average: ``macro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+    A class that occurs neither among labels nor among predictions is left out of the macro average, as in scikit-learn.
     """
 
     def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
         n = len(label_names)
-        members: dict[str, Any] = {
-            "accuracy": MulticlassAccuracy(n, average="micro"),
-            "mcc": MulticlassMatthewsCorrCoef(n),
-            "calibration_error": CalibrationError(),
-            _CONFUSION: MulticlassConfusionMatrix(n),
-        }
-        kinds = zip(_AVERAGED, (MulticlassPrecision, MulticlassRecall, MulticlassF1Score), strict=True)
-        for name, metric in kinds:
-            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in ("macro", "weighted")}
-            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
         super().__init__(
-            members,
-            label_names=label_names,
-            average=average,
-            averages=("macro", "weighted"),
-            others={"accuracy": "max", "mcc": "max", "calibration_error": "min"},
+            label_names,
+            average,
+            ("macro", "weighted"),
+            (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score),
+            {
+                "accuracy": (tm.MulticlassAccuracy(n, average="micro"), "max"),
+                "mcc": (tm.MulticlassMatthewsCorrCoef(n), "max"),
+                "calibration_error": (CalibrationError(), "min"),
+            },
+            tm.MulticlassConfusionMatrix(n),
         )
 
 
 class MultiLabelMetrics(ClassMetrics):
     """Metrics of any number of labels per row: feed probabilities (B, C) and labels (B, C) of 0 and 1.
 
-    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label
-    that is never given nor predicted counts as 0 in the macro average, as in scikit-learn.
+    ``accuracy`` is the share of rows with every label right; ``hamming_loss`` the share of wrong cells. A label that is
+    never given nor predicted counts as 0 in the macro average, as in scikit-learn.
 
     Args:
         label_names: The labels' names in the order of their ids.
-        average: ``macro``, ``micro`` or ``weighted``: which average ``f1``, ``precision`` and ``recall`` are.
+        average: Which average ``f1``, ``precision`` and ``recall`` are.
         thresholds: From which probability on each label is given, (C,); shared with the problem.
     """
 
@@ -225,27 +190,21 @@ class MultiLabelMetrics(ClassMetrics):
 
     def __init__(self, label_names: Sequence[str], average: Average, thresholds: Tensor) -> None:
         n = len(label_names)
-        members: dict[str, Any] = {
-            "accuracy": MultilabelExactMatch(n),
-            "hamming_loss": MultilabelHammingDistance(n, average="micro"),
-            _CONFUSION: MultilabelConfusionMatrix(n),
-        }
-        averages: tuple[Average, ...] = ("macro", "micro", "weighted")
-        kinds = zip(_AVERAGED, (MultilabelPrecision, MultilabelRecall, MultilabelF1Score), strict=True)
-        for name, metric in kinds:
-            members |= {f"{name}_{kind}": metric(n, average=kind) for kind in averages}
-            members[f"{name}{_PER_CLASS}"] = metric(n, average=None)
-        others: dict[str, Direction] = {"accuracy": "max", "hamming_loss": "min"}
-        super().__init__(members, label_names=label_names, average=average, averages=averages, others=others)
+        super().__init__(
+            label_names,
+            average,
+            ("macro", "micro", "weighted"),
+            (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score),
+            {
+                "accuracy": (tm.MultilabelExactMatch(n), "max"),
+                "hamming_loss": (tm.MultilabelHammingDistance(n, average="micro"), "min"),
+            },
+            tm.MultilabelConfusionMatrix(n),
+        )
         self.thresholds = thresholds
 
     def update(self, probabilities: Tensor, labels: Tensor) -> None:  # type: ignore[override]  # of a dict
-        """Count a batch.
-
-        Args:
-            probabilities: Probability of each label, (B, C).
-            labels: 1 where the label is given, (B, C).
-        """
+        """Count a batch of probabilities (B, C) and labels (B, C) of 0 and 1."""
         given = probabilities >= self.thresholds.to(probabilities.device)
         super().update(given.int(), labels.int())
 
@@ -254,14 +213,8 @@ class RegressionMetrics(Metrics):
     """Metrics of one number per row: feed values (B,) and labels (B,)."""
 
     def __init__(self) -> None:
-        super().__init__(
-            {
-                "mse": MeanSquaredError(),
-                "mae": MeanAbsoluteError(),
-                "pearson": PearsonCorrCoef(),
-                "spearman": SpearmanCorrCoef(),
-            }
-        )
+        correlations = {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
+        super().__init__({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **correlations})
         self.set_dtype(widest_float())
 
     def directions(self) -> dict[str, Direction]:

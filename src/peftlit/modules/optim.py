@@ -18,9 +18,6 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Split the trainable parameters into one group with weight decay and one without.
 
     Biases, and whatever else has fewer than two dimensions (norms, scales), do not decay.
-
-    Args:
-        model: The model; frozen parameters are left out.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     decayed = [p for p in trainable if p.ndim >= 2]
@@ -30,11 +27,7 @@ def parameter_groups(model: nn.Module) -> list[dict[str, Any]]:
 
 
 def learning_rate(optimizer: Optimizer) -> float | None:
-    """Return the learning rate of an optimizer's first group; None where it finds its own, as Adafactor does.
-
-    Args:
-        optimizer: The optimizer.
-    """
+    """Return the learning rate of an optimizer's first group; None if it finds its own, as Adafactor does."""
     rate = optimizer.param_groups[0]["lr"]
     return None if rate is None else float(rate)
 
@@ -64,32 +57,18 @@ class Schedule:
         self.warmup_ratio = warmup_ratio
 
     def __call__(self, optimizer: Optimizer, num_training_steps: int) -> LambdaLR:
-        """Bind the schedule to an optimizer.
-
-        Args:
-            optimizer: The optimizer.
-            num_training_steps: Optimizer steps of the whole run.
-        """
+        """Bind the schedule to an optimizer and the optimizer steps of the whole run."""
         return LambdaLR(optimizer, lambda step: self.factor(step, num_training_steps))
 
     def factor(self, step: int, num_training_steps: int) -> float:
-        """Return what the base learning rate is multiplied by at an optimizer step.
-
-        Args:
-            step: Optimizer steps already made.
-            num_training_steps: Optimizer steps of the whole run.
-        """
+        """Return what the base learning rate is multiplied by after so many optimizer steps."""
         warmup = self.num_warmup_steps or math.ceil((self.warmup_ratio or 0.0) * num_training_steps)
         if step < warmup:
             return step / warmup
         return self.decay(min((step - warmup) / max(1, num_training_steps - warmup), 1.0))
 
     def decay(self, progress: float) -> float:
-        """Return the factor after warmup.
-
-        Args:
-            progress: 0 at the end of the warmup, 1 at the end of the run.
-        """
+        """Return the factor after warmup; ``progress`` goes from 0 at its end to 1 at the end of the run."""
         raise NotImplementedError(f"{type(self).__name__} must say how the rate decays")
 
 
@@ -120,7 +99,7 @@ def with_schedule(optimizer: Optimizer, scheduler: Schedule | LRSchedulerCallabl
     Args:
         optimizer: The optimizer.
         scheduler: A :class:`Schedule`, anything that builds a torch scheduler, or None.
-        steps: Optimizer steps of the whole run; infinite where its end is not known.
+        steps: Optimizer steps of the whole run; infinite if its end is unknown.
 
     Raises:
         ConfigError: The schedule has to know where training ends.
@@ -139,10 +118,7 @@ def with_schedule(optimizer: Optimizer, scheduler: Schedule | LRSchedulerCallabl
 
 
 def monitoring_scheduler(scheduler: Schedule | LRSchedulerCallable | None) -> ReduceLROnPlateau | None:
-    """Return a scheduler that watches a logged value, bound to nothing; None where it watches none.
-
-    Args:
-        scheduler: What :func:`with_schedule` takes.
+    """Return a scheduler that watches a logged value, bound to nothing; None if it watches none.
 
     Raises:
         ConfigError: It does not say which.

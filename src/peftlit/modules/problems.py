@@ -1,4 +1,4 @@
-"""What is asked of a classifier, by transformers' ``problem_type``: how logits become answers, and how they are told.
+"""What a classifier predicts, by transformers' ``problem_type``: how logits become answers, and how these are written.
 
 Letters: ``B`` rows in the batch, ``C`` classes.
 """
@@ -42,7 +42,7 @@ class Problem(ABC):
         return self.label_names
 
     def label_map(self) -> dict[str, Any]:
-        """Return what the model's config has to know, and anyone who loads the model with transformers."""
+        """Return what the model's config needs, and anyone who loads the model with transformers."""
         return {
             "id2label": dict(enumerate(self.outputs)),
             "label2id": {name: i for i, name in enumerate(self.outputs)},
@@ -50,19 +50,12 @@ class Problem(ABC):
         }
 
     def record(self) -> dict[str, Any]:
-        """Return what has to be known to make the problem again, as JSON."""
+        """Return what is needed to create the problem again, as JSON."""
         return {"problem_type": self.problem_type, "label_names": self.label_names, "num_outputs": len(self.outputs)}
 
     @abstractmethod
     def answers(self, logits: Tensor) -> Tensor:
-        """Turn logits into what people are told.
-
-        Args:
-            logits: (B, outputs).
-
-        Returns:
-            Probabilities (B, C), or numbers (B,).
-        """
+        """Turn logits (B, outputs) into answers: probabilities (B, C), or numbers (B,)."""
 
     @abstractmethod
     def metrics(self, average: Average, *, tuned: bool) -> Metrics:
@@ -70,37 +63,24 @@ class Problem(ABC):
 
         Args:
             average: Which average ``f1``, ``precision`` and ``recall`` are.
-            tuned: Whether thresholds hold that were tuned on the validation split, where the problem has any. Not for
-                that split itself: they would flatter.
+            tuned: Whether to use the thresholds tuned on the validation split, if the problem has any. Not for that
+                split itself: they would flatter.
         """
 
     def restore(self, record: dict[str, Any]) -> None:
-        """Take back what training had found, by default nothing.
-
-        Args:
-            record: What :meth:`record` gave.
-        """
+        """Restore what training has found from what :meth:`record` returned; by default nothing."""
         return
 
     @abstractmethod
     def say(self, answer: Tensor) -> dict[str, Any]:
-        """Return one row's answer as JSON.
-
-        Args:
-            answer: One row of :meth:`answers`.
-        """
+        """Return one row of :meth:`answers` as JSON."""
 
     @abstractmethod
-    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
-        """Return one row's label, prediction and probabilities as they stand in ``predictions.csv``.
-
-        Args:
-            answer: One row of :meth:`answers`.
-            label: The row's label.
-        """
+    def to_csv(self, answer: Tensor, label: Tensor) -> list[object]:
+        """Return one row's label, prediction and probabilities for ``predictions.csv``."""
 
     def columns(self) -> list[str]:
-        """Name what :meth:`spell` returns."""
+        """Name what :meth:`to_csv` returns."""
         return ["label", "prediction", *(f"prob_{name}" for name in self.label_names)]
 
     def _probabilities(self, answer: Tensor) -> dict[str, float]:
@@ -124,7 +104,7 @@ class SingleLabel(Problem):
         """Return ``label`` and ``probabilities``."""
         return {"label": self.label_names[int(answer.argmax())], "probabilities": self._probabilities(answer)}
 
-    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+    def to_csv(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both names and the probabilities."""
         names = self.label_names
         return [names[int(label)], names[int(answer.argmax())], *map(_digits, answer.tolist())]
@@ -173,7 +153,7 @@ class MultiLabel(Problem):
         """Return ``labels`` and ``probabilities``."""
         return {"labels": self._given(answer >= self.thresholds), "probabilities": self._probabilities(answer)}
 
-    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+    def to_csv(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both label sets, joined, and the probabilities."""
         sets = [SEPARATOR.join(self._given(given)) for given in (label > 0, answer >= self.thresholds)]
         return [*sets, *map(_digits, answer.tolist())]
@@ -199,7 +179,7 @@ class Regression(Problem):
         """Return ``value``."""
         return {"value": plain(answer)}
 
-    def spell(self, answer: Tensor, label: Tensor) -> list[object]:
+    def to_csv(self, answer: Tensor, label: Tensor) -> list[object]:
         """Return both numbers."""
         return [_digits(float(label)), _digits(float(answer))]
 
@@ -213,15 +193,12 @@ def _digits(value: float) -> str:
 
 
 def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Loss | None) -> tuple[Problem, Loss]:
-    """Put problem and loss together.
+    """Return the problem and its loss.
 
     Args:
         problem_type: What the labels are.
         label_names: Their names.
-        loss: How far logits are from labels; None = the usual one of the problem.
-
-    Returns:
-        The problem and its loss.
+        loss: The loss; None = the usual one of the problem.
 
     Raises:
         ConfigError: The loss does not belong to the problem.

@@ -1,18 +1,19 @@
-"""What a split's evaluation adds up, over all batches and ranks."""
+"""What the evaluation of a split adds up, over all batches and ranks."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torchmetrics import SumMetric
 
 from peftlit.backbone.hardware import widest_float
+from peftlit.modules.metrics import Direction
 
 
 class Scores(nn.Module, ABC):
-    """The scores of a split; its members are torchmetrics."""
+    """The scores of a split; its children are torchmetrics."""
 
     def reset(self) -> None:
         """Start counting anew."""
@@ -20,8 +21,22 @@ class Scores(nn.Module, ABC):
             metric.reset()  # type: ignore[operator]  # torchmetrics, all of them
 
     @abstractmethod
+    def update(self, total: Tensor, weight: Tensor, *outputs: Tensor) -> None:
+        """Count a batch.
+
+        Args:
+            total: The sum of its losses, scalar.
+            weight: What they are divided by, scalar.
+            outputs: What else the scores are computed from.
+        """
+
+    @abstractmethod
     def compute(self) -> tuple[dict[str, float], dict[str, Any]]:
-        """Return the scalars to log by name, and what else there is to tell."""
+        """Return the scalars to log by name, and the extras that are not logged."""
+
+    @abstractmethod
+    def directions(self) -> dict[str, Direction]:
+        """Name every scalar but the loss, and say whether lower or higher is better."""
 
 
 def exact_sum() -> SumMetric:

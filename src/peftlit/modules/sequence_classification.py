@@ -18,10 +18,9 @@ from peftlit.batch import Batch, DataSpec
 from peftlit.errors import ConfigError
 from peftlit.modules.base import PeftModule
 from peftlit.modules.class_scores import ClassScores
-from peftlit.modules.evaluation import Stage
 from peftlit.modules.heads import Head
 from peftlit.modules.losses import Loss
-from peftlit.modules.metrics import Average, Direction
+from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
 
@@ -44,8 +43,7 @@ class SequenceClassification(PeftModule):
 
     auto_class = AutoModelForSequenceClassification
     task_type = TaskType.SEQ_CLS
-    val_scores: ClassScores
-    test_scores: ClassScores
+    problem: Problem
 
     def __init__(
         self,
@@ -64,7 +62,6 @@ class SequenceClassification(PeftModule):
             raise ConfigError(
                 f"data: has no labels, and {type(self).__name__} learns them; use TextFiles, or CausalLM or MaskedLM"
             )
-        self.problem: Problem
         asked = self.data.problem_type or "single_label_classification"
         self.problem, self.criterion = make_problem(asked, self.data.label_names, loss)
         self.criterion.prepare(self.data.class_counts, self.data.num_rows)
@@ -82,28 +79,16 @@ class SequenceClassification(PeftModule):
         return {"num_labels": self.num_outputs, **self.problem.label_map()} if self.head is None else {}
 
     def records(self) -> dict[str, dict[str, Any]]:
-        """Return the label map, which transformers takes as it is, and what else the problem has to know."""
+        """Return the label map, in transformers' form, and what else the problem has to know."""
         record = {**self.problem.record(), **self.data.text_record()}
         return {LABEL_MAP_FILE: self.problem.label_map(), PROBLEM_FILE: record}
 
     def restore(self, records: dict[str, dict[str, Any]]) -> None:
-        """Take the thresholds back.
-
-        Args:
-            records: What :meth:`records` gave.
-        """
+        """Restore the thresholds."""
         self.problem.restore(records[PROBLEM_FILE])
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name the metrics of the problem type."""
-        return self.problem.metrics(self.average, tuned=False).directions()
-
     def logits(self, batch: Batch) -> Tensor:
-        """Return the logits (B, outputs) in float32.
-
-        Args:
-            batch: The batch.
-        """
+        """Return the logits (B, outputs) in float32."""
         assert self.model is not None
         if self.head is not None:
             logits = self.head(self.text_states(batch), batch["attention_mask"])
@@ -119,19 +104,3 @@ class SequenceClassification(PeftModule):
         """
         logits = self.logits(batch)
         return (*self.criterion(logits, batch["labels"]), logits)
-
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor]:
-        """Feed a batch to the metrics.
-
-        Args:
-            batch: The batch.
-            stage: The split.
-
-        Returns:
-            ``row`` (B,), ``labels`` and ``answers`` (probabilities or numbers).
-        """
-        total, weight, logits = self.loss(batch)
-        answers = self.problem.answers(logits)
-        scores = self.val_scores if stage == "val" else self.test_scores
-        scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}

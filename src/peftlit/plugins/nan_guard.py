@@ -1,4 +1,4 @@
-"""Stop, or step over, what is not a number before it reaches the weights."""
+"""Stop, or skip the step, on a NaN or infinite loss or gradient."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _NAMED = 8
 
 
 class FiniteGuard(Callback):
-    """Look at every optimizer step's losses and gradients before the step is made: one answer from the device a step.
+    """Check every optimizer step's losses and gradients before the step is made: one transfer from the device a step.
 
-    All ranks judge alike: what is not finite on one of them ends the step on all. Under a float16 scaler infinite
-    gradients are its own affair: it skips the step and lowers its scale. A loss that is not finite never is.
+    All ranks judge alike: what is not finite on one of them ends or skips the step on all. Under a float16 scaler
+    infinite gradients are left to the scaler, which skips the step and lowers its scale. A loss that is not finite
+    never is.
 
     Args:
         policy: ``stop`` = end the run, weights and checkpoints untouched; ``skip`` = leave the step out, and count it.
@@ -75,8 +76,7 @@ class FiniteGuard(Callback):
                 f"{said}; lower the learning rate or set trainer.gradient_clip_val; --ckpt_path last goes on from the "
                 "last checkpoint"
             )
-        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-            parameter.grad = None
+        optimizer.zero_grad(set_to_none=True)
         self.skipped_steps += 1
         log.warning("%s; skipped, %d in all", said, self.skipped_steps)
 

@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[name-defined,misc]
     """bitsandbytes' paged 8-bit AdamW.
 
-    Tensors under 4,096 elements keep 32-bit state, as bitsandbytes decides; embeddings do too, because their
-    rare rows suffer most from 8 bits. State pages out to host memory on CUDA; elsewhere it stays where it is,
-    and that is logged once.
+    Tensors under 4,096 elements keep 32-bit state, as bitsandbytes decides; embeddings do too, because their rare rows
+    suffer most from 8 bits. State pages out to host memory on CUDA; elsewhere it stays where it is, and that is logged
+    once.
 
     Args:
         params: Parameters or parameter groups.
@@ -54,31 +54,18 @@ class PagedAdamW8bit(bitsandbytes.optim.PagedAdamW8bit):  # type: ignore[name-de
         """Give the weights of embedding layers 32-bit state.
 
         bitsandbytes' own way is a list for the whole process, which would reach other optimizers too.
-
-        Args:
-            model: The model whose parameters this optimizer holds.
         """
         self._in_32_bits = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
 
     def get_config(self, gindex: int, pindex: int, group: dict[str, Any]) -> dict[str, Any]:
-        """Say how bitsandbytes stores the state of one parameter.
-
-        Args:
-            gindex: Number of its group.
-            pindex: Its number in the group.
-            group: The group.
-        """
+        """Return how bitsandbytes stores the state of one parameter."""
         config: dict[str, Any] = super().get_config(gindex, pindex, group)
         if id(self.param_groups[gindex]["params"][pindex]) in self._in_32_bits:
             config["optim_bits"] = 32
         return config
 
     def step(self, closure: Any = None) -> Any:
-        """Make one optimizer step.
-
-        Args:
-            closure: Evaluates the model again and returns the loss.
-        """
+        """Make one optimizer step."""
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*[Pp]aged.*")
             return super().step(closure)

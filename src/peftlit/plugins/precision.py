@@ -1,11 +1,11 @@
-"""Which precision the Trainer computes in: chosen once, by the hardware, and logged."""
+"""Which precision the Trainer computes in: chosen once by the hardware, and logged."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
-from typing import Any, Literal
+from contextlib import contextmanager, nullcontext
+from typing import Any, Literal, cast, get_args
 
 from lightning import LightningModule
 from lightning.pytorch.plugins import MixedPrecision, Precision
@@ -19,10 +19,7 @@ PrecisionName = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 ChosenPrecision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-_ALIASES: dict[str, PrecisionName] = {
-    "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed", "auto": "auto",
-    "32-true": "32-true", "bf16-mixed": "bf16-mixed", "16-mixed": "16-mixed",
-}  # fmt: skip
+_ALIASES = {"None": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
 def choose_precision(asked: str | int | None, device: str) -> ChosenPrecision:
@@ -35,8 +32,8 @@ def choose_precision(asked: str | int | None, device: str) -> ChosenPrecision:
     Raises:
         ConfigError: The device has no bfloat16, or the precision would leave trainables in 16 bits.
     """
-    name = _ALIASES.get(str(asked if asked is not None else "auto"))
-    if name is None:
+    name = _ALIASES.get(str(asked), str(asked))
+    if name not in get_args(PrecisionName):
         raise ConfigError(
             f"trainer.precision: got {asked!r}; what trains stays in float32, so choose bf16-mixed, 16-mixed, 32-true "
             "or auto (backbone.dtype sets how frozen weights are stored)"
@@ -50,7 +47,7 @@ def choose_precision(asked: str | int | None, device: str) -> ChosenPrecision:
         if has_bfloat16(device):
             return "bf16-mixed"
         return "32-true" if device == "cpu" else "16-mixed"
-    return name
+    return cast(ChosenPrecision, name)
 
 
 class AdapterPrecision(MixedPrecision):
@@ -64,12 +61,7 @@ class AdapterPrecision(MixedPrecision):
     def __init__(self, precision: PrecisionName = "auto", device: str | None = None) -> None:
         device = device or current_device_type()
         chosen = choose_precision(precision, device)
-        log.info(
-            "precision: %s on %s%s",
-            chosen,
-            device,
-            " (chosen by the hardware)" if precision == "auto" else "",
-        )
+        log.info("precision: %s on %s%s", chosen, device, " (chosen by the hardware)" * (precision == "auto"))
         if chosen == "32-true":
             Precision.__init__(self)
             self.precision, self.device, self.scaler = chosen, device, None
@@ -80,32 +72,19 @@ class AdapterPrecision(MixedPrecision):
     @contextmanager
     def forward_context(self) -> Generator[None, None, None]:
         """Autocast, or nothing in float32."""
-        if self.precision == "32-true":
+        with nullcontext() if self.precision == "32-true" else super().forward_context():
             yield
-        else:
-            with super().forward_context():
-                yield
 
     def optimizer_step(  # type: ignore[override]
         self, optimizer: Any, model: LightningModule, closure: Callable[[], Any], **kwargs: Any
     ) -> Any:
-        """Step, and count the steps that the scaler skips because a gradient overflowed.
-
-        Args:
-            optimizer: The optimizer.
-            model: The module.
-            closure: Runs forward and backward.
-            **kwargs: What the optimizer's own step takes.
-        """
+        """Step, and count the steps that the scaler skips because a gradient overflowed."""
         before = self.scaler.get_scale() if self.scaler is not None else 0.0
         result = super().optimizer_step(optimizer, model, closure, **kwargs)
         if self.scaler is not None and self.scaler.get_scale() < before:
             self.skipped_steps += 1
-            log.info(
-                "float16 overflow: optimizer step %d in all skipped, loss scale now %g",
-                self.skipped_steps,
-                self.scaler.get_scale(),
-            )
+            said = "float16 overflow: optimizer step %d in all skipped, loss scale now %g"
+            log.info(said, self.skipped_steps, self.scaler.get_scale())
         return result
 
     def state_dict(self) -> dict[str, Any]:
@@ -113,11 +92,7 @@ class AdapterPrecision(MixedPrecision):
         return {**super().state_dict(), "skipped_steps": self.skipped_steps}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the state back.
-
-        Args:
-            state_dict: What :meth:`state_dict` returned.
-        """
+        """Restore what :meth:`state_dict` returned."""
         state = dict(state_dict)
         self.skipped_steps = state.pop("skipped_steps", 0)
         super().load_state_dict(state)

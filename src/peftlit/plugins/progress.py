@@ -8,16 +8,16 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 
+from peftlit.modules.accumulation import at_step_boundary
 from peftlit.modules.metrics import HEADLINES
 from peftlit.modules.optim import learning_rate
-from peftlit.modules.window import at_step_boundary
 from peftlit.plugins.throughput import throughput_of
 
 _LINES_PER_EPOCH = 10
 
 
 def _training_numbers(trainer: Trainer) -> dict[str, str]:
-    """Spell the numbers of training; the loss has to be waited for."""
+    """Return the numbers of training as text; this waits for the loss."""
     numbers = {}
     if "train/loss" in trainer.callback_metrics:
         numbers["loss"] = f"{float(trainer.callback_metrics['train/loss']):.4f}"
@@ -38,7 +38,7 @@ class RichProgress(RichProgressBar):
         self._shown: dict[str, str] = {}
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return what stands at the end of the bar."""
+        """Return what the end of the bar shows."""
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]  # set by a connector
         is_logging_step = at_step_boundary(trainer) and every and trainer.global_step % every == 0
         if is_logging_step or "loss" not in self._shown:

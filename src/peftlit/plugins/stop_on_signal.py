@@ -1,4 +1,4 @@
-"""Pre-emption and Ctrl-C: the step ends, a checkpoint is written, the exit code says so."""
+"""On SIGTERM or Ctrl-C the current optimizer step finishes, a checkpoint is written, and the exit code says why."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Checkpoint
 
 from peftlit.errors import Stopped
-from peftlit.modules.window import at_step_boundary
+from peftlit.modules.accumulation import at_step_boundary
 
 log = logging.getLogger(__name__)
 
@@ -24,15 +24,15 @@ CHECKPOINT_NAME = "stopped.ckpt"
 
 
 class StopOnSignal(Checkpoint):
-    """End training at the next optimizer step after SIGTERM, Ctrl-C, or the signal by which SLURM tells to requeue.
+    """End training at the next optimizer step after SIGTERM, Ctrl-C, or SLURM's signal to requeue.
 
-    Whatever else asks for an end inside an accumulation window, as ``trainer.max_time`` may, is held back until there.
-    It is a checkpoint callback so that it runs after all others, whose own checkpoints are then written. A second
-    Ctrl-C ends at once. During validation it is the validation that is given up; it is done anew when the run goes on.
+    Any other request to stop inside an accumulation window, such as ``trainer.max_time``, is deferred to its end. It is
+    a checkpoint callback so that it runs after all others, whose own checkpoints are then written. A second Ctrl-C ends
+    at once. A validation is given up, and done anew when the run resumes.
 
     Args:
         folder: Where checkpoints are.
-        way_on: The command that goes on, for the message.
+        way_on: The command that resumes, for the message.
     """
 
     def __init__(self, folder: Path, way_on: str) -> None:
@@ -44,19 +44,14 @@ class StopOnSignal(Checkpoint):
         self._before: dict[int, Any] = {}
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-        """
+        """Listen."""
         self._listen(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listen; Lightning's own listeners, which stop inside an accumulation window, are put aside."""
+        """Listen; Lightning's own listeners, which stop inside an accumulation window, are replaced."""
         self._listen(trainer)
         # what it asks the other ranks for before each micro-batch, we ask after a step
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _ask_nobody  # type: ignore[method-assign]
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
     def _listen(self, trainer: Trainer) -> None:
         if self._before or threading.current_thread() is not threading.main_thread():
@@ -75,16 +70,11 @@ class StopOnSignal(Checkpoint):
         if self._asked == number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = number
-        log.info(
-            "%s: stopping after this step%s",
-            signal.Signals(number).name,
-            " (Ctrl-C again: at once)" * (number == signal.SIGINT),
-        )
+        again = " (Ctrl-C again: at once)" * (number == signal.SIGINT)
+        log.info("%s: stopping after this step%s", signal.Signals(number).name, again)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop where the batch ended an optimizer step.
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Stop if the batch ended an optimizer step.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -95,24 +85,8 @@ class StopOnSignal(Checkpoint):
         self._held, trainer.should_stop = False, self._held or trainer.should_stop
         self._stop_if_asked(trainer)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Stop; before training has begun, its first step is waited for.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            outputs: Not used.
-            batch: Not used.
-            batch_idx: Not used.
-            dataloader_idx: Not used.
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Stop; before training has begun, only after its first step.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -123,9 +97,8 @@ class StopOnSignal(Checkpoint):
     def _stop_if_asked(self, trainer: Trainer) -> None:
         asked = self._asked
         if trainer.world_size > 1:  # one rank may have heard it, or another one first
-            asked = int(
-                trainer.strategy.reduce(torch.tensor(asked, device=trainer.strategy.root_device), reduce_op="max")
-            )
+            own = torch.tensor(asked, device=trainer.strategy.root_device)
+            asked = int(trainer.strategy.reduce(own, reduce_op="max"))
         if not asked:
             return
         trainer.save_checkpoint(self.folder / CHECKPOINT_NAME)
@@ -135,11 +108,7 @@ class StopOnSignal(Checkpoint):
         raise Stopped(f"stopped by {name} after step {trainer.global_step}; go on with: {self.way_on}", asked)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop for a signal that came after the last step, then listen no more: Lightning does so before a fit ends.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
+        """Stop for a signal that came after the last step, then stop listening: Lightning does so before a fit ends.
 
         Raises:
             Stopped: A signal has asked for it.
@@ -148,23 +117,13 @@ class StopOnSignal(Checkpoint):
         self._stop_listening()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop listening.
-
-        Args:
-            trainer: The trainer.
-            pl_module: The module.
-            exception: What ends training.
-        """
+        """Stop listening."""
         self._stop_listening()
 
     def _stop_listening(self) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         self._before = {}
-
-
-def _ask_nobody() -> None:
-    """Do nothing."""
 
 
 def _requeue() -> None:

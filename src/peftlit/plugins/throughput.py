@@ -1,4 +1,4 @@
-"""How fast training goes: rows over wall time, and how much of that time went into fetching batches."""
+"""How fast training is: rows over wall time, and how much of that time went into fetching batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ _FETCH = "train_dataloader_next"
 
 
 class Throughput(Callback):
-    """The one clock of a run. It runs while training does: forward, backward, data loading, logging and checkpoints.
+    """The one clock of a run: forward, backward, data loading, logging and checkpoints of training.
 
     The sanity check and validations are left out. The device is waited for only where the clock stops, before a
-    validation and at the end, so what is queued there counts too. A run that goes on from a checkpoint goes on with the
-    rows and seconds of that checkpoint.
+    validation and at the end. A resumed run continues with the rows and seconds of its checkpoint.
 
     Attributes:
         rows: Rows trained on. Ranks get equal shares, to a row; those of this one are taken for all.
@@ -77,7 +76,7 @@ class Throughput(Callback):
         self._seconds, self._started = self.seconds, None
 
     def _time_fetching(self, profiler: Profiler) -> None:
-        """Listen to what Lightning tells its profiler, whichever it is: it names no other sign of a fetch."""
+        """Listen to what Lightning tells its profiler, whichever it is: it gives no other sign of a fetch."""
         start, stop, begun = profiler.start, profiler.stop, 0.0
 
         def on_start(action_name: str) -> None:

@@ -1,4 +1,4 @@
-"""Stop a run in which something that should learn does not, or something frozen moves."""
+"""Stop a run in which something that should learn does not, or something frozen changes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _SHORTEST_WAY = 1e-6
 class TrainabilityGuard(Callback):
     """Judge every tensor after a few optimizer steps with a learning rate over zero.
 
-    Every trainable one must have had a finite gradient other than zero and must have moved; every frozen one
-    must be what it was. A few steps are needed: LoRA's A has a gradient of exactly zero while B is zero.
+    Every trainable one must have had a finite gradient other than zero and must have changed; every frozen one must be
+    unchanged. A few steps are needed: LoRA's A has a gradient of exactly zero while B is zero.
 
     Args:
         num_steps: Optimizer steps with a learning rate over zero before the judgement.
@@ -58,9 +58,7 @@ class TrainabilityGuard(Callback):
         self._way += max(rates)
         self._learned |= {name for name, answer in zip(gradients, answers, strict=True) if all(answer)}
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Judge, once.
 
         Raises:
@@ -73,7 +71,7 @@ class TrainabilityGuard(Callback):
             if parameter.requires_grad and name not in self._learned:
                 raise TrainabilityError(
                     f"{name} trains but had no finite gradient other than zero in {self._steps} optimizer steps: "
-                    "it is not on the way from the input to the loss, or the loss is not finite"
+                    "it is not part of the loss's graph, or the loss is not finite"
                 )
             if parameter.requires_grad and not moved:
                 raise TrainabilityError(f"{name} trains but did not move in {self._steps} optimizer steps")

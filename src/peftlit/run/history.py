@@ -10,9 +10,9 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from peftlit.backbone.hardware import widest_float
+from peftlit.modules.accumulation import at_step_boundary
 from peftlit.modules.metrics import plain
 from peftlit.modules.optim import learning_rate
-from peftlit.modules.window import at_step_boundary
 
 
 class History(Callback):

@@ -48,5 +48,5 @@ class Predictions(Callback):
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["row", *self.problem.columns()])
         for i in joined["row"].argsort().tolist():
-            writer.writerow([int(joined["row"][i]), *self.problem.spell(joined["answers"][i], joined["labels"][i])])
+            writer.writerow([int(joined["row"][i]), *self.problem.to_csv(joined["answers"][i], joined["labels"][i])])
         write_text(self.path, text.getvalue())

@@ -8,8 +8,8 @@ from lightning.pytorch.loggers import CSVLogger
 from peftlit.data import TokenDataModule
 from peftlit.errors import RunFolderError
 from peftlit.files import write_json, write_text
+from peftlit.modules.accumulation import check_nothing_inside_windows
 from peftlit.run.folder import RunFolder
-from peftlit.run.window_checks import check_windows
 
 
 class RunSetup(Callback):
@@ -35,7 +35,7 @@ class RunSetup(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set up the folder and add the logger: Lightning makes a logger's files before it loads the model."""
-        check_windows(trainer)
+        check_nothing_inside_windows(trainer)
         self._begin(trainer)
         if self.writes_log and not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set by a connector
             trainer.loggers = [CSVLogger(self.folder.path, name="", version=self._log_folder())]

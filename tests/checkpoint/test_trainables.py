@@ -9,7 +9,7 @@ from hashlib import sha256
 import pytest
 import torch
 
-from peftlit.checkpoint.contents import BACKBONE, check_trainables, keep_trainables
+from peftlit.checkpoint.trainables import BACKBONE
 from peftlit.digest import config_sha256, weights_sha256
 from peftlit.errors import CheckpointError
 from tests.modules.cases import Case, make_module
@@ -17,7 +17,7 @@ from tests.modules.cases import Case, make_module
 
 def saved(module) -> dict:
     checkpoint = {"state_dict": module.state_dict()}
-    keep_trainables(module, checkpoint)
+    module.on_save_checkpoint(checkpoint)
     return checkpoint
 
 
@@ -39,7 +39,7 @@ def test_only_what_trains_is_kept_and_the_base_is_named(module, tmp_path) -> Non
         "weights_sha256": digest,
         "config_sha256": sha256((tmp_path / "bert/config.json").read_bytes()).hexdigest(),
     }
-    check_trainables(module, checkpoint)
+    module.on_load_checkpoint(checkpoint)
 
 
 def test_a_window_that_is_open_is_not_saved(module) -> None:
@@ -56,7 +56,7 @@ def test_other_tensors_are_refused(change, module) -> None:
     else:
         checkpoint["state_dict"].popitem()
     with pytest.raises(CheckpointError, match="does not hold what this config trains"):
-        check_trainables(module, checkpoint)
+        module.on_load_checkpoint(checkpoint)
 
 
 def test_another_config_of_the_base_is_refused(module, tmp_path) -> None:
@@ -65,7 +65,7 @@ def test_another_config_of_the_base_is_refused(module, tmp_path) -> None:
     file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_act": "relu"}))
     config_sha256.cache_clear()
     with pytest.raises(CheckpointError, match=r"config\.json of .* is not the one that the checkpoint was"):
-        check_trainables(module, checkpoint)
+        module.on_load_checkpoint(checkpoint)
 
 
 def test_another_base_is_refused(module, tmp_path) -> None:
@@ -74,4 +74,4 @@ def test_another_base_is_refused(module, tmp_path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
     weights_sha256.cache_clear()
     with pytest.raises(CheckpointError, match="are not those that the checkpoint was trained on"):
-        check_trainables(module, checkpoint)
+        module.on_load_checkpoint(checkpoint)

@@ -10,7 +10,7 @@ import pytest
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, ModelCheckpoint
 
 from peftlit.errors import ConfigError
-from peftlit.run.window_checks import check_windows
+from peftlit.modules.accumulation import check_nothing_inside_windows
 
 INTERVAL = timedelta(minutes=5)
 ON = {"check_val_every_n_epoch": None}
@@ -45,7 +45,7 @@ def trainer(**changes: object) -> Any:
     ],
 )
 def test_at_the_end_of_a_window_they_may(window, changes) -> None:
-    check_windows(trainer(accumulate_grad_batches=window, **changes))
+    check_nothing_inside_windows(trainer(accumulate_grad_batches=window, **changes))
 
 
 @pytest.mark.parametrize(
@@ -78,4 +78,4 @@ def test_at_the_end_of_a_window_they_may(window, changes) -> None:
 )
 def test_inside_a_window_they_are_refused(window, changes, said) -> None:
     with pytest.raises(ConfigError, match=said):
-        check_windows(trainer(accumulate_grad_batches=window, **changes))
+        check_nothing_inside_windows(trainer(accumulate_grad_batches=window, **changes))

@@ -12,8 +12,9 @@ from lightning import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.utils.data import DataLoader
 
+from peftlit.modules.accumulation import AccumulationWindow, at_step_boundary
 from peftlit.modules.losses import CrossEntropy
-from peftlit.modules.window import AccumulationWindow, at_step_boundary
+from peftlit.modules.metrics import plain
 from peftlit.plugins import FiniteGuard, LineProgress, RichProgress, TrainabilityGuard
 from peftlit.plugins.throughput import Throughput
 from peftlit.run.history import History
@@ -32,9 +33,9 @@ def close(weights: list[float]) -> tuple[AccumulationWindow, torch.Tensor]:
     window, parameter = AccumulationWindow(), torch.nn.Parameter(torch.ones(()))
     for weight in weights:
         assert window.is_open == (weight is not weights[0])
-        loss = window.add(3 * parameter * weight, torch.tensor(weight), TRAINER)
+        loss = window.accumulate(3 * parameter * weight, torch.tensor(weight), TRAINER)
         (loss / TRAINER.accumulate_grad_batches).backward()
-    window.close([parameter], TRAINER)
+    window.normalize_gradients([parameter], TRAINER)
     return window, parameter.grad
 
 
@@ -52,8 +53,8 @@ def test_weights_are_summed_beyond_two_to_the_24() -> None:
     window, parameter = AccumulationWindow(), torch.nn.Parameter(torch.ones(()))
     parameter.grad = torch.ones(())
     for total, weight in [(0.0, 2.0**24), *[(1.0, 1.0)] * 8]:
-        window.add(torch.tensor(total), torch.tensor(weight), TRAINER)
-    mean = window.close([parameter], TRAINER)
+        window.accumulate(torch.tensor(total), torch.tensor(weight), TRAINER)
+    mean = window.normalize_gradients([parameter], TRAINER)
     assert torch.equal(parameter.grad, 2 * 2.0**24 / torch.tensor(2.0**24 + 8))
     assert float(mean) == float(torch.tensor(8 / (2**24 + 8)))
 
@@ -117,4 +118,4 @@ def test_no_micro_batch_waits_but_the_last_of_a_step(bar, printed, model_folder,
     assert waits.steps[5] == [*printed, "reduce", "tolist", "reduce"]  # is it finite, and what is it divided by
     steps = [[sum(part) for part in zip(*losses[i : i + 3], strict=True)] for i in range(0, 21, 3)]
     means = [float((total / weight).float()) for total, weight in steps]
-    assert [entry["loss"] for entry in history.log_history] == [sum(means[:4]) / 4]
+    assert [entry["loss"] for entry in history.log_history] == [plain(sum(means[:4]) / 4)]
