@@ -82,7 +82,8 @@ def write_pieces(folder: Path) -> PreTrainedTokenizerFast:
 def on_rank(rank: int, world_size: int) -> Any:
     """Stand in for the Trainer of one process among several."""
     strategy = SimpleNamespace(root_device=torch.device("cpu"))
-    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
+    limits = dict.fromkeys(("limit_val_batches", "limit_test_batches", "limit_predict_batches"), 1.0)
+    return SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy, **limits)
 
 
 def masks_of(batches: Iterable[Batch]) -> dict[Block, tuple[tuple[int, ...], tuple[int, ...]]]:
