@@ -12,11 +12,12 @@ import datasets
 import pytest
 
 from peftlit.data import cache
+from peftlit.data.table import make_rows
 
 DAY = 24 * 3600.0
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
     return tmp_path / "peftlit"
@@ -26,7 +27,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def made(folder) -> Callable[..., Path]:
     """Make an entry as another process would have left it: its bytes, and how many days ago it was used."""
 
-    def make(key: str, days: float = 1, size: int = 100) -> Path:
+    def make(key: str, days: float = 1.5, size: int = 100) -> Path:
         file = cache.cache_file([key])
         file.write_bytes(b"x" * size)
         os.utime(file.parent, (time.time() - days * DAY,) * 2)
@@ -35,99 +36,44 @@ def made(folder) -> Callable[..., Path]:
     return make
 
 
-@pytest.fixture
-def forget(folder) -> Callable[[], None]:
-    """Begin as a new process that uses nothing; the one before has ended."""
-
-    def end() -> None:
-        process = cache._processes.pop(folder)
-        process._end(os.getpid())
-
-    return end
-
-
-def test_what_was_not_used_for_long_is_removed_with_one_line(made, forget, caplog):
+def test_what_was_not_used_for_long_is_removed_with_one_line(made, folder, caplog):
     old, older, young = made("old", 31), made("older", 45), made("young", 29)
-    forget()
+    of_an_older_version, strange = folder / "0123.arrow", folder / "notes.txt"
+    for file in (of_an_older_version, strange):
+        file.write_text("x")
+        os.utime(file, (0, 0))
     with caplog.at_level(logging.INFO, "peftlit"):
         cache.clean_cache()
-    assert [file.exists() for file in (old, older, young)] == [False, False, True]
-    assert not old.parent.exists()
+        again = made("again", 99)
+        cache.clean_cache()
+    assert [file.exists() for file in (old, older, of_an_older_version, young, strange)] == [False] * 3 + [True] * 2
+    assert again.exists(), "a process cleans once"
     (line,) = caplog.messages
-    assert line.startswith("cache: removed 2 sets of rows not used lately")
+    assert line.startswith("cache: removed 3 sets of rows not used lately")
 
 
-def test_nothing_removed_is_nothing_said(made, forget, caplog):
-    made("young")
-    forget()
+def test_the_least_recently_used_go_until_the_rest_fits_and_nothing_is_said_of_nothing(made, monkeypatch, caplog):
+    files = {days: made(f"{days} days", days) for days in (2, 5, 3, 4)}
+    assert cache.cache_file(["5 days"]) == files[5]  # to ask for a file is to use it
+    os.utime(files[5].parent, (time.time() - 1.5 * DAY,) * 2)
+    monkeypatch.setattr(cache, "MAX_BYTES", 250)
+    cache.clean_cache()
+    assert {days for days, file in files.items() if file.exists()} == {2, 5}
     with caplog.at_level(logging.INFO, "peftlit"):
-        cache.clean_cache()
+        cache._clean.__wrapped__(cache._folder(), 0)
     assert not caplog.messages
 
 
-def test_the_least_recently_used_go_until_the_rest_fits(made, forget, monkeypatch):
-    files = {days: made(f"{days} days", days) for days in (2, 5, 3, 4)}
-    forget()
-    monkeypatch.setattr(cache, "MAX_BYTES", 250)
-    cache.clean_cache()
-    assert {days for days, file in files.items() if file.exists()} == {2, 3}
-
-
-def test_to_ask_for_a_file_is_to_use_it(made, forget, monkeypatch):
-    files = {days: made(f"{days} days", days) for days in (2, 5)}
-    forget()
-    assert cache.cache_file(["5 days"]) == files[5]
-    forget()
-    monkeypatch.setattr(cache, "MAX_BYTES", 150)
-    cache.clean_cache()
-    assert {days for days, file in files.items() if file.exists()} == {5}
-
-
-def test_what_this_process_uses_stays_however_old_and_large(made, monkeypatch):
-    file = made("mine", 99)
+def test_what_is_in_use_stays_and_what_is_mapped_can_be_read_without_its_file(made, folder, monkeypatch):
     monkeypatch.setattr(cache, "MAX_BYTES", 1)
+    new = made("new", 0.5)
+    rows = make_rows({"a": range(5000)})
+    for entry in folder.glob("process-*"):
+        os.utime(entry, (0, 0))
     cache.clean_cache()
-    assert file.exists()
-
-
-def test_what_another_living_process_uses_stays_and_goes_when_it_has_been_killed(made, forget, folder, monkeypatch):
-    file = made("theirs", 99)
-    own = cache.private_file()
-    own.write_bytes(b"x")
-    another = cache._processes.pop(folder)
-    monkeypatch.setattr(cache, "MAX_BYTES", 1)
-    cache.clean_cache()
-    assert file.exists()
-    assert own.exists()
-    forget()
-    another._alive.release()  # as the system does when a process is killed
-    cache.clean_cache()
-    assert not file.exists()
-    assert not own.exists()
-    assert not list(folder.glob(f"{another.name}*"))
-
-
-def test_a_process_cleans_once(made, forget):
-    first = made("first", 99)
-    forget()
-    cache.clean_cache()
-    assert not first.exists()
-    second = made("second", 99)
-    cache._this_process()._list.write_text("")
-    cache.clean_cache()
-    assert second.exists()
-
-
-def test_files_of_older_versions_go_and_strangers_stay(folder, forget, made):
-    made("new")
-    old, strange = folder / "0123.arrow", folder / "notes.txt"
-    for file in (old, strange):
-        file.write_text("x")
-        os.utime(file, (0, 0))
-    forget()
-    cache.clean_cache()
-    assert not old.exists()
-    assert strange.exists()
+    assert new.exists()
+    assert not Path(rows.cache_files[0]["filename"]).exists()
+    assert rows["a"][:] == list(range(5000))
 
 
 def test_a_process_that_ends_leaves_nothing_of_its_own(tmp_path):
@@ -137,4 +83,4 @@ def test_a_process_that_ends_leaves_nothing_of_its_own(tmp_path):
     )
     ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert Path(ended.stdout.strip()).is_relative_to(tmp_path)
-    assert [file.name for file in (tmp_path / "peftlit").iterdir() if file.name != "cache.lock"] == []
+    assert not list((tmp_path / "peftlit").iterdir())

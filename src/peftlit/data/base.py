@@ -1,7 +1,5 @@
 """The data module that all data sets share. It takes rows from their source to batches, one object for each step."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -1,6 +1,6 @@
-"""Arrow files that rows are mapped from, a folder for each key in the cache of ``datasets``, and when they go.
+"""Arrow files that rows are mapped from, a folder for each key in the cache of ``datasets``.
 
-Every process holds a lock while it lives, beside a list of the folders it uses; those are never removed.
+The least recently used ones are removed. What a process has mapped stays readable when its file is gone.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import suppress
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
@@ -22,129 +21,78 @@ from typing import Any
 import datasets
 import tokenizers
 import transformers
-from filelock import FileLock, Timeout
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 20 << 30
 """Beyond so many bytes, what was not used for the longest time is removed."""
 
-MAX_AGE = 30 * 24 * 3600.0
+MAX_AGE_S = 30 * 24 * 3600.0
 """What was not used for so many seconds is removed."""
+
+MIN_AGE_S = 24 * 3600.0
+"""What was used within so many seconds stays: its file may be named, but not yet mapped."""
 
 
 def cache_file(key: list[Any]) -> Path:
-    """Name the file of what is made from a key, which is JSON; other processes see that this one uses it."""
-    name = sha256(json.dumps([_versions(), key]).encode()).hexdigest()
-    return _this_process().use(name) / "rows.arrow"
+    """Name the file of what is made from a key.
+
+    Args:
+        key: All that the content depends on, as JSON; the versions of the code that makes it are added.
+    """
+    entry = _folder() / sha256(json.dumps([_versions(), key]).encode()).hexdigest()
+    entry.mkdir(parents=True, exist_ok=True)
+    os.utime(entry)  # used now
+    return entry / "rows.arrow"
 
 
 def private_file() -> Path:
-    """Name a new file that no other process looks for; it goes when this process ends."""
-    process = _this_process()
-    return process.use(process.name) / f"{uuid.uuid4().hex}.arrow"
+    """Name a new file that no other process looks for; it is removed when this process ends."""
+    return _private_folder(_folder(), os.getpid()) / f"{uuid.uuid4().hex}.arrow"
 
 
 def clean_cache() -> None:
-    """Remove what was not used lately, beyond ``MAX_AGE`` or ``MAX_BYTES``; nothing in use. Once in a process."""
-    process = _this_process()
-    if process.has_cleaned:
-        return
-    process.has_cleaned = True
+    """Remove what was not used lately, beyond ``MAX_AGE_S`` or ``MAX_BYTES``; once in a process."""
+    _clean(_folder(), os.getpid())
+
+
+@cache
+def _clean(folder: Path, pid: int) -> None:
     removed = freed = 0
-    with process.guard:
-        used = _in_use(process)
-        entries = sorted(_entries(process.folder))
-        total = sum(size for _, size, _ in entries)
-        for used_at, size, entry in entries:
-            if entry.name not in used and (total > MAX_BYTES or used_at < time.time() - MAX_AGE):
-                _remove(entry)
-                removed, freed, total = removed + 1, freed + size, total - size
+    entries = sorted(_entries(folder))
+    total = sum(size for _, size, _ in entries)
+    for used_at, size, entry in entries:
+        age = time.time() - used_at
+        if age > MAX_AGE_S or (total > MAX_BYTES and age > MIN_AGE_S):
+            entry.unlink() if entry.is_file() else shutil.rmtree(entry, ignore_errors=True)
+            removed, freed, total = removed + 1, freed + size, total - size
     if removed:
-        log.info(
-            "cache: removed %d sets of rows not used lately (%.1f MiB), %s", removed, freed / 2**20, process.folder
-        )
+        log.info("cache: removed %d sets of rows not used lately (%.1f MiB), %s", removed, freed / 2**20, folder)
 
 
-class _Process:
-    """What others see of this process: a lock that it holds, and the list of what it uses."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.name = f"process-{uuid.uuid4().hex}"
-        self.has_cleaned = False
-        self.guard = FileLock(folder / "cache.lock")
-        self._list = folder / f"{self.name}.used"
-        self._alive = FileLock(_lock_beside(self._list))
-        with self.guard:
-            self._alive.acquire()
-            self._list.touch()
-        atexit.register(self._end, os.getpid())
-
-    def use(self, name: str) -> Path:
-        """Return the folder of a name, which is now kept."""
-        entry = self.folder / name
-        with self.guard:
-            with self._list.open("a") as file:
-                file.write(f"{name}\n")
-            entry.mkdir(exist_ok=True)
-            os.utime(entry)
-        return entry
-
-    def _end(self, pid: int) -> None:
-        if os.getpid() == pid:  # not in a forked child
-            _remove(self.folder / self.name)
-            self._list.unlink(missing_ok=True)
-            self._alive.release()
-            _lock_beside(self._list).unlink(missing_ok=True)
+def _folder() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
 
 
-_processes: dict[Path, _Process] = {}
+@cache
+def _private_folder(folder: Path, pid: int) -> Path:
+    private = folder / f"process-{uuid.uuid4().hex}"
+    private.mkdir(parents=True)
 
+    def remove() -> None:
+        if os.getpid() == pid:  # not in a forked child; what a killed process leaves is clean_cache's
+            shutil.rmtree(private, ignore_errors=True)
 
-def _this_process() -> _Process:
-    folder = Path(datasets.config.HF_DATASETS_CACHE, "peftlit")
-    if folder not in _processes:
-        _processes[folder] = _Process(folder)
-    return _processes[folder]
-
-
-def _lock_beside(file: Path) -> Path:
-    return file.with_suffix(".alive")
-
-
-def _in_use(process: _Process) -> set[str]:
-    """Return the names in use; remove what is left of processes that were killed."""
-    used = set(process.folder.joinpath(f"{process.name}.used").read_text().split())
-    for listed in process.folder.glob("*.used"):
-        if listed.stem == process.name:
-            continue
-        lock = _lock_beside(listed)
-        try:
-            with FileLock(lock, timeout=0):
-                _remove(process.folder / listed.stem)
-                listed.unlink(missing_ok=True)
-            lock.unlink(missing_ok=True)
-        except Timeout:
-            with suppress(FileNotFoundError):  # it is just ending
-                used |= set(listed.read_text().split())
-    return used
+    atexit.register(remove)
+    return private
 
 
 def _entries(folder: Path) -> Iterator[tuple[float, int, Path]]:
     """Yield when each entry was used last, its bytes, and where it is; files were entries of older versions."""
-    for entry in folder.iterdir():
+    for entry in folder.iterdir() if folder.is_dir() else ():
         if entry.is_dir() or entry.suffix == ".arrow":
             files = [*entry.iterdir()] if entry.is_dir() else [entry]
             yield entry.stat().st_mtime, sum(file.stat().st_size for file in files), entry
-
-
-def _remove(entry: Path) -> None:
-    if entry.is_file():
-        entry.unlink()
-    else:
-        shutil.rmtree(entry, ignore_errors=True)
 
 
 @cache

@@ -1,7 +1,5 @@
 """Running text for language models: documents, cut into blocks that fit the window."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -1,6 +1,8 @@
-"""Rows of one's own: from local files, a file for each split, or from any hub set."""
+"""Rows of one's own: from local files, a file for each split, or from any hub set.
 
-from __future__ import annotations
+Here and in the data modules annotations are not postponed: jsonargparse looks the names of inherited ones up along the
+first bases alone, and this one comes before the data module.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path

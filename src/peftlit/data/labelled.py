@@ -1,7 +1,5 @@
 """Texts or text pairs with labels: one class a row, a set of labels, or a value."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar

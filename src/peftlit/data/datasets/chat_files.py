@@ -1,7 +1,5 @@
 """Conversations, or prompts with their completions, from files of one's own or from any hub set."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """Labelled texts that are too many to hold on disk, or to wait for: streamed while training."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Labelled texts from files of one's own, or from any hub set, by a column map."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from peftlit.data.files_or_hub import FilesOrHub

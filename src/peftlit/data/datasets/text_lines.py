@@ -1,7 +1,5 @@
 """Running text from files of one's own, or from any hub set."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
