@@ -16,7 +16,7 @@ from peftlit.cli.commands import run
 from peftlit.data import StreamedText, TextDataModule, TextFiles, files
 from peftlit.data import labelled as labelled_rows
 from peftlit.data.checks import RowReport
-from peftlit.data.label_names import ClassIds
+from peftlit.data.class_ids import ClassIds
 from peftlit.data.labels import Values
 from peftlit.data.rows import TextReader
 from peftlit.errors import PeftlitError

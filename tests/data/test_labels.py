@@ -13,7 +13,7 @@ import pytest
 
 from peftlit.data import Reviews, TextFiles
 from peftlit.data.checks import describe_splits
-from peftlit.data.label_names import distinct_names
+from peftlit.data.class_ids import distinct_names
 from peftlit.data.labels import ClassLabels, Labels, LabelSets, Values
 from peftlit.errors import ConfigError
 from tests.data.helpers import WHOLE, labelled, refusal, text_files

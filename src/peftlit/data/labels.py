@@ -14,7 +14,7 @@ import datasets
 import torch
 
 from peftlit.batch import ProblemType
-from peftlit.data.label_names import ClassIds, distinct_names, normalize_label
+from peftlit.data.class_ids import ClassIds, distinct_names, normalize_label
 from peftlit.data.table import column_values
 from peftlit.errors import DataError
 

@@ -1,4 +1,4 @@
-"""What is handed to the Trainer: precision, checkpoint format, optimizer, guards and progress."""
+"""What is handed to the Trainer: precision, optimizer, guards and progress; the checkpoint format is in ``checkpoint``."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -1,4 +1,4 @@
-"""Class labels as files write them, by name or by class id."""
+"""Turn a label as a file writes it, a name or an id, into a class id."""
 
 from __future__ import annotations
 
