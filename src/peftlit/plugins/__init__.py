@@ -1,4 +1,4 @@
-"""What is handed to the Trainer: precision, optimizer, guards and progress; the checkpoint format is in ``checkpoint``."""
+"""What is handed to the Trainer: precision, optimizer, guards, progress, and the format of ``checkpoint/``."""
 
 from typing import TYPE_CHECKING, Any
 
