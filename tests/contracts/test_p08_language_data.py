@@ -31,7 +31,8 @@ CASES: dict[str, tuple[str, str, Any, dict[str, str], str]] = {
         "{file}, row 1: the completion is empty",
     ),
     "no template": ("CausalLM", "ChatFiles", TALKS, {}, "data.chat_template: the tokenizer has no chat template"),
-    "odd template": ("CausalLM", "ChatFiles", TALKS, {"chat_template": "{% for"}, "data.chat_template: not valid in"),
+    "odd template": ("CausalLM", "ChatFiles", TALKS, {"chat_template": "{% for"},
+                     "command line: data.chat_template: not valid in"),
     "mute template": ("CausalLM", "ChatFiles", TALKS, {"chat_template": NOTHING}, "{file}, row 1: the chat template"),
     "mixed": (
         "CausalLM", "ChatFiles", [*GOOD, {"prompt": turns("a"), "completion": turns("", "b")[1:]}],
@@ -41,7 +42,8 @@ CASES: dict[str, tuple[str, str, Any, dict[str, str], str]] = {
     "masked answers": ("MaskedLM", "ChatFiles", GOOD, {}, "data: MaskedLM does not learn to answer"),
     "masked labels": ("MaskedLM", "TextFiles", LABELLED, {}, "data: TextFiles has labels, and MaskedLM learns running"),
     "masking": ("CausalLM", "TextLines", documents(30), {"masking.ratio": "0.2"}, "data.masking: a causal language"),
-    "objective": ("CausalLM", "TextLines", documents(30), {"objective": "masked"}, "data.objective: 'masked' is not"),
+    "objective": ("CausalLM", "TextLines", documents(30), {"objective": "masked"},
+                  "command line: data.objective: 'masked' is not"),
 }  # fmt: skip
 
 

@@ -55,7 +55,7 @@ def test_at_the_end_of_a_window_they_may(window, changes) -> None:
         (
             2,
             {**ON, "num_training_batches": 7, "val_check_batch": 6},
-            "windows of 2 .* do not fill an epoch of 7",
+            "windows of 2 .* do not fill one of 7",
         ),
         (2, {**ON, "num_training_batches": 8, "val_check_batch": 9}, "every 9 batches falls"),
         (2, {"val_check_batch": None}, "a time would fall inside windows of 2 batches"),
