@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
-from peftlit.checkpoint.contents import check_trainables, keep_trainables
 from torch import Tensor, nn
 
 from peftlit.adapters import FullFineTuning, method_of
@@ -71,8 +70,8 @@ def test_hooks_see_optimizer_steps_and_no_micro_batches(model_folder):
     make_trainer(3, accumulate_grad_batches=2).fit(module, loader(folder, 6))
     assert module.method.asked == [("training", 3), "penalty", 1, "penalty", 2, "penalty", 3]
     checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
-    keep_trainables(module, checkpoint)
+    module.on_save_checkpoint(checkpoint)
     other = make_module(Case("bert", "full"), folder, adapter=Watched())
     other.configure_model()
-    check_trainables(other, checkpoint)
+    other.on_load_checkpoint(checkpoint)
     assert other.method.asked == module.method.asked

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from peftlit.errors import ConfigError, RunFolderError
 from peftlit.run.folder import RunFolder
 from peftlit.run.setup import RunSetup
-from tests.run.test_window_checks import trainer
+from tests.modules.test_window_checks import trainer
 
 
 def setup(path: Path, *, resumes: bool = False, log: bool = True) -> RunSetup:
