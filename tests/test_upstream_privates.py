@@ -123,6 +123,10 @@ def _subcommands() -> None:
     assert "rate" in [action.dest for action in child._actions]
 
 
+def _parser_of_a_subcommand() -> None:
+    assert list(inspect.signature(LightningCLI._parser).parameters) == ["self", "subcommand"]
+
+
 def _clock_of_a_checkpoint() -> None:
     every = timedelta(minutes=5)
     assert ModelCheckpoint(train_time_interval=every)._train_time_interval == every
@@ -142,6 +146,7 @@ LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
     "_get_monteclora_loss": (("adapters/peft_method.py",), _lora_losses),
     "_attn_implementation": (("backbone/backbone.py", "modules/language_head.py"), _attention),
     "_parse_ckpt_path": (("cli/lightning_cli.py",), _overridden_by_the_cli),
+    "_parser": (("cli/lightning_cli.py",), _parser_of_a_subcommand),
     "_run_subcommand": (("cli/lightning_cli.py",), _overridden_by_the_cli),
     "bitsandbytes.autograd._functions": (("cli/console.py",), _logger_of_bitsandbytes),
     "_is_avx512_bf16_supported": (("backbone/hardware.py",), _cpu_features),

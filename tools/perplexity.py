@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Iterator
 from hashlib import blake2b
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,18 @@ from safetensors.torch import load_file
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, BitsAndBytesConfig
 
-from peftlit.backbone.model_source import resolve
-
 IGNORED = -100
 Block = tuple[list[int], list[int]]
 """Token ids, and the token to be found at each place or ``IGNORED``."""
+
+
+def base_folder(name: str) -> str:
+    """Find the base that an export names: a hub id, a folder, or the model inside a Python package."""
+    if not name.startswith("package:"):
+        return name
+    package = find_spec(name.removeprefix("package:"))
+    assert package is not None, f"{name} is not installed"
+    return str(next(Path((package.submodule_search_locations or [""])[0]).rglob("config.json")).parent)
 
 
 def articles(file: Path) -> list[str]:
@@ -166,7 +174,7 @@ def main() -> None:
         if arguments.adapter is None:
             parser.error("give --base, --adapter, or both")
         record = json.loads((arguments.adapter / "adapter_config.json").read_text(encoding="utf-8"))
-        arguments.base = resolve(record["base_model_name_or_path"])
+        arguments.base = base_folder(record["base_model_name_or_path"])
     tokenizer = AutoTokenizer.from_pretrained(arguments.adapter or arguments.base)
     texts = articles(arguments.data_dir / f"{arguments.split}.jsonl")
     if arguments.masked:

@@ -313,7 +313,7 @@ def test_p11_breaker_training_rows_tokenized_whole(shared, tmp_path, monkeypatch
 
 
 def test_p11_breaker_predict_that_takes_a_text_as_it_is(model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(Generator, "_put", lambda self, question, row: question)
+    monkeypatch.setattr(Generator, "_message", lambda self, question, row: question)
     with pytest.raises(AssertionError):
         test_p11_a_text_is_a_users_message_to_a_model_that_learned_conversations(model_folder("llama"), tmp_path)
 
