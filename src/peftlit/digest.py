@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
 _CHUNK = 1 << 20
-_WEIGHTS = ("*.safetensors", "*.bin")
+_WEIGHTS = "*.safetensors"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -49,7 +49,7 @@ def weights_sha256(location: str | None, commit: str | None) -> str | None:
     folder = _folder(location, commit)
     if folder is None:
         return None
-    files = next((found for pattern in _WEIGHTS if (found := sorted(folder.glob(pattern)))), [])
+    files = sorted(folder.glob(_WEIGHTS))
     return hashlib.sha256("".join(f"{file.name} {_file_sha256(file)}\n" for file in files).encode()).hexdigest()
 
 

@@ -102,7 +102,7 @@ BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
     "run links": [(RunFolder, "refuse_links", nothing)],
     "layers": [(load, "check_sizes", nothing)],
     "sizes": [(load, "check_sizes", nothing)],
-    "checkpoint pickles": [(IO, "load_checkpoint", unpickle_checkpoint)],
+    "checkpoint pickles": [(IO, "_read", unpickle_checkpoint)],
     "checkpoint links": [(checkpoint_io, "_require_plain_file", nothing)],
     "checkpoint bounds": [(checkpoint_io, "_LARGEST_TREE", 1 << 60)],
 }

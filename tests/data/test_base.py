@@ -82,6 +82,12 @@ def test_rows_are_numbered_from_one_in_their_source_through_every_cut(tmp_path):
     assert sorted(numbers) == list(range(1, 101))
 
 
+def test_a_setting_that_is_changed_before_the_rows_are_read_counts(tmp_path):
+    data = text_files(tmp_path, toy_rows(100), validation_share=0.1, test_share=0.0)
+    data.validation_share, data.max_train_samples = 0.3, 5
+    assert {split: len(rows) for split, rows in data.read().items()} == {"train": 5, "validation": 30}
+
+
 def test_row_numbers_count_rows_not_lines(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_text('text,label\n"a\nb",x\nc,y\n\nd,\n', encoding="utf-8")

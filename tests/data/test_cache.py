@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import subprocess
@@ -11,8 +12,9 @@ from pathlib import Path
 import datasets
 import pytest
 
-from peftlit.data import cache
+from peftlit.data import cache, table
 from peftlit.data.table import make_rows
+from peftlit.errors import DataError
 
 DAY = 24 * 3600.0
 
@@ -74,6 +76,30 @@ def test_what_is_in_use_stays_and_what_is_mapped_can_be_read_without_its_file(ma
     assert new.exists()
     assert not Path(rows.cache_files[0]["filename"]).exists()
     assert rows["a"][:] == list(range(5000))
+    assert make_rows({"a": [1]})["a"][:] == [1]
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder, monkeypatch):
+    folder.write_text("in the way")
+    with pytest.raises(DataError, match=f"^{folder}: rows cannot be cached .*; set HF_DATASETS_CACHE"):
+        cache.cache_file(["any"])
+    folder.unlink()
+
+    def full(self: object, part: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(table._Writer, "write", full)
+    with pytest.raises(DataError, match="rows cannot be cached .No space left on device.; free some space"):
+        make_rows({"a": [1]})
+
+
+def test_entries_that_go_meanwhile_are_no_error(made, folder, monkeypatch):
+    made("old", 99)
+    (folder / "broken").symlink_to(folder / "nowhere")
+    found = list(cache._entries(folder))
+    monkeypatch.setattr(cache, "_entries", lambda _: [*found, (0.0, 1, folder / "gone")])
+    cache.clean_cache()
+    assert not [entry for _, _, entry in found if entry.exists()]
 
 
 def test_a_process_that_ends_leaves_nothing_of_its_own(tmp_path):

@@ -95,12 +95,7 @@ class TokenDataModule(LightningDataModule):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}: got {value}, needs 1 or more")
-        self._splitter = Splitter(
-            {"validation": self.validation_share, "test": self.test_share},
-            seed=self.split_seed,
-            max_train_samples=self.max_train_samples,
-            strict=self.strict,
-        )
+        self._make_splitter()  # refuses shares that leave nothing
         self._cleaner = Cleaner(self.cleaning_steps)
         self.sources: dict[str, str] = {}
         self.lengths: dict[str, dict[str, float]] = {}
@@ -109,6 +104,10 @@ class TokenDataModule(LightningDataModule):
         self._encoded: dict[str, datasets.Dataset] = {}
         self._rows_scored: dict[str, int] = {}
         self._resume_at = (0, 0)
+
+    def _make_splitter(self) -> Splitter:
+        shares = {"validation": self.validation_share, "test": self.test_share}
+        return Splitter(shares, seed=self.split_seed, max_train_samples=self.max_train_samples, strict=self.strict)
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
@@ -163,7 +162,7 @@ class TokenDataModule(LightningDataModule):
         rows = {split: reader.read(part, self.sources[split]) for split, part in raw.items()}
         if self._cleaner.steps:
             log.info("cleaning: %s", self._cleaner.summary())
-        return self._splitter.split(rows, reader.labels, self.sources)
+        return self._make_splitter().split(rows, reader.labels, self.sources)
 
     @property
     def reports(self) -> dict[str, RowReport]:

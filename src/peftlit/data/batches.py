@@ -107,5 +107,5 @@ def training_position(trainer: Trainer | None) -> dict[str, int]:
 def count_rows(encoded: datasets.Dataset, taken: list[int]) -> int:
     """Count the source's rows among encoded ones: a packed row holds several, a long document gives several."""
     if "rows" in encoded.column_names:
-        return len({row for packed in encoded[taken]["rows"] for row in packed})
-    return len(set(encoded[taken]["row"]))
+        return len({row for packed in encoded.select_columns("rows")[taken]["rows"] for row in packed})
+    return len(set(encoded.select_columns("row")[taken]["row"]))

@@ -91,7 +91,7 @@ class DocumentDataModule(TokenDataModule):
 
     def probe(self) -> list[str | tuple[str, str]]:
         """Return the beginnings of a few documents; of whole ones, logits over a vocabulary would take gigabytes."""
-        return [text[:_PROBE_CHARACTERS] for text in super().probe() if isinstance(text, str)]
+        return [text[:_PROBE_CHARACTERS].strip() or "Hello." for text in super().probe() if isinstance(text, str)]
 
     def _encode(self, split: str) -> datasets.Dataset:
         encoder = BlockEncoder(

@@ -37,7 +37,7 @@ def read_rows(path: str | Path) -> datasets.Dataset:
     if kind == "parquet":
         return _read_parquet(path)
     state = path.stat()
-    file = cache_file(["rows", str(path.resolve()), state.st_size, state.st_mtime_ns])
+    file = cache_file(["rows", str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
     if not file.exists():
         with _naming_bytes(path):
             write_rows(file, _columns(_iterate_csv(path) if kind == "csv" else _iterate_json(path), path))

@@ -15,6 +15,7 @@ import pyarrow
 
 from peftlit.data.cache import private_file
 from peftlit.errors import DataError
+from peftlit.files import disk_problem
 
 AT_ONCE = 1000
 """Rows that are written or read at once."""
@@ -51,6 +52,13 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
             aside.write(part)
         aside.close()
         aside.path.replace(file)
+    except OSError as error:
+        if disk_problem(error) is None:
+            raise
+        raise DataError(
+            f"{file.parent}: rows cannot be cached ({error.strerror}); free some space, or set "
+            "HF_DATASETS_CACHE to another folder"
+        ) from error
     finally:
         aside.close()
         aside.path.unlink(missing_ok=True)
