@@ -36,6 +36,17 @@ def test_names_that_readers_know():
     assert (Head, Loss, LinearWarmup) == (modules.heads.Head, modules.losses.Loss, modules.optim.LinearWarmup)
 
 
+def test_old_paths_are_found_by_every_kind_of_import():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        names: dict[str, object] = {}
+        exec("from peftlit.optim import *", names)
+        sys.modules.pop("peftlit.losses", None)
+        vars(peftlit).pop("losses", None)
+        assert peftlit.losses.CrossEntropy.__module__ == "peftlit.modules.losses"
+    assert "LinearWarmup" in names
+
+
 def test_old_paths_go_when_they_are_due():
     release = tuple(map(int, peftlit.__version__.split(".")[:2]))
     assert release < REMOVED_IN, "delete peftlit/deprecated.py and this file"

@@ -37,13 +37,17 @@ def test_weights_are_named_by_the_content_of_their_files(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "model.safetensors").write_bytes(content)
         (tmp_path / folder / "README.md").write_text(folder)
+        (tmp_path / folder / "consolidated.safetensors").write_text(folder)  # not what transformers loads
     one, same, other = (weights_sha256(str(tmp_path / folder), None) for folder in "abc")
     assert one == same != other
+    (tmp_path / "a/model.safetensors").write_bytes(b"rewritten")
+    assert weights_sha256(str(tmp_path / "a"), None) != one
 
 
 def test_random_weights_and_those_that_are_not_here_have_no_digest(tmp_path):
     assert weights_sha256(None, None) is None
     assert weights_sha256("nobody/no-such-model", "0" * 40) is None
+    assert weights_sha256(str(tmp_path), None) is None  # as in the hub's cache before weights are loaded
 
 
 def test_files_of_the_hub_have_the_digest_that_their_names_say(tmp_path):

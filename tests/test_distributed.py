@@ -57,6 +57,8 @@ RANKS = (
     ({"SLURM_PROCID": "3"}, False),
     ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
     ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
+    ({"RANK": "0", "LOCAL_RANK": "1"}, False),  # RANK is the shell's, which Lightning's children inherit
+    ({"NODE_RANK": ""}, True),
     ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
     ({"NODE_RANK": "1"}, False),
     ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),

@@ -1,5 +1,6 @@
 """peftlit: parameter-efficient fine-tuning with Lightning. Importing it loads nothing heavy."""
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from peftlit import deprecated
@@ -24,4 +25,6 @@ def __getattr__(name: str) -> Any:
         from peftlit.export.load import load
 
         return load
+    if f"peftlit.{name}" in deprecated.MOVED:
+        return importlib.import_module(f"peftlit.{name}")
     raise AttributeError(f"module 'peftlit' has no attribute {name!r}")

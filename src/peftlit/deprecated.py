@@ -56,6 +56,7 @@ class _MovedModules(MetaPathFinder, Loader):
             stacklevel=2,
         )
         content = importlib.import_module(new)
+        module.__dict__.update({name: value for name, value in vars(content).items() if not name.startswith("_")})
         module.__dict__["__getattr__"] = lambda name: getattr(content, _RENAMED.get(name) or name)
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers.utils import CONFIG_NAME
 
 _CHUNK = 1 << 20
-_WEIGHTS = "*.safetensors"
+_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -38,9 +38,8 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-@lru_cache
 def weights_sha256(location: str | None, commit: str | None) -> str | None:
-    """Return one digest of a model's weight files; None for random weights, and where the hub's cache has no files.
+    """Return one digest of the weights that transformers loads; None for random ones, and where none are cached yet.
 
     Args:
         location: A folder, or a hub id; None for random weights.
@@ -49,11 +48,11 @@ def weights_sha256(location: str | None, commit: str | None) -> str | None:
     folder = _folder(location, commit)
     if folder is None:
         return None
-    files = sorted(folder.glob(_WEIGHTS))
-    return hashlib.sha256("".join(f"{file.name} {_file_sha256(file)}\n" for file in files).encode()).hexdigest()
+    files = [file for file in sorted(folder.glob("*.safetensors")) if _WEIGHTS.fullmatch(file.name)]
+    lines = [f"{file.name} {_file_sha256(file)}\n" for file in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest() if files else None
 
 
-@lru_cache
 def config_sha256(location: str | None, commit: str | None) -> str | None:
     """Return the digest of a model's ``config.json``; see :func:`weights_sha256`."""
     folder = _folder(location, commit)
@@ -78,5 +77,10 @@ def _folder(location: str | None, commit: str | None) -> Path | None:
 
 def _file_sha256(file: Path) -> str:
     """Return a file's digest; the hub's cache names large files by theirs."""
-    name = file.resolve().name
-    return name if _SHA256.fullmatch(name) else sha256_of_file(file)
+    name, state = file.resolve().name, file.stat()
+    return name if _SHA256.fullmatch(name) else _hashed_once(file, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache
+def _hashed_once(file: Path, size: int, mtime_ns: int) -> str:
+    return sha256_of_file(file)

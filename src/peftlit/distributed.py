@@ -43,8 +43,8 @@ _SECONDS_TO_END = 30.0
 
 def is_rank_zero() -> bool:
     """Tell whether this process is global rank 0, or the only one, before Lightning is imported."""
-    names = ("RANK",) if "RANK" in os.environ else _RANK_VARIABLES
-    return all(int(os.environ.get(name, 0)) == 0 for name in names)
+    names = ("RANK", "LOCAL_RANK") if "RANK" in os.environ else _RANK_VARIABLES
+    return all(int(os.environ.get(name) or 0) == 0 for name in names)
 
 
 def ignore_interrupts_in_children() -> None:

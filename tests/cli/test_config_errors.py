@@ -73,6 +73,8 @@ def _write(folder: Path, **changes: str) -> Path:
         ({"P2": "3\n        monitr: x"}, [], "config.yaml, line 31: unknown key 'monitr' of EarlyStopping"),
         ({"B": "0"}, [], "config.yaml, line 19: data.batch_size: got 0, needs 1 or more"),
         ({}, ["--data.batch_size=0"], "command line: data.batch_size: got 0, needs 1 or more"),
+        ({"B": "2024-13-01"}, [], "config.yaml: not YAML: month must be in 1..12"),
+        ({"B": "8 # \x01"}, [], "config.yaml: not YAML: unacceptable character #x0001"),
     ],
 )
 def test_the_line_is_that_of_the_key(changes, more, said, peftlit, tmp_path, model_folder) -> None:

@@ -78,6 +78,8 @@ def test_a_copy_of_the_adapter_folder_is_enough(finished_run, peftlit, tmp_path)
         (["--text=a", "--batch_sizes=3"], 2, "did you mean '--batch_size'"),
         (["--file=none.csv"], 1, "none.csv: no such file"),
         (["--text=a", "--output=none/out.jsonl"], 2, "--output none/out.jsonl: there is no folder none"),
+        (["--text=a", "--output=/proc/out.jsonl"], 2, "--output /proc/out.jsonl: cannot be written"),
+        (["--text=a", "--device=gpu"], 2, "device: got 'gpu', which cannot be used here"),
     ],
 )
 def test_mistakes_cost_one_line(finished_run, peftlit, tmp_path, arguments, code, said) -> None:

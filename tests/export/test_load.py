@@ -12,7 +12,8 @@ import peftlit
 from peftlit.errors import RunFolderError
 from peftlit.export.load import text_columns
 from peftlit.export.write import export
-from tests.modules.cases import tokenizer
+from peftlit.modules.heads import PooledHead
+from tests.modules.cases import Case, make_module, tokenizer
 from tests.modules.language_cases import lora, make_language_module, shake
 
 TEXTS = {"cleaning_steps": ["tags", "whitespace"], "text_columns": ["question", "review"]}
@@ -42,6 +43,15 @@ def test_an_earlier_export_cleans_nothing(language_folder, tmp_path):
     folder = exported(language_folder("llama"), tmp_path / "adapter", dict.fromkeys(TEXTS))
     assert text_columns(folder) == ["text"]
     assert peftlit.load(folder, device="cpu").cleaner.steps == []
+
+
+def test_a_head_of_an_earlier_release_is_found_by_its_old_path(model_folder, tmp_path):
+    module = shake(make_module(Case("bert", "lora"), model_folder("bert"), head=PooledHead()))
+    export(module, tokenizer(model_folder("bert")), tmp_path / "adapter", {})
+    file = tmp_path / "adapter/head.json"
+    file.write_text(file.read_text().replace("peftlit.modules.heads.PooledHead", "peftlit.heads.PooledHead"))
+    assert "peftlit.heads" in file.read_text()
+    assert isinstance(peftlit.load(tmp_path / "adapter", device="cpu").module.head, PooledHead)
 
 
 NO_STEPS = ["tags", ["lower"], [["tags"]], 3, {"tags": 1}]

@@ -147,8 +147,11 @@ def _without_load_report() -> Iterator[None]:
     """Silence transformers' table of missing weights: they are checked here, and the head is meant to be missing."""
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
+    shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(level)
+        if shown:
+            transformers_logging.enable_progress_bar()

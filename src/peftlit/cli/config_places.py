@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import yaml
 
+from peftlit.errors import in_one_line
+
 
 class _Setting(NamedTuple):
     """A key with its value, as a user wrote it."""
@@ -100,4 +102,6 @@ def yaml_problem(file: Path) -> str | None:
         return f"{file}, line {line}: not YAML: {error.problem}"
     except UnicodeDecodeError:
         return f"{file}: not UTF-8"
+    except (yaml.YAMLError, ValueError) as error:  # a control character, a date that is none
+        return f"{file}: not YAML: {in_one_line(error)}"
     return None

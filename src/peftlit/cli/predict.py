@@ -76,11 +76,11 @@ def predict(
         column, *pair_column = text_columns(run_dir)
         texts = stream_texts(file, text_column or column, text_pair_column or next(iter(pair_column), None))
     first = list(islice(texts, 1))  # an error in the file shows before weights load
-    predictor = load(run_dir, device=device, trust_remote_code=trust_remote_code)
-    if isinstance(predictor, Generator):
-        predictor.max_new_tokens, predictor.temperature = max_new_tokens, temperature
-    started, row = time.perf_counter(), 0
     with _sink(output) as sink, _progress(sink) as advance:
+        predictor = load(run_dir, device=device, trust_remote_code=trust_remote_code)
+        if isinstance(predictor, Generator):
+            predictor.max_new_tokens, predictor.temperature = max_new_tokens, temperature
+        started, row = time.perf_counter(), 0
         for row, answer in enumerate(predictor.stream(chain(first, texts), batch_size), 1):
             sink.write(json.dumps({"row": row, **answer}, ensure_ascii=False) + "\n")
             advance(row)
@@ -98,8 +98,13 @@ def _sink(output: str | None) -> Iterator[TextIO]:
     path = Path(output)
     if not path.parent.is_dir():
         raise ConfigError(f"--output {path}: there is no folder {path.parent}")
-    with open_aside(path) as file:
-        yield file
+    try:
+        with open_aside(path) as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None and Path(os.fsdecode(error.filename)).parent != path.parent:
+            raise
+        raise ConfigError(f"--output {path}: cannot be written ({error.strerror})") from error
 
 
 @contextmanager

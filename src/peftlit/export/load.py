@@ -22,7 +22,8 @@ from peftlit.data.cleaning import CleaningStep
 from peftlit.data.label_prompts import LabelPrompts
 from peftlit.data.prompt import Prompt
 from peftlit.data.tokenizer import load_tokenizer
-from peftlit.errors import RunFolderError
+from peftlit.deprecated import MOVED
+from peftlit.errors import ConfigError, RunFolderError, first_line
 from peftlit.export.classifier import Classifier
 from peftlit.export.generator import Generator
 from peftlit.export.locate import find_export
@@ -65,8 +66,8 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         OutOfMemoryError: There is too little memory for the model.
     """
     folder = find_export(Path(folder))
+    place = _device(device or current_device_type())
     with reading(folder):
-        place = torch.device(device or current_device_type())
         record = read_record(folder / PROBLEM_FILE, RunFolderError)
         tokenizer = load_tokenizer(str(folder), trust_remote_code=trust_remote_code)
         module = _module(folder, record, tokenizer, trust_remote_code)
@@ -74,8 +75,18 @@ def load(folder: str | Path, *, device: str | None = None, trust_remote_code: bo
         check_base_weights(folder, module.backbone)
         with torch.random.fork_rng():  # the random initial weights are overwritten
             module.configure_model(place)
+        check_base_weights(folder, module.backbone)  # again: weights from the hub may not have been here before
         load_export(module, folder)
         return make_predictor(module.eval().to(place), tokenizer, record)
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device: got {name!r}, which cannot be used here ({first_line(error)})") from error
+    return device
 
 
 def text_columns(folder: str | Path) -> list[str]:
@@ -166,7 +177,7 @@ def _head(folder: Path) -> Head | None:
     if "class_path" not in record:
         return None
     module_name, _, name = record["class_path"].rpartition(".")
-    kind = getattr(sys.modules.get(module_name), name, None)
+    kind = getattr(sys.modules.get(MOVED.get(module_name, module_name)), name, None)
     if not (isinstance(kind, type) and issubclass(kind, Head)):
         raise RunFolderError(
             f"{folder}: its head is a {record['class_path']}; import {module_name} first, then load again"
