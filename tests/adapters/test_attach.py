@@ -12,7 +12,7 @@ from peft import (
     TaskType,
     get_peft_model,
 )  # fmt: skip
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, BartConfig, BartForSequenceClassification
 
 from peftlit.adapters import AdapterContext, FullFineTuning, attach, method_of, peft_method
 from peftlit.backbone import Backbone
@@ -172,3 +172,12 @@ def test_a_head_that_an_adapter_leaves_frozen_is_refused():
         assert "score" in str(error)  # noqa: PT017  both outcomes are right
     else:
         assert any(p.requires_grad and "score" in n for n, p in wrapped.named_parameters())
+
+
+def test_full_fine_tuning_takes_models_that_refuse_rows_of_padding():
+    sizes = {"d_model": 16, "encoder_layers": 1, "decoder_layers": 1, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16}
+    heads = {"encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    model = BartForSequenceClassification(BartConfig(vocab_size=20, max_position_embeddings=16, **sizes, **heads))
+    context = AdapterContext(task_type=None, quantized=False)
+    attached = attach(model, FullFineTuning(), context)
+    assert all(parameter.requires_grad for parameter in attached.parameters())

