@@ -43,7 +43,6 @@ def place(model_folder, tmp_path, monkeypatch) -> Path:
     (information / "top_level.txt").write_text("tiny_weights\n")
     monkeypatch.syspath_prepend(place)
     importlib.invalidate_caches()
-    weights_sha256.cache_clear()
     return place
 
 
@@ -58,7 +57,6 @@ def exported(folder: Path, adapter: str = "lora", **arguments: Any) -> Any:
 def install_other_weights(place: Path) -> None:
     file = place / "tiny_weights/model/model.safetensors"
     save_file({name: value + 1 for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
-    weights_sha256.cache_clear()
 
 
 @pytest.mark.parametrize("kind", ["lora", "none", "full", "random"])
