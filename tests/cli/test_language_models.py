@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch.trainer.connectors.data_connector import _DataHookSelector
 
-from peftlit.cli import console
-from peftlit.modules import CausalLM, build
+from peftlit.modules import build
 from tests import tiny
 from tests.cli.test_lightning_cli import change, contract_one_line_and_nothing_written
 from tests.conftest import toy_rows
@@ -191,11 +187,3 @@ def test_a_chat_template_makes_conversations_good_input(settings_of, peftlit, wr
     change(settings, "trainer.fast_dev_run", 1)
     code, _, err = peftlit("fit", "--config", write_config(settings))
     assert code == 0, err
-
-
-def test_looking_at_batches_on_the_host_is_nothing_to_warn_of():
-    hook = "on_before_batch_transfer"
-    assert hook in vars(CausalLM), "take the line out of console._NOISE"
-    text = re.sub(r'"\s+f?"', "", inspect.getsource(_DataHookSelector)).replace("{hook_name}", hook)
-    said = next(line for line in text.splitlines() if f"You have overridden `{hook}` in `" in line)
-    assert any(re.match(noise, said) for noise in console._NOISE)

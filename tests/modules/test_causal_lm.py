@@ -81,17 +81,15 @@ def test_scoring_is_by_the_first_token_where_that_tells_labels_apart(differ, ask
 
 def test_labels_that_begin_alike_are_refused_under_first_token(language_folder):
     folder = language_folder("llama")
-    alike = {"first_tokens_differ": False}
-    with pytest.raises(ConfigError, match="model.scoring: two labels begin with the same token"):
-        make_language_module("labels", folder, lora("llama"), scoring="first_token", data=alike)
+    for differ, said in ((False, "begin"), (None, "may begin")):
+        data = {"first_tokens_differ": differ}
+        with pytest.raises(ConfigError, match=f"model.scoring: two labels {said} with the same token"):
+            make_language_module("labels", folder, lora("llama"), scoring="first_token", data=data)
     module = causal("labels", folder)
     batch = language_batch("labels", folder, toy_rows(3), first_row=11)
     batch["label_ids"][1, 1] = batch["label_ids"][1, 0]
-    said = "row 12: behind this text two labels begin with the same token; set"
-    with pytest.raises(DataError, match=said):
+    with pytest.raises(DataError, match="row 12: behind this text two labels begin with the same token; set"):
         module.logits(batch)
-    with pytest.raises(DataError, match=said):
-        module.on_before_batch_transfer(batch, 0)
 
 
 def test_labels_make_a_classifier_of_it_and_texts_do_not(language_folder):

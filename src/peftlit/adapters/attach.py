@@ -38,8 +38,7 @@ def attach(
     method.check(model, context)
     try:
         attached = method.attach(model, context)
-        if not method.trains_backbone:  # which adds nothing that may fail
-            _smoke_forward(attached)
+        _smoke_forward(attached)
     except torch.OutOfMemoryError:
         raise
     except (ValueError, TypeError, NotImplementedError, RuntimeError, KeyError, AttributeError) as error:
@@ -60,9 +59,13 @@ def attach(
 def _smoke_forward(model: PreTrainedModel | PeftModel) -> None:
     """Run two tokens through, twice: an adapter that cannot work on these weights fails here and not in training.
 
-    Quantized layers change at their first forward, and an adapter may not survive that: hence the second time.
+    Quantized layers change at their first forward, and an adapter may not survive that: hence the second time. The last
+    token is the end of a text, where encoder-decoders look for their classifier's input.
     """
+    found, known = getattr(model.config, "eos_token_id", None), getattr(model.config, "vocab_size", 0)
+    ends = found if isinstance(found, list) else [found]
+    end = next((token for token in ends if token is not None and token < known), 0)
     model.eval()
     with torch.no_grad():
         for _ in range(2):
-            model(input_ids=torch.zeros(1, 2, dtype=torch.int64, device=next(model.parameters()).device))
+            model(input_ids=torch.tensor([[0, end]], device=next(model.parameters()).device))

@@ -15,8 +15,6 @@ _NOISE = {
     r".*does not have many workers.*",
     # Lightning calls what torch has deprecated
     r".*isinstance\(treespec, LeafSpec\).*",
-    # CausalLM looks at its batches on the host; data modules of ours leave that hook alone
-    r".*You have overridden `on_before_batch_transfer` in `LightningModule`.*",
     # peft calls what transformers has renamed
     r".*`is_gradient_checkpointing` is deprecated.*",
     r".*`gradient_checkpointing_enable` is deprecated.*",

@@ -146,6 +146,7 @@ def _module(
         return CausalLM(backbone, adapter, data=data)
     data = replace(data, problem_type=kind, label_names=record["label_names"])
     if prompt is not None:
+        data = replace(data, first_tokens_differ=record["scoring"] == "first_token")  # as training found
         return CausalLM(backbone, adapter, scoring=record["scoring"], data=data)
     one_logit = kind == "single_label_classification" and record["num_outputs"] == 1
     loss = BinaryCrossEntropy() if one_logit else None

@@ -79,9 +79,10 @@ class CausalLM(PeftModule):
             raise ConfigError(
                 f"data.problem_type: {problem_type} cannot be told by a label's likelihood; use SequenceClassification"
             )
-        if scoring == "first_token" and differ is False:
+        if scoring == "first_token" and not differ:
+            begin = "may begin" if differ is None else "begin"  # data of one's own may not say
             raise ConfigError(
-                "model.scoring: two labels begin with the same token, so first_token cannot tell them apart; set "
+                f"model.scoring: two labels {begin} with the same token, so first_token cannot tell them apart; set "
                 "sequence, or other data.prompt.label_words"
             )
         self.scoring: Scoring = scoring or ("first_token" if differ else "sequence")
@@ -144,14 +145,9 @@ class CausalLM(PeftModule):
         scores = sequence_scores if self.scoring == "sequence" else first_token_scores
         return scores(self.language_head, self._prompts(batch), batch["label_ids"])
 
-    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Check the Trainer's batches on the host, so that nothing waits for the device."""
-        self._refuse_labels_alike(batch)
-        return batch
-
     def _refuse_labels_alike(self, batch: Batch) -> None:
-        """Raise a DataError if two labels of a row begin with the same token and only that one is scored."""
-        if "label_ids" not in batch or self.scoring == "sequence":
+        """Raise a DataError if labels of a text that training did not see begin alike, and only that token counts."""
+        if self.scoring == "sequence":
             return
         first = batch["label_ids"][:, :, 0].sort(-1).values
         alike = (first[:, 1:] == first[:, :-1]).any(-1)
