@@ -14,7 +14,7 @@ import pyarrow
 import pytest
 import torch
 
-from peftlit.cli.console import quiet_lightning
+from peftlit.cli.console import quiet_libraries
 from peftlit.cli.process_state import preserve_process_state
 
 
@@ -46,7 +46,7 @@ def change_everything() -> None:
     os.environ.update({"PL_GLOBAL_SEED": "7", "LOCAL_RANK": "0"})
     os.environ.pop("OF_THE_CALLER")
     warnings.filterwarnings("ignore", message="anything")
-    quiet_lightning()
+    quiet_libraries()
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     torch.set_float32_matmul_precision("medium")
     torch.set_num_threads(torch.get_num_threads() + 1)

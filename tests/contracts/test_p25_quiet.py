@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 
+import huggingface_hub
 import pytest
 import yaml
 
@@ -55,6 +56,12 @@ def test_p25_breaker_a_library_warning_fails_the_contract(done) -> None:
 
 @pytest.mark.parametrize("name", ["profilers.simple", "callbacks.early_stopping"])
 def test_p25_what_is_asked_for_is_said(name) -> None:
-    console.quiet_lightning()
+    console.quiet_libraries()
     asked, rest = (logging.getLogger(f"lightning.pytorch.{part}") for part in (name, "utilities.rank_zero"))
     assert (asked.isEnabledFor(logging.INFO), rest.isEnabledFor(logging.INFO)) == (True, False)
+
+
+def test_p25_the_hubs_retries_are_not_said() -> None:
+    huggingface_hub.logging.set_verbosity_warning()  # as when it is imported, after the console was set up
+    console.quiet_libraries()
+    assert not logging.getLogger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)

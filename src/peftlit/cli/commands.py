@@ -38,7 +38,7 @@ def run(arguments: Sequence[str]) -> PeftlitCLI:
     Raises:
         PeftlitError: Anything that the user can fix.
     """
-    console.quiet_lightning()
+    console.quiet_libraries()
     arguments = list(arguments)
     if arguments[0] not in COMMANDS and not arguments[0].startswith("-"):
         known = (*COMMANDS, "predict")

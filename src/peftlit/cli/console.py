@@ -40,7 +40,8 @@ _NOISY_RECORDS = {
 }
 
 
-LIGHTNING_LEVELS = {
+LIBRARY_LEVELS = {
+    "huggingface_hub": logging.ERROR,  # one error of ours tells of an unreachable hub, not each retry
     "lightning.pytorch": logging.WARNING,  # its INFO lines repeat what ours say
     "lightning.fabric": logging.WARNING,
     "lightning.pytorch.profilers": logging.INFO,  # these two log only when they are configured
@@ -59,8 +60,6 @@ def set_up(level: int = logging.INFO) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
-    # our own error reports an unreachable hub once, not every retry
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     for message in _NOISE:
         warnings.filterwarnings("ignore", message=message)
     for name, text in _NOISY_RECORDS.items():
@@ -77,9 +76,9 @@ class _StandardError(logging.Handler):
         sys.stderr.flush()
 
 
-def quiet_lightning() -> None:
-    """Set the levels of Lightning's loggers; it sets its own when it is imported."""
-    for name, level in LIGHTNING_LEVELS.items():
+def quiet_libraries() -> None:
+    """Set the levels of libraries' loggers, which set their own when they are imported."""
+    for name, level in LIBRARY_LEVELS.items():
         logging.getLogger(name).setLevel(level)
 
 

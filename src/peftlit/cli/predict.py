@@ -131,7 +131,7 @@ def run(arguments: Sequence[str]) -> None:
     Raises:
         PeftlitError: Anything that the user can fix.
     """
-    console.quiet_lightning()
+    console.quiet_libraries()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     Parser.command_line = arguments
     parser = Parser(prog="peftlit predict", usage=_USAGE, allow_abbrev=False, description="")

@@ -15,7 +15,7 @@ import pyarrow
 import torch
 
 from peftlit.checkpoint import random_states
-from peftlit.cli.console import LIGHTNING_LEVELS
+from peftlit.cli.console import LIBRARY_LEVELS
 
 
 @contextmanager
@@ -37,7 +37,7 @@ def _settings() -> Iterator[tuple[Callable[[], Any], Callable[[Any], Any]]]:
     yield torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode
     yield lambda: torch.backends.cudnn.benchmark, partial(setattr, torch.backends.cudnn, "benchmark")
     yield lambda: dict(os.environ), _set_environment
-    for logger in map(logging.getLogger, LIGHTNING_LEVELS):
+    for logger in map(logging.getLogger, LIBRARY_LEVELS):
         yield partial(getattr, logger, "level"), logger.setLevel
     for number in signal.valid_signals() - {signal.SIGCHLD}:  # torch sets its handler once for all loaders
         if signal.getsignal(number) is not None:  # set in C, which cannot be restored
