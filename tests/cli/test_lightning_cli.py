@@ -155,7 +155,10 @@ def test_the_run_folder_is_complete(finished_run) -> None:
     assert metrics["fit"]["peak_memory_mib"] > 0
     assert metrics["fit"]["samples_per_second"] > 0
     check = json.loads((folder / "adapter/reload_check.json").read_text())
-    assert check == {"passed": True, "reason": None, "difference": metrics["reload_logit_difference"]}
+    assert check == {
+        "passed": True, "reason": None, "difference": metrics["reload_logit_difference"],
+        "drift": metrics["reload_drift"],
+    }  # fmt: skip
     for file in (folder / "adapter").iterdir():
         assert str(folder).encode() not in file.read_bytes(), file.name
 

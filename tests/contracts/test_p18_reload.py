@@ -232,11 +232,11 @@ def without_weights(monkeypatch) -> None:
     monkeypatch.setattr(reload, "run_in_fresh_process", partial(_run_without_weights, run))
 
 
-def _run_without_weights(run: Any, script: str, arguments: list[str], *rest: Any) -> None:
+def _run_without_weights(run: Any, script: str, arguments: list[str], cwd: Path) -> None:
     weights = Path(arguments[0], "adapter_model.safetensors")
     aside = weights.rename(weights.with_suffix(".aside"))
     try:
-        run(script, arguments, *rest)
+        run(script, arguments, cwd)
     finally:
         aside.rename(weights)
 
@@ -248,7 +248,7 @@ def test_p18_a_failed_check_costs_nothing_else(peftlit, two_steps, without_weigh
 
 @slow
 def test_p18_goes_red_when_a_failure_is_only_raised(peftlit, two_steps, without_weights, tmp_path, monkeypatch) -> None:
-    def check(module: Any, tokenizer: Any, texts: Any, folder: Path, device: Any) -> float:
+    def check(module: Any, tokenizer: Any, texts: Any, folder: Path, device: Any) -> reload.Reload:
         return reload.compare_answers(module, tokenizer, texts, folder)
 
     monkeypatch.setattr(finish, "check_reload", check)

@@ -25,4 +25,4 @@ def test_how_the_fresh_process_ended_is_said(name, tmp_path, monkeypatch) -> Non
     monkeypatch.setattr(fresh_process, "_TIMEOUT_S", 1.0 if name == "no end" else 60.0)
     script, why = PROCESSES[name]
     with pytest.raises(ReloadError, match=why):
-        fresh_process.run_in_fresh_process(script, [], "transformers", tmp_path)
+        fresh_process.run_in_fresh_process(script, [], tmp_path)

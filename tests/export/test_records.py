@@ -90,7 +90,7 @@ def test_it_answers_from_where_the_package_is_now(place, tmp_path, monkeypatch, 
     importlib.invalidate_caches()
     assert peftlit.load(tmp_path / "adapter", device="cpu").module.evaluate_batch(batch).equal(expected)
     assert [str(warning.message) for warning in recwarn if "base_model_name_or_path" in str(warning.message)] == []
-    assert compare_answers(module, tokenizer(NAME), ["good", "a bad film"], tmp_path / "adapter") < 1e-4
+    assert compare_answers(module, tokenizer(NAME), ["good", "a bad film"], tmp_path / "adapter").difference < 1e-4
 
 
 def test_other_weights_are_refused_before_they_load(place, tmp_path, monkeypatch) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -86,12 +88,13 @@ class AdaLora(PeftMethod):
 
     def save(self, model: PeftModel, folder: Path, *, base_model: str, revision: str | None) -> None:
         """Save the ranks that are zero, too: 4-bit layers that are cut down to the others give another output."""
-        config = _config(model.base_model)
-        pattern, config.rank_pattern = config.rank_pattern, None
-        try:
+        with _all_ranks(model):
             super().save(model, folder, base_model=base_model, revision=revision)
-        finally:
-            config.rank_pattern = pattern
+
+    def trained_tensors(self, model: PeftModel) -> dict[str, Tensor]:
+        """Return the adapter's tensors with all ranks, as they are saved."""
+        with _all_ranks(model):
+            return super().trained_tensors(model)
 
     def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         """Freeze the divisors: where peft casts them for 4-bit layers, they would begin to train, unsaved."""
@@ -100,6 +103,17 @@ class AdaLora(PeftMethod):
             if ".ranknum." in name:
                 parameter.requires_grad_(False)
         return wrapped
+
+
+@contextmanager
+def _all_ranks(model: PeftModel) -> Iterator[None]:
+    """Keep peft from cutting the tensors that it returns down to the ranks that are left."""
+    config = _config(model.base_model)
+    pattern, config.rank_pattern = config.rank_pattern, None
+    try:
+        yield
+    finally:
+        config.rank_pattern = pattern
 
 
 def _config(tuner: Any) -> Any:

@@ -8,6 +8,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from peftlit.adapters.half_base import cast_at_trained_modules
 from peftlit.adapters.method import AdapterContext, AdapterMethod
 from peftlit.backbone.architecture import linear_layers
 from peftlit.backbone.quantization import answer_in_autocast_dtype
@@ -53,6 +54,7 @@ def attach(
     for parameter in attached.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
+    cast_at_trained_modules(method.base_model(attached))
     return attached
 
 

@@ -42,6 +42,10 @@ class FullFineTuning(AdapterMethod):
         """Write an ordinary transformers folder."""
         model.save_pretrained(folder)
 
+    def trained_tensors(self, model: Any) -> dict[str, Tensor]:
+        """Return nothing: a model that lacks a weight does not load, and comparing gigabytes says no more."""
+        return {}
+
     def head_tensors(self, model: Any, newly_initialized: Sequence[str]) -> dict[str, Tensor]:
         """Return nothing: the model is saved as a whole."""
         return {}

@@ -24,4 +24,4 @@ class HeadOnly(AdapterMethod):
 
     def head_tensors(self, model: Any, newly_initialized: Sequence[str]) -> dict[str, Tensor]:
         """Return everything that trains."""
-        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        return self.trained_tensors(model)

@@ -122,6 +122,10 @@ class AdapterMethod(ABC):
             revision: The backbone's commit.
         """
 
+    def trained_tensors(self, model: Any) -> dict[str, Tensor]:
+        """Return the trained weights by the names that anyone finds them by who reloads the export."""
+        return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
     def load(self, model: Any, tensors: dict[str, Tensor]) -> list[str]:
         """Load the content of :attr:`weights_file`; return the names that are too many or missing."""
         return load_trained(model, tensors)

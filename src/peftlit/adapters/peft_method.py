@@ -136,6 +136,11 @@ class PeftMethod(AdapterMethod):
         for config in model.peft_config.values():
             config.inference_mode = False
 
+    def trained_tensors(self, model: PeftModel) -> dict[str, Tensor]:
+        """Return the adapter's tensors as peft saves them."""
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+        return tensors
+
     def load(self, model: PeftModel, tensors: dict[str, Tensor]) -> list[str]:
         """Load the adapter's tensors; return the names of those that are not in the model as they were saved.
 
@@ -144,7 +149,7 @@ class PeftMethod(AdapterMethod):
         set_peft_model_state_dict(model, dict(tensors))
         for config in model.peft_config.values():
             config.inference_mode = config.is_prompt_learning  # prompts are saved as their encoder's output
-        now = get_peft_model_state_dict(model, save_embedding_layers=False)
+        now = self.trained_tensors(model)
         return sorted(name for name in {*tensors, *now} if not _same(tensors.get(name), now.get(name)))
 
     def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:

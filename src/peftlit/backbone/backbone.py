@@ -38,7 +38,8 @@ class Backbone:
     """The frozen base model: how to load it, without any weights.
 
     Args:
-        name_or_path: Hub id, local folder, or ``package:NAME`` for weights inside an installed Python package.
+        name_or_path: Hub id, local folder, GGUF file (converted once to bfloat16), or ``package:NAME`` for weights of
+            either kind inside an installed Python package (``package:NAME/FILE.gguf`` where it holds several).
         config: Random weights of a real architecture, to measure speed and memory: a folder or file with a
             ``config.json``, or its content with ``model_type``. Give this or ``name_or_path``.
         config_overrides: Entries of the model's config to replace.
@@ -50,7 +51,7 @@ class Backbone:
         dtype: How the remaining frozen weights are stored; ``auto`` = as saved, float32 where the Trainer
             computes in float32 or all weights train.
         compute_dtype: What quantized layers compute in; ``auto`` = bfloat16 where the hardware has it.
-        sha256: Expected digest of ``model.safetensors``, checked before loading.
+        sha256: Expected digest of ``model.safetensors``, or of the GGUF file, checked before loading.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class Backbone:
                 "backbone: give name_or_path (trained weights) or config (random weights), one of the two"
             )
         packaged = name_or_path is not None and name_or_path.startswith(model_source.PACKAGE_PREFIX)
-        local = name_or_path is None or packaged or Path(name_or_path).is_dir()
+        local = name_or_path is None or packaged or Path(name_or_path).exists()
         if trust_remote_code and not local and not _COMMIT.fullmatch(revision or ""):
             raise ConfigError(
                 f"backbone.revision: got {revision!r}; to run code of {name_or_path!r}, pin the commit (40 hex digits) "

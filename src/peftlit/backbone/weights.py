@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
 from transformers import PretrainedConfig, PreTrainedModel
-from transformers import logging as transformers_logging
 
 from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import (
@@ -21,10 +18,13 @@ from peftlit.backbone.architecture import (
     random_model,
     restore_computed_buffers,
 )
+from peftlit.backbone.gguf import SOURCE_FILE
 from peftlit.backbone.model_source import check_base
 from peftlit.backbone.quantization import keep_4bit_trainable_on_cpu, keep_biases, require_float
+from peftlit.backbone.quiet import quiet_transformers
 from peftlit.digest import sha256_of_file
 from peftlit.errors import BackboneError, first_line
+from peftlit.files import read_record
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def load_weights(
     if backbone.location is not None:
         check_base(backbone.location, backbone.revision)
     try:
-        with _without_load_report():
+        with quiet_transformers():  # of missing weights: they are checked here, and the head is meant to be missing
             model, missing = _from_pretrained(backbone, auto_class, config, arguments)
     except (OSError, RuntimeError, SafetensorError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -132,26 +132,10 @@ def _from_pretrained(
 def _verify_digest(backbone: Backbone) -> None:
     if backbone.sha256 is None or backbone.location is None:
         return
-    weights = Path(backbone.location, "model.safetensors")
+    weights, source = Path(backbone.location, "model.safetensors"), Path(backbone.location, SOURCE_FILE)
     if not weights.is_file():
         raise BackboneError(f"backbone.sha256: no {weights} to check; leave sha256 out for this model")
-    digest = sha256_of_file(weights)
+    gguf = read_record(source, BackboneError) if source.is_file() else None
+    name, digest = (gguf["file"], gguf["sha256"]) if gguf else (weights, sha256_of_file(weights))
     if digest != backbone.sha256.lower():
-        raise BackboneError(
-            f"backbone.sha256: {weights} has {digest}, expected {backbone.sha256}; do not use this file"
-        )
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Silence transformers' table of missing weights: they are checked here, and the head is meant to be missing."""
-    level = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(level)
-        if shown:
-            transformers_logging.enable_progress_bar()
+        raise BackboneError(f"backbone.sha256: {name} has {digest}, expected {backbone.sha256}; do not use this file")

@@ -18,11 +18,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from peftlit.cli import console
 from peftlit.cli.parser import Parser
+from peftlit.data.messages import Question
 from peftlit.data.texts import stream_texts
 from peftlit.errors import ConfigError
 from peftlit.export.generator import Generator
 from peftlit.export.load import load, text_columns
-from peftlit.export.predictor import Question
 from peftlit.files import open_aside
 
 log = logging.getLogger(__name__)

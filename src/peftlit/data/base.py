@@ -23,6 +23,7 @@ from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
 from peftlit.data.encode import tokenizer_state
 from peftlit.data.files import read_rows
+from peftlit.data.messages import Question
 from peftlit.data.rows import RowReader
 from peftlit.data.split import SPLITS, Splits, Splitter
 from peftlit.data.tokenizer import load_tokenizer
@@ -177,8 +178,8 @@ class TokenDataModule(LightningDataModule):
         """Return how many rows of a split the Trainer scores: all, or as many as its limit leaves."""
         return self._rows_scored.get(split, self.reports[split].rows)
 
-    def probe(self) -> list[str | tuple[str, str]]:
-        """Return a few texts, or pairs, to compare answers on: not of the training rows where there are others."""
+    def probe(self) -> list[Question]:
+        """Return a few rows to compare answers on: not of the training rows where there are others."""
         splits = self.read()
         rows = next(splits[name] for name in reversed(SPLITS) if name in splits)[:_PROBE_ROWS]
         return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])

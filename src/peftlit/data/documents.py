@@ -14,6 +14,7 @@ from peftlit.data.blocks import BlockEncoder, LongDocuments, pack
 from peftlit.data.checks import check_columns
 from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.masking import EpochRows, Masking, MaskingCollator
+from peftlit.data.messages import Question
 from peftlit.data.rows import TextReader
 from peftlit.data.unlabelled import Unlabelled
 from peftlit.errors import ConfigError, DataError
@@ -89,7 +90,7 @@ class DocumentDataModule(TokenDataModule):
             check_columns(rows.column_names, [self.text_column], self.sources[split])
         return TextReader({"text": self.text_column}, Unlabelled(), self._cleaner)
 
-    def probe(self) -> list[str | tuple[str, str]]:
+    def probe(self) -> list[Question]:
         """Return the beginnings of a few documents; of whole ones, logits over a vocabulary would take gigabytes."""
         return [text[:_PROBE_CHARACTERS].strip() or "Hello." for text in super().probe() if isinstance(text, str)]
 

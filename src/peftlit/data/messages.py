@@ -16,6 +16,10 @@ class Message(TypedDict):
     content: str
 
 
+Question = str | tuple[str, str] | list[Message]
+"""What a model is asked: a text, the two texts of a pair, or a conversation that ends with the user."""
+
+
 def check_messages(
     messages: Sequence[Message], source: str, row: int, *, last: Literal["assistant", "user"] = "assistant"
 ) -> None:

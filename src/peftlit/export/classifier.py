@@ -13,9 +13,10 @@ from peftlit.batch import Batch
 from peftlit.data.checks import check_text
 from peftlit.data.collate import tokenize
 from peftlit.data.label_prompts import LabelPrompts
+from peftlit.data.messages import Question
 from peftlit.data.prompt import Text
 from peftlit.errors import DataError
-from peftlit.export.predictor import Predictor, Question
+from peftlit.export.predictor import Predictor
 from peftlit.modules import PeftModule
 
 
@@ -57,6 +58,10 @@ class Classifier(Predictor):
             batch = self.batch([texts[i] for i in part], [rows[i] for i in part])
             parts.append(self.problem.answers(self.logits(batch)))
         return map(self.problem.say, torch.cat(parts)[torch.tensor(order).argsort()])
+
+    def texts(self, questions: Sequence[Question]) -> list[Text]:
+        """Return texts as the model reads them, with their prompt."""
+        return super().texts(questions) if self.prompts is None else self._as_read(questions)
 
     def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
         """Tokenize texts, by the prompt the model was trained with where there is one."""

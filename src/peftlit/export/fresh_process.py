@@ -15,17 +15,16 @@ from typing import Any
 from peftlit.backbone.hardware import says_out_of_memory
 from peftlit.errors import ReloadError, Stopped
 
-_TIMEOUT_S = 800.0
-"""A reload check may start two processes, and the other ranks wait half an hour at most."""
+_TIMEOUT_S = 1500.0
+"""The other ranks wait half an hour at most."""
 
 
-def run_in_fresh_process(script: str, arguments: list[str], what: str, cwd: Path) -> None:
+def run_in_fresh_process(script: str, arguments: list[str], cwd: Path) -> None:
     """Run a script to its end.
 
     Args:
         script: Python code.
         arguments: Its ``sys.argv[1:]``.
-        what: Names the script in an error.
         cwd: Where it runs.
 
     Raises:
@@ -35,7 +34,7 @@ def run_in_fresh_process(script: str, arguments: list[str], what: str, cwd: Path
         command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=_TIMEOUT_S)
     except subprocess.TimeoutExpired as error:
-        raise ReloadError(f"{what} did not answer within {_TIMEOUT_S:.0f} seconds") from error
+        raise ReloadError(f"it did not answer within {_TIMEOUT_S:.0f} seconds") from error
     if done.returncode == 0:
         return
     raised = re.findall(r"^[\w.]*(?:Error|Exception): .*$", done.stderr, re.MULTILINE)
@@ -43,8 +42,8 @@ def run_in_fresh_process(script: str, arguments: list[str], what: str, cwd: Path
     if done.returncode < 0:
         reason = f"ended by {signal.Signals(-done.returncode).name}"
     if done.returncode == -signal.SIGKILL or says_out_of_memory(reason):
-        raise ReloadError(f"out of memory in the fresh process with {what} ({reason})")
-    raise ReloadError(f"{what} cannot load what was exported: {reason}")
+        raise ReloadError(f"out of memory in the fresh process ({reason})")
+    raise ReloadError(f"it cannot load what was exported: {reason}")
 
 
 @contextmanager

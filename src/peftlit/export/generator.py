@@ -10,9 +10,10 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
 from peftlit.data.chat import Renderer
-from peftlit.data.messages import Message
+from peftlit.data.messages import Message, Question
+from peftlit.data.prompt import Text
 from peftlit.errors import DataError
-from peftlit.export.predictor import Predictor, Question
+from peftlit.export.predictor import Predictor
 from peftlit.modules import CausalLM
 
 
@@ -54,6 +55,10 @@ class Generator(Predictor):
             group = [i for i, own in enumerate(kinds) if own == kind]
             answers |= zip(group, self._continue([prompts[i] for i in group], kind[0]), strict=True)
         return [answers[i] for i in range(len(prompts))]
+
+    def texts(self, questions: Sequence[Question]) -> list[Text]:
+        """Return prompts as the model reads them, as the chat template renders a conversation."""
+        return self._as_read(questions) if self.chat else super().texts(questions)
 
     def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:
         """Tokenize prompts and pad them on the left: the answer follows the last token.

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from peftlit.batch import Batch
 from peftlit.data.collate import tokenize
+from peftlit.data.messages import Question
 from peftlit.errors import DataError
-from peftlit.export.predictor import Predictor, Question
+from peftlit.export.predictor import Predictor
 from peftlit.modules.inference import in_evaluation
 from peftlit.modules.metrics import plain
 

@@ -12,12 +12,10 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import Batch
 from peftlit.data.cleaning import Cleaner
-from peftlit.data.messages import Message
+from peftlit.data.messages import Question
+from peftlit.data.prompt import Text
 from peftlit.errors import DataError
 from peftlit.modules import PeftModule
-
-Question = str | tuple[str, str] | list[Message]
-"""A text, the two texts of a pair, or a conversation that ends with the user."""
 
 
 class Predictor(ABC):
@@ -69,6 +67,17 @@ class Predictor(ABC):
         batch = self.batch(self.cleaner.clean_all(list(questions)), range(1, len(questions) + 1))
         tensors: dict[str, Any] = dict(batch)
         return {**tensors, "logits": self.module.evaluate_batch(batch)}
+
+    def texts(self, questions: Sequence[Question]) -> list[Text]:
+        """Return what the tokenizer is given for some questions: texts, or pairs, cleaned and with their prompt."""
+        texts: list[Any] = self.cleaner.clean_all(list(questions))
+        return texts
+
+    def _as_read(self, questions: Sequence[Question]) -> list[Text]:
+        """Return the tokens that the model reads for some questions, as text."""
+        batch = self.batch(self.cleaner.clean_all(list(questions)), range(1, len(questions) + 1))
+        rows = zip(batch["input_ids"], batch["attention_mask"].bool(), strict=True)
+        return [str(self.tokenizer.decode(ids[real])) for ids, real in rows]
 
     @abstractmethod
     def batch(self, questions: Sequence[Question], rows: Sequence[int]) -> Batch:

@@ -15,6 +15,7 @@ from peftlit.backbone.architecture import half_dtype
 from peftlit.backbone.model_source import distribution_of, resolve
 from peftlit.digest import commit_of, weights_sha256
 from peftlit.errors import BackboneError, RunFolderError
+from peftlit.export.drift import Drift
 from peftlit.files import read_record, write_json
 
 log = logging.getLogger(__name__)
@@ -70,10 +71,17 @@ def check_base_weights(folder: Path, backbone: Backbone) -> None:
     )
 
 
-def write_reload_check(folder: Path, *, failure: str | None = None, difference: float | None = None) -> None:
-    """Record how the reload check ended: with a failure, or with the largest difference of a logit."""
-    reason = None if failure is None else _FOLDERS.sub("", failure)
-    write_json(folder / RELOAD_CHECK_FILE, {"passed": failure is None, "reason": reason, "difference": difference})
+def write_reload_check(
+    folder: Path, *, failure: str | None = None, difference: float | None = None, drift: Drift | None = None
+) -> None:
+    """Record how the reload check ended: with a failure, or with the largest difference of a logit and the drift."""
+    record = {
+        "passed": failure is None,
+        "reason": None if failure is None else _FOLDERS.sub("", failure),
+        "difference": difference,
+        "drift": None if drift is None else drift._asdict(),
+    }
+    write_json(folder / RELOAD_CHECK_FILE, record)
 
 
 def warn_unless_reload_passed(folder: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 from accelerate import init_empty_weights
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, BitsAndBytesConfig
 
@@ -79,6 +79,22 @@ answers = {f"input.{name}": value for name, value in inputs.items()}
 assert int(inputs["input_ids"].max()) < model.config.vocab_size, "the tokenizer has more tokens than the model"
 inputs |= load_file(scratch / "more.safetensors")  # positions under left padding
 inputs = {name: value.to(device) for name, value in inputs.items()}
+
+
+trained = load_file(scratch / "trained.safetensors")
+if isinstance(model, PeftModel):
+    loaded = get_peft_model_state_dict(model, save_embedding_layers=False)
+else:
+    loaded = model.state_dict()
+
+
+def is_there(name: str) -> bool:
+    """Tell whether a trained weight came back, in the dtype it was loaded in."""
+    found = loaded.get(name)
+    return found is not None and torch.equal(found.cpu(), trained[name].to(found.dtype))
+
+
+(scratch / "lost.json").write_text(json.dumps([name for name in trained if not is_there(name)]))
 
 
 def answer() -> torch.Tensor:

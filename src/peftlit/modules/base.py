@@ -267,10 +267,10 @@ class PeftModule(EvaluationModule):
         return in_evaluation(self, self.logits, batch)
 
     def text_states(self, batch: Batch) -> Tensor:
-        """Return the last hidden states of the text alone, (B, T, H): peft puts virtual tokens in front of it."""
+        """Return the last hidden states of the text alone in float32, (B, T, H): peft puts virtual tokens before it."""
         assert self.model is not None
         hidden: Tensor = self.model(**self.model_inputs(batch)).last_hidden_state
-        return hidden[:, -batch["input_ids"].shape[1] :]
+        return hidden[:, -batch["input_ids"].shape[1] :].float()
 
     def hidden_states(self, batch: Batch) -> Tensor:
         """Return :meth:`text_states` as :meth:`evaluate_batch` returns logits."""

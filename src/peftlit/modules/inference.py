@@ -11,7 +11,6 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from peftlit.backbone.architecture import half_dtype
 from peftlit.batch import Batch
 
 _NOT_INPUTS = ("labels", "label_ids", "row")
@@ -39,21 +38,21 @@ def _takes(model: PreTrainedModel | PeftModel, name: str) -> bool:
 
 @torch.inference_mode()
 def in_evaluation(module: nn.Module, forward: Callable[[Batch], Tensor], batch: Batch) -> Tensor:
-    """Run a forward in evaluation mode; return its result in float32 on the CPU, and restore the module's mode.
-
-    There is no autocast, unless frozen weights are stored in 16 bits and meet a float32 head.
+    """Run a forward in evaluation mode without autocast, as plain transformers does.
 
     Args:
-        module: The module whose mode changes; its device is where the batch is moved.
+        module: The module, whose mode is restored; its device is where the batch is moved.
         forward: What to run on the batch.
         batch: The batch, on any device.
+
+    Returns:
+        The forward's result, in float32 on the CPU.
     """
     training = module.training
     module.eval()
     device = next(module.parameters()).device
     moved: Any = {name: value.to(device) for name, value in batch.items() if isinstance(value, Tensor)}
-    half = half_dtype(module)
-    with torch.autocast(device.type, dtype=half or torch.bfloat16, enabled=half is not None):
+    with torch.autocast(device.type, enabled=False):
         result = forward(moved)
     module.train(training)
     return result.float().cpu()

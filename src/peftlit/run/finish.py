@@ -54,6 +54,7 @@ def finish_fit(
             "adapter_sha256": weights_sha256(folder.adapter),
             "trainable_sha256": trainable_sha256(module),
             "reload_logit_difference": None,
+            "reload_drift": None,
             "fit": _fit_numbers(trainer, seconds),
             "validation": history.evaluation_at(best_step),
             **({"thresholds": thresholds} if thresholds else {}),
@@ -103,8 +104,9 @@ def _check_reload(trainer: Trainer, module: PeftModule, data: TokenDataModule, f
     """Check the export and note the difference in ``metrics.json``; return the failure, for all ranks to raise."""
     device = trainer.strategy.root_device
     try:
-        difference = check_reload(module, data.get_tokenizer(), data.probe(), folder.adapter, device)
+        found = check_reload(module, data.get_tokenizer(), data.probe(), folder.adapter, device)
     except ReloadError as error:
         return error
-    folder.update_metrics({"reload_logit_difference": difference})
+    drift = None if found.drift is None else found.drift._asdict()
+    folder.update_metrics({"reload_logit_difference": found.difference, "reload_drift": drift})
     return None

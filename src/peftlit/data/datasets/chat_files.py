@@ -14,6 +14,7 @@ from peftlit.data.blocks import pack
 from peftlit.data.chat import Renderer
 from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
+from peftlit.data.messages import Question
 from peftlit.data.samples import SampleEncoder, SampleReader
 from peftlit.errors import ConfigError
 
@@ -68,14 +69,17 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         """Return what a task has to know of the rows, how they are put to the model among it."""
         return replace(super().data_spec(), prompt=self.prompt_record, packing=self.packing)
 
-    def probe(self) -> list[str | tuple[str, str]]:
-        """Return the beginnings of what a few rows say."""
-        texts: list[str | tuple[str, str]] = []
+    def probe(self) -> list[Question]:
+        """Return a few prompts, or conversations up to the user's last message, with the beginning of every text."""
+        questions: list[Question] = []
         for text in super().probe():
             prompt, _ = json.loads(str(text))
-            said = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-            texts.append(said[:_PROBE_CHARACTERS] or "Hello.")
-        return texts
+            if isinstance(prompt, str):
+                questions.append(_beginning(prompt))
+                continue
+            asked = prompt if prompt[-1]["role"] == "user" else prompt[:-1]
+            questions.append([{"role": m["role"], "content": _beginning(m["content"])} for m in asked])
+        return questions
 
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer = self.get_tokenizer()
@@ -92,3 +96,7 @@ class ChatFiles(FilesOrHub, TokenDataModule):
 
     def _collator(self, split: str) -> Collator:
         return TokenLabelCollator(self.get_tokenizer())
+
+
+def _beginning(text: str) -> str:
+    return text[:_PROBE_CHARACTERS].strip() or "Hello."

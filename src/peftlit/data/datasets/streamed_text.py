@@ -14,6 +14,7 @@ from peftlit.data.cleaning import Cleaner
 from peftlit.data.files import iterate_rows, read_hub, read_rows
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.labelled import TextDataModule
+from peftlit.data.messages import Question
 from peftlit.data.rows import TextReader
 from peftlit.data.split import Splits
 from peftlit.data.stream import RowStream, Source, StreamCollator, StreamLoader
@@ -93,7 +94,7 @@ class StreamedText(FilesOrHub, TextDataModule):
                 reader.read_row(first, source.name, 1)
         return splits
 
-    def probe(self) -> list[str | tuple[str, str]]:
+    def probe(self) -> list[Question]:
         """Return a few texts, or pairs."""
         if self.read():
             return super().probe()
