@@ -31,6 +31,12 @@ from peftlit.files import read_record
 
 log = logging.getLogger(__name__)
 
+_Scalar = str | int | float | bool | None
+_Value = _Scalar | list[_Scalar] | dict[str, _Scalar]
+_Nested = _Scalar | list[_Value] | dict[str, _Value]
+ConfigEntries = dict[str, _Scalar | list[_Nested] | dict[str, _Nested]]
+"""Entries of a model's config. No value is Any, as jsonargparse would parse its text once more ("12", "no", "a: b")."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -58,8 +64,8 @@ class Backbone:
         self,
         name_or_path: str | None = None,
         *,
-        config: str | dict[str, Any] | None = None,
-        config_overrides: dict[str, Any] | None = None,
+        config: str | ConfigEntries | None = None,
+        config_overrides: ConfigEntries | None = None,
         revision: str | None = None,
         trust_remote_code: bool = False,
         attn_implementation: str | None = None,
@@ -128,7 +134,7 @@ class Backbone:
         if isinstance(self.config, dict):
             if "model_type" not in self.config:
                 raise ConfigError("backbone.config: needs a model_type, such as distilbert")
-            entries = dict(self.config)
+            entries: dict[str, Any] = dict(self.config)
             try:
                 return AutoConfig.for_model(entries.pop("model_type"), **entries)
             except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -9,6 +10,7 @@ from jsonargparse import Namespace
 from lightning import LightningDataModule
 
 from peftlit.backbone import Backbone, model_source
+from peftlit.batch import DataSpec
 from peftlit.errors import ConfigError
 
 
@@ -59,12 +61,12 @@ def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None
     model = settings["model"].get("init_args", Namespace())
     if "data" not in model or data is None or not hasattr(data, "data_spec"):
         return
-    known = Namespace(**vars(data.data_spec()))
+    spec: DataSpec = data.data_spec()
     for key, value in (model["data"] or Namespace()).items():
-        if known[key] is None:
-            known[key] = value
-        elif value not in (None, known[key]):
+        if getattr(spec, key) is None:
+            spec = replace(spec, **{key: value})
+        elif value not in (None, getattr(spec, key)):
             raise ConfigError(
-                f"model.data.{key}: {value!r} contradicts the data, which gives {known[key]!r}; leave it out"
+                f"model.data.{key}: {value!r} contradicts the data, which gives {getattr(spec, key)!r}; leave it out"
             )
-    model["data"] = known
+    model["data"] = spec  # as it is: as settings, its texts would be parsed again
