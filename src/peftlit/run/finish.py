@@ -17,6 +17,7 @@ from peftlit.files import write_json
 from peftlit.modules import PeftModule
 from peftlit.plugins.throughput import throughput_of
 from peftlit.run import plots
+from peftlit.run.answers import Answers
 from peftlit.run.evaluation import finish_evaluation
 from peftlit.run.folder import RunFolder
 from peftlit.run.history import History, monitored_checkpoint
@@ -66,6 +67,10 @@ def finish_fit(
     if "test" in data.read() and trainer.limit_test_batches != 0:
         trainer.test(module, datamodule=data, verbose=False)
         finish_evaluation(trainer, module, data, folder, "test")
+    answers = next((c for c in trainer.callbacks if isinstance(c, Answers)), None)  # type: ignore[attr-defined]
+    if answers is not None and trainer.is_global_zero:
+        module.to(trainer.strategy.root_device)
+        answers.finish(module, data, folder)
     failure = None
     if trainer.is_global_zero:
         failure = _check_reload(trainer, module, data, folder)

@@ -16,6 +16,7 @@ from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.messages import Question
 from peftlit.data.samples import SampleEncoder, SampleReader
+from peftlit.data.split import SPLITS
 from peftlit.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -71,15 +72,13 @@ class ChatFiles(FilesOrHub, TokenDataModule):
 
     def probe(self) -> list[Question]:
         """Return a few prompts, or conversations up to the user's last message, with the beginning of every text."""
-        questions: list[Question] = []
-        for text in super().probe():
-            prompt, _ = json.loads(str(text))
-            if isinstance(prompt, str):
-                questions.append(_beginning(prompt))
-                continue
-            asked = prompt if prompt[-1]["role"] == "user" else prompt[:-1]
-            questions.append([{"role": m["role"], "content": _beginning(m["content"])} for m in asked])
-        return questions
+        return [_beginnings(_question(str(text))[0]) for text in super().probe()]
+
+    def ask(self, count: int) -> list[tuple[Question, str]]:
+        """Return the first prompts of the test split, else of the validation split, with the expected answers."""
+        splits = self.read()
+        rows = next(splits[name] for name in reversed(SPLITS) if name in splits)[:count]
+        return [_question(text) for text in rows["text"]]
 
     def _encode(self, split: str) -> datasets.Dataset:
         tokenizer = self.get_tokenizer()
@@ -96,6 +95,21 @@ class ChatFiles(FilesOrHub, TokenDataModule):
 
     def _collator(self, split: str) -> Collator:
         return TokenLabelCollator(self.get_tokenizer())
+
+
+def _question(sample: str) -> tuple[Question, str]:
+    """Return the prompt of a row, or the conversation up to the assistant's last message, and what is to follow."""
+    prompt, completion = json.loads(sample)
+    if isinstance(prompt, str):
+        return prompt, completion
+    messages = [*prompt, *(completion or [])]
+    return messages[:-1], messages[-1]["content"]
+
+
+def _beginnings(question: Any) -> Question:
+    if isinstance(question, str):
+        return _beginning(question)
+    return [{"role": message["role"], "content": _beginning(message["content"])} for message in question]
 
 
 def _beginning(text: str) -> str:
