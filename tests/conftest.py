@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -114,7 +115,7 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(model_folder, toy_data: Path) -> dict[str, object]:
+def settings(model_folder, toy_data: Path) -> dict[str, Any]:
     """A small complete configuration: tiny BERT, LoRA, toy data, two epochs. Change it and hand it to ``fit``."""
     return {
         "model": {
@@ -136,6 +137,14 @@ def settings(model_folder, toy_data: Path) -> dict[str, object]:
             "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
         },
     }
+
+
+def change(settings: dict[str, Any], path: str, value: object) -> None:
+    """Set the value at a dotted path of nested settings."""
+    *parents, last = path.split(".")
+    for key in parents:
+        settings = settings[key]
+    settings[last] = value
 
 
 @pytest.fixture

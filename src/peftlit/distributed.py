@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftlit.errors import ProcessError, ReloadError, Stopped
+
+_T = TypeVar("_T")
 
 _RANK_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),  # Lightning's own launcher, or a user who starts each process
@@ -45,6 +47,17 @@ def is_rank_zero() -> bool:
     """Tell whether this process is global rank 0, or the only one, before Lightning is imported."""
     names = ("RANK", "LOCAL_RANK") if "RANK" in os.environ else _RANK_VARIABLES
     return all(int(os.environ.get(name) or 0) == 0 for name in names)
+
+
+def gather(value: _T) -> list[_T]:
+    """Return the value of every rank; all ranks have to ask."""
+    import torch  # is_rank_zero has to work before heavy imports
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    values = [value] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
 
 
 def ignore_interrupts_in_children() -> None:

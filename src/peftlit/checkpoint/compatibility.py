@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from peftlit.checkpoint.format import AdapterCheckpointIO
 from peftlit.checkpoint.resume import RECORD
+from peftlit.data import TokenDataModule
 from peftlit.errors import CheckpointError, RunFolderError
 
 FREE = (
@@ -38,24 +39,22 @@ _LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 _SHOWN = 3
 
 
-def describe(
-    config: str, manifest: dict[str, Any] | None, tokenizer_sha256: str | None, precision: str
-) -> dict[str, Any]:
+def describe(config: str, data: TokenDataModule | None, precision: str) -> dict[str, Any]:
     """Return the record of a run that its checkpoints keep, to be compared when it resumes.
 
     Args:
         config: The resolved configuration, as YAML.
-        manifest: The data's split manifest, None for data that has none.
-        tokenizer_sha256: Digest of the tokenizer, None for data that has none.
+        data: The data module; None for one that is not peftlit's, whose rows are not compared.
         precision: What the run computes in: the hardware chooses it where the configuration does not.
     """
     settings = _as_json(_flat(yaml.safe_load(config)))
+    manifest = data.manifest() if data is not None else {"sha256": None, "splits": {}}
     return {
         "config_sha256": sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "settings": settings,
-        "data_sha256": manifest["sha256"] if manifest else None,
-        "splits": {name: split["sha256"] for name, split in manifest["splits"].items()} if manifest else {},
-        "tokenizer_sha256": tokenizer_sha256,
+        "data_sha256": manifest["sha256"],
+        "splits": {name: split["sha256"] for name, split in manifest["splits"].items()},
+        "tokenizer_sha256": data.tokenizer_sha256 if data is not None else None,
         "precision": precision,
     }
 

@@ -25,8 +25,8 @@ def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     return _encode(tree, "", tensors), tensors
 
 
-def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Join what :func:`split_tensors` returned.
+def join_tensors(value: Any, tensors: Mapping[str, Tensor] | None) -> Any:
+    """Join what :func:`split_tensors` returned; without the tensors, None stands in place of each.
 
     Raises:
         CheckpointError: The JSON has a form that :func:`split_tensors` does not write.
@@ -37,8 +37,8 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if len(value) == 1:
         kind, content = next(iter(value.items()))
-        if kind == "tensor" and content in tensors:
-            return tensors[content]
+        if kind == "tensor" and (tensors is None or content in tensors):
+            return None if tensors is None else tensors[content]
         if kind == "dict":
             return {join_tensors(k, tensors): join_tensors(v, tensors) for k, v in content}
         if kind == "tuple":

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from pkgutil import resolve_name
 
 from peftlit.cli.config_places import ends_with, place_of
 from peftlit.errors import ConfigError, PeftlitError
@@ -47,7 +47,7 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
     if match := _UNKNOWN.search(message):
         return _unknown_key(message, match, arguments, options)
     if match := _NO_ATTRIBUTE.search(message):
-        module = importlib.import_module(match[1])
+        module = resolve_name(match[1])
         names = getattr(module, "__all__", dir(module))
         where = place_of(path, arguments, value=match[2])
         return f"{where}: {path}: no class {match[2]!r} in {match[1]}{nearest(match[2], names)}"
@@ -124,9 +124,8 @@ def _unknown_part(path: str, options: Sequence[str]) -> str:
 
 
 def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        return list(inspect.signature(resolve_name(class_path)).parameters)
     except (ImportError, ValueError, AttributeError, TypeError):
         return []
 
