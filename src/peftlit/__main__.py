@@ -39,9 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     That is 0, 1 for an error in a run, 2 for a wrong setting, 128 + N when signal N ended it (130 for Ctrl-C).
-
-    Args:
-        argv: The command line without the program's name; None = the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -49,15 +49,15 @@ def is_rank_zero() -> bool:
     return all(int(os.environ.get(name) or 0) == 0 for name in names)
 
 
-def gather(value: _T) -> list[_T]:
-    """Return the value of every rank; all ranks have to ask."""
+def gather(values: list[_T]) -> list[_T]:
+    """Join the lists of all ranks, in their order; all ranks have to ask."""
     import torch  # is_rank_zero has to work before heavy imports
 
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    values = [value] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
+        return values
+    ranks = [values] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, values)
+    return [value for rank in ranks for value in rank]
 
 
 def ignore_interrupts_in_children() -> None:
@@ -72,9 +72,6 @@ def fail_together(launcher: Any) -> Iterator[None]:
 
     The other processes fail with errors that only follow from the first, and end silently. A process that was killed
     reports nothing; another one then does. Processes that torchrun or srun started are ended by them.
-
-    Args:
-        launcher: Lightning's, which starts the other processes; None where there are none.
 
     Raises:
         ProcessError: Another process was killed.

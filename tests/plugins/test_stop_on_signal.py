@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, Timer
 
 from peftlit.errors import Stopped
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, StopOnSignal, stop_on_signal
@@ -79,16 +79,10 @@ def test_a_second_ctrl_c_ends_at_once(model_folder, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-class SendAtTheEnd(Callback):
-    """Send this process a signal after the last step and the last validation."""
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_one_that_comes_after_the_last_step_is_heard(model_folder, tmp_path) -> None:
+    at_the_end = LambdaCallback(on_train_epoch_end=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="after step 8"):
-        train(model_folder("bert"), tmp_path, SendAtTheEnd())
+        train(model_folder("bert"), tmp_path, at_the_end)
 
 
 ARRAY = {"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": "3"}

@@ -42,10 +42,7 @@ _SHOWN = 3
 def describe(config: str, data: TokenDataModule | None, precision: str) -> dict[str, Any]:
     """Return the record of a run that its checkpoints keep, to be compared when it resumes.
 
-    Args:
-        config: The resolved configuration, as YAML.
-        data: The data module; None for one that is not peftlit's, whose rows are not compared.
-        precision: What the run computes in: the hardware chooses it where the configuration does not.
+    The hardware may have chosen the precision. Rows are compared only where the data module is peftlit's, and not None.
     """
     settings = _as_json(_flat(yaml.safe_load(config)))
     manifest = data.manifest() if data is not None else {"sha256": None, "splits": {}}

@@ -49,7 +49,7 @@ class Resumption(Callback):
         """Return each rank's random states; all ranks have to ask."""
         if self._loaded is not None:  # not put back yet: a validation that was due is being done first
             return {"ranks": self._loaded["ranks"]}
-        return {"ranks": distributed.gather(random_states.capture())}
+        return {"ranks": distributed.gather([random_states.capture()])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training goes on."""

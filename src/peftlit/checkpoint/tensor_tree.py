@@ -15,11 +15,8 @@ from peftlit.errors import CheckpointError
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return a JSON value in which ``{"tensor": name}`` stands for a tensor, and the tensors by name.
 
-    Args:
-        tree: Dicts, lists, tuples, sets, tensors, numbers, strings and None, nested.
-
     Raises:
-        CheckpointError: Something else is in it; the message says where.
+        CheckpointError: It holds something else than dicts, lists, tuples, sets, tensors, numbers, strings and None.
     """
     tensors: dict[str, Tensor] = {}
     return _encode(tree, "", tensors), tensors

@@ -65,8 +65,7 @@ class FiniteGuard(Callback):
         if not loss_is_broken and not gradient_is_broken:
             return
         what = "loss" if loss_is_broken else "gradient"
-        own = [str(int(row)) for part in rows for row in part]
-        numbers = [number for rank in distributed.gather(own) for number in rank]
+        numbers = distributed.gather([str(int(row)) for part in rows for row in part])
         rate = learning_rate(optimizer)
         named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
         said = (
