@@ -83,7 +83,8 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], io: CheckpointIO | Non
     free = {*FREE, *(f"data.{name}" for name in PLACES if now["data_sha256"] is not None)}
     if _knows_no_end(new):
         free |= set(_LENGTHS)
-    changed = [key for key in sorted({*old, *new}) if _differs(key, old, new) and not _within(key, free)]
+    compared = [key for key in sorted({*old, *new}) if not any(f"{key}.".startswith(f"{name}.") for name in free)]
+    changed = [key for key in compared if _differs(key, old, new)]
     if changed:
         shown = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:_SHOWN])
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -159,10 +160,6 @@ def _parameters_beside(key: str, settings: dict[str, Any]) -> dict[str, Any]:
     for base in reversed(kind.__mro__[:-1]):  # a subclass may hand on what it does not name
         parameters.update(signature(vars(base).get("__init__", object)).parameters)
     return parameters
-
-
-def _within(key: str, free: set[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in free)
 
 
 def _knows_no_end(settings: dict[str, Any]) -> bool:
