@@ -201,7 +201,7 @@ def run_in_process(
     start = ["-m", "peftlit"] if code is None else ["-c", code]
     command = [sys.executable, *start, *map(str, arguments)]
     run = subprocess.run if fresh else fork_server.run
-    return run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")

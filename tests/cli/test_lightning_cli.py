@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from pathlib import Path
 
@@ -187,13 +186,10 @@ def test_no_validation_split_exports_the_last_weights(peftlit, settings, write_c
 def contract_out_of_memory(where: str, limit: str, settings: dict[str, object], folder: Path) -> None:
     """A batch that is too large for a real process under a limit costs one line, with the change that fits."""
     change(settings, f"{MODEL}.backbone.config_overrides", {"intermediate_size": 128})
-    with (folder / "reviews.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "label"])
-        writer.writerows([f"good film {i} " + "bad " * 60, ("good", "bad")[i % 2]] for i in range(30_000))
-    change(settings, "data", {"class_path": "Reviews", "init_args": {
-        "file": "reviews.csv", "batch_size": 20_000, "max_length": 64, "group_by_length": False,
-    }})  # fmt: skip
+    rows = (f"good film {i} {'bad ' * 60},{('good', 'bad')[i % 2]}\n" for i in range(30_000))
+    (folder / "reviews.csv").write_text("text,label\n" + "".join(rows))
+    large = {"file": "reviews.csv", "batch_size": 20_000, "max_length": 64, "group_by_length": False}
+    change(settings, "data", {"class_path": "Reviews", "init_args": large})
     (folder / "config.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
     limited = f"{limit}; import sys; from peftlit.__main__ import main; sys.exit(main(sys.argv[1:]))"
     done = run_in_process(folder, "fit", "--config", "config.yaml", code=limited)
