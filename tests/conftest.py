@@ -9,7 +9,9 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -64,27 +66,17 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory):
     """Return a function that writes a tiny model of a family once and gives its folder."""
-    folders: dict[str, Path] = {}
-
-    def get(family: str) -> Path:
-        if family not in folders:
-            folders[family] = tiny.write_model(tmp_path_factory.mktemp(family), family)
-        return folders[family]
-
-    return get
+    return cache(lambda family: tiny.write_model(tmp_path_factory.mktemp(family), family))
 
 
 @pytest.fixture(scope="session")
 def language_folder(tmp_path_factory: pytest.TempPathFactory):
     """Return a function that writes a tiny language model once, its head included, and gives its folder."""
-    folders: dict[tuple[str, float], Path] = {}
 
+    @cache
     def get(family: str, initializer_range: float = 0.1) -> Path:  # large enough for answers to differ
-        key = family, initializer_range
-        if key not in folders:
-            folder = tmp_path_factory.mktemp(f"language-{family}")
-            folders[key] = tiny.write_model(folder, family, language_head=True, initializer_range=initializer_range)
-        return folders[key]
+        folder = tmp_path_factory.mktemp(f"language-{family}")
+        return tiny.write_model(folder, family, language_head=True, initializer_range=initializer_range)
 
     return get
 
@@ -114,13 +106,18 @@ def toy_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def settings(model_folder, toy_data: Path) -> dict[str, object]:
+def settings(model_folder, toy_data: Path) -> dict[str, Any]:
     """A small complete configuration: tiny BERT, LoRA, toy data, two epochs. Change it and hand it to ``fit``."""
+    return small_settings(model_folder("bert"), toy_data)
+
+
+def small_settings(backbone: Path, data: Path) -> dict[str, Any]:
+    """Make the content of ``settings``, anew each time."""
     return {
         "model": {
             "class_path": "SequenceClassification",
             "init_args": {
-                "backbone": {"name_or_path": str(model_folder("bert"))},
+                "backbone": {"name_or_path": str(backbone)},
                 "adapter": {
                     "class_path": "peft.LoraConfig",
                     "init_args": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
@@ -129,13 +126,21 @@ def settings(model_folder, toy_data: Path) -> dict[str, object]:
                 "scheduler": {"class_path": "LinearWarmup", "init_args": {"warmup_ratio": 0.1}},
             },
         },
-        "data": {"class_path": "SST2", "init_args": {"data_dir": str(toy_data), "batch_size": 8, "max_length": 32}},
+        "data": {"class_path": "SST2", "init_args": {"data_dir": str(data), "batch_size": 8, "max_length": 32}},
         "trainer": {
             "max_epochs": 2,
             "accelerator": device.current,
             "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
         },
     }
+
+
+def change(settings: dict[str, Any], path: str, value: object) -> None:
+    """Set the value at a dotted path of nested settings."""
+    *parents, last = path.split(".")
+    for key in parents:
+        settings = settings[key]
+    settings[last] = value
 
 
 @pytest.fixture
@@ -152,21 +157,33 @@ def write_config(tmp_path: Path):
 
 @pytest.fixture
 def peftlit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Return a function that runs a command line in this process, in an empty folder: (exit code, stdout, stderr)."""
+    """A command line in this process, in an empty folder: ``peftlit(...)``, or where it has to succeed ``.ok(...)``."""
     from peftlit.__main__ import main
 
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            code = main([str(a) for a in arguments])
-        except SystemExit as stop:  # argparse's own --help and --print_config
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+    class CommandLine:
+        def __call__(self, *arguments: object) -> tuple[int, str, str]:
+            """Return exit code, stdout and stderr."""
+            capsys.readouterr()
+            try:
+                code = main([str(a) for a in arguments])
+            except SystemExit as stop:  # argparse's own --help and --print_config
+                code = int(stop.code or 0)
+            return code, *capsys.readouterr()
 
-    return run
+        def ok(self, *arguments: object) -> tuple[str, str]:
+            """Return stdout and stderr."""
+            code, out, err = self(*arguments)
+            assert code == 0, err
+            return out, err
+
+    return CommandLine()
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def errors_of(err: str) -> list[str]:
@@ -184,34 +201,19 @@ def run_in_process(
     start = ["-m", "peftlit"] if code is None else ["-c", code]
     command = [sys.executable, *start, *map(str, arguments)]
     run = subprocess.run if fresh else fork_server.run
-    return run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return run(command, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="session")
-def finished_settings(model_folder, toy_data: Path) -> dict[str, object]:
+def finished_settings(model_folder, toy_data: Path) -> dict[str, Any]:
     """A run of tiny BERT with NF4, LoRA, 8-bit AdamW and accumulation."""
-    return {
-        "model": {
-            "class_path": "SequenceClassification",
-            "init_args": {
-                "backbone": {"name_or_path": str(model_folder("bert")), "quantization": "nf4-double"},
-                "adapter": {
-                    "class_path": "peft.LoraConfig",
-                    "init_args": {"r": 4, "lora_alpha": 8, "target_modules": ["query", "value"]},
-                },
-                "optimizer": {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 5e-3}},
-                "scheduler": {"class_path": "CosineWarmup", "init_args": {"num_warmup_steps": 2}},
-            },
-        },
-        "data": {"class_path": "SST2", "init_args": {"data_dir": str(toy_data), "batch_size": 8, "max_length": 32}},
-        "trainer": {
-            "max_epochs": 3,
-            "accelerator": "cpu",
-            "accumulate_grad_batches": 2,
-            "log_every_n_steps": 2,
-            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/f1", "mode": "max"}}],
-        },
-    }
+    settings = small_settings(model_folder("bert"), toy_data)
+    model, trainer = settings["model"]["init_args"], settings["trainer"]
+    model["backbone"]["quantization"] = "nf4-double"
+    model["optimizer"]["class_path"] = "peftlit.plugins.PagedAdamW8bit"
+    model["scheduler"] = {"class_path": "CosineWarmup", "init_args": {"num_warmup_steps": 2}}
+    trainer |= {"max_epochs": 3, "accelerator": "cpu", "accumulate_grad_batches": 2, "log_every_n_steps": 2}
+    return settings
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 VARIABLE = "PEFTLIT_FORK_SERVERS"
-"""Names the folder with the servers' sockets; without it, :func:`run` starts fresh processes."""
+"""Names the folder with the servers' sockets."""
 
 ROOT = Path(__file__).parents[1]
 PLAIN = ["accelerate", "bitsandbytes", "peft", "safetensors.torch", "transformers", "transformers.modeling_utils"]
@@ -60,29 +60,21 @@ def run(
     env: dict[str, str] | None = None,
     capture_output: bool = True,
     text: bool = True,
-    check: bool = False,
     timeout: float | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``[sys.executable, "-c", code, ...]``, or with ``-m`` a module, in a fork of a server."""
-    python, *arguments = map(str, command)
+    _, *arguments = map(str, command)
     environment = dict(os.environ if env is None else env)
-    if VARIABLE not in environment:
-        command = [python, *arguments]
-        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False, timeout=timeout)
-    else:
-        needs_peftlit = any(f"{word} peftlit" in " ".join(arguments[:2]) for word in ("-m", "import", "from"))
-        with _connect("peftlit" if needs_peftlit else "plain", Path(environment[VARIABLE])) as connection:
-            job = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": environment}
-            connection.settimeout(timeout)
-            connection.sendall(json.dumps(job).encode() + b"\n")
-            try:
-                answer = json.loads(connection.makefile("r").readline())
-            except TimeoutError as error:
-                raise subprocess.TimeoutExpired(arguments, timeout or 0.0) from error
-        done = subprocess.CompletedProcess(arguments, **answer)
-    if check:
-        done.check_returncode()
-    return done
+    needs_peftlit = any(f"{word} peftlit" in " ".join(arguments[:2]) for word in ("-m", "import", "from"))
+    with _connect("peftlit" if needs_peftlit else "plain", Path(environment[VARIABLE])) as connection:
+        job = {"arguments": arguments, "cwd": str(cwd or Path.cwd()), "environment": environment}
+        connection.settimeout(timeout)
+        connection.sendall(json.dumps(job).encode() + b"\n")
+        try:
+            answer = json.loads(connection.makefile("r").readline())
+        except TimeoutError as error:
+            raise subprocess.TimeoutExpired(arguments, timeout or 0.0) from error
+    return subprocess.CompletedProcess(arguments, **answer)
 
 
 def _connect(name: str, folder: Path) -> socket.socket:
@@ -96,11 +88,8 @@ def _connect(name: str, folder: Path) -> socket.socket:
 
 
 def _start(name: str, folder: Path) -> None:
-    environment = {
-        **json.loads((folder / "environment.json").read_text()),
-        VARIABLE: str(folder),
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = json.loads((folder / "environment.json").read_text())
+    environment |= {VARIABLE: str(folder), "OMP_NUM_THREADS": "1"}
     with (folder / f"{name}.log").open("w") as log:
         server = subprocess.Popen(
             [sys.executable, "-m", "tests.fork_server", name], cwd=ROOT, env=environment, text=True,

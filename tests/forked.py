@@ -28,19 +28,12 @@ LIMIT_S = 300.0
 
 @dataclass
 class Outcome:
-    """How a process ended.
+    """How a process ended."""
 
-    Attributes:
-        code: Its exit code; minus the signal's number where one ended it.
-        said: Everything it wrote.
-        seconds: How long it ran.
-        outlived: Whether processes that it had started had to be killed after it.
-    """
-
-    code: int
+    code: int  # minus the signal's number where one ended it
     said: str
     seconds: float
-    outlived: bool
+    outlived: bool  # whether processes that it had started had to be killed after it
 
     @property
     def last_line(self) -> str:
@@ -136,9 +129,5 @@ def forked(
 
 
 def kill_at(seconds: float) -> Callable[[int, float], int | None]:
-    """Return a watch that kills once, at an age.
-
-    Args:
-        seconds: The age.
-    """
+    """Return a watch that kills at an age."""
     return lambda child, age: signal.SIGKILL if age >= seconds else None

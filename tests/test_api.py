@@ -16,7 +16,7 @@ import peftlit as package
 from peftlit.api import _plain
 from peftlit.errors import ConfigError, Stopped
 from tests.cli.test_process_state import differing, state
-from tests.conftest import run_in_process
+from tests.conftest import read_json, run_in_process
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,10 +30,9 @@ def texts(toy_data: Path) -> list[str]:
 def test_python_and_the_command_line_answer_identically(finished_run, toy_data, texts, peftlit, tmp_path) -> None:
     folder, _ = finished_run
     answers = package.load(folder, device="cpu").predict(texts, batch_size=7)
-    code, out, err = peftlit(
+    out, _ = peftlit.ok(
         "predict", "--run_dir", folder, "--file", toy_data / "test.jsonl", "--batch_size=7", "--device=cpu"
     )
-    assert code == 0, err
     assert [json.loads(line) for line in out.splitlines()] == [
         {"row": row, **answer} for row, answer in enumerate(answers, 1)
     ]
@@ -56,7 +55,7 @@ def test_fit_from_python_gives_the_weights_of_the_command_line(settings, tmp_pat
         tmp_path, "fit", "--config", write_config(settings), "--trainer.limit_train_batches=4", "--run_dir=cli"
     )
     assert done.returncode == 0, done.stderr
-    theirs = json.loads((tmp_path / "cli/metrics.json").read_text())
+    theirs = read_json(tmp_path / "cli/metrics.json")
     assert run.metrics["trainable_sha256"] == theirs["trainable_sha256"]
     assert repr(run) == f"Run({str(tmp_path / 'python')!r})"
 

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import warnings
 
 import pytest
 
@@ -23,28 +22,19 @@ def test_old_paths_lead_to_the_same_objects():
             module.no_such_name  # noqa: B018
 
 
-def test_names_that_readers_know():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        from peftlit.facts import DataFacts
-        from peftlit.heads import Head
-        from peftlit.losses import Loss
-        from peftlit.optim import LinearWarmup
-    from peftlit import batch, modules
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_old_paths_are_found_by_every_kind_of_import():
+    from peftlit.facts import DataFacts
+
+    from peftlit import batch
 
     assert DataFacts is batch.DataSpec
-    assert (Head, Loss, LinearWarmup) == (modules.heads.Head, modules.losses.Loss, modules.optim.LinearWarmup)
-
-
-def test_old_paths_are_found_by_every_kind_of_import():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        names: dict[str, object] = {}
-        exec("from peftlit.optim import *", names)
-        sys.modules.pop("peftlit.losses", None)
-        vars(peftlit).pop("losses", None)
-        assert peftlit.losses.CrossEntropy.__module__ == "peftlit.modules.losses"
+    names: dict[str, object] = {}
+    exec("from peftlit.optim import *", names)
     assert "LinearWarmup" in names
+    sys.modules.pop("peftlit.losses", None)
+    vars(peftlit).pop("losses", None)
+    assert peftlit.losses.CrossEntropy.__module__ == "peftlit.modules.losses"
 
 
 def test_old_paths_go_when_they_are_due():

@@ -17,13 +17,20 @@ from peftlit.errors import DataError, ProcessError
 LOST_CONNECTION = RuntimeError("[third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer")
 CLAIM = "import os, sys; os.symlink('1', os.environ['PEFTLIT_FIRST_PROCESS'].partition(':')[2] + '/failed_first');"
 FOLLOW = """
-import os, signal, sys
 from peftlit import distributed
 from peftlit.errors import DataError
 with distributed.fail_together(None):
     print("follows", flush=True)
 """
 """What a process does that the first one has started; what follows is its own."""
+
+
+def python(code: str, **options) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, **options)
+
+
+def shared_folder() -> Path:
+    return Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
 
 
 @pytest.fixture
@@ -51,30 +58,28 @@ def _alone(monkeypatch):
 
 
 RANKS = (
-    ({}, True),
-    ({"LOCAL_RANK": "0"}, True),
-    ({"LOCAL_RANK": "1"}, False),
-    ({"SLURM_PROCID": "3"}, False),
-    ({"RANK": "2", "LOCAL_RANK": "0"}, False),  # torchrun
-    ({"RANK": "0", "LOCAL_RANK": "0", "GROUP_RANK": "0", "SLURM_PROCID": "1"}, True),  # torchrun in srun
-    ({"RANK": "0", "LOCAL_RANK": "1"}, False),  # RANK is the shell's, which Lightning's children inherit
-    ({"NODE_RANK": ""}, True),
-    ({"NODE_RANK": "0"}, True),  # a user's command on each node, which starts the others there
-    ({"NODE_RANK": "1"}, False),
-    ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
-    ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
-    ({"GROUP_RANK": "1", "LOCAL_RANK": "0"}, False),
-    ({"SLURM_PROCID": "0", "LOCAL_RANK": "1"}, False),  # started by Lightning in a batch job without srun
-    ({"JSM_NAMESPACE_RANK": "1"}, False),
-    ({"OMPI_COMM_WORLD_RANK": "1"}, False),
-    ({"PMI_RANK": "1"}, False),
+    ("", True),
+    ("LOCAL_RANK=0", True),
+    ("LOCAL_RANK=1", False),
+    ("SLURM_PROCID=3", False),
+    ("RANK=2 LOCAL_RANK=0", False),  # torchrun
+    ("RANK=0 LOCAL_RANK=0 GROUP_RANK=0 SLURM_PROCID=1", True),  # torchrun in srun
+    ("RANK=0 LOCAL_RANK=1", False),  # RANK is the shell's, which Lightning's children inherit
+    ("NODE_RANK=", True),
+    ("NODE_RANK=0", True),  # a user's command on each node, which starts the others there
+    ("NODE_RANK=1", False),
+    ("NODE_RANK=1 LOCAL_RANK=0", False),
+    ("NODE_RANK=0 LOCAL_RANK=1", False),
+    ("GROUP_RANK=1 LOCAL_RANK=0", False),
+    ("SLURM_PROCID=0 LOCAL_RANK=1", False),  # started by Lightning in a batch job without srun
+    *((f"{name}=1", False) for name in ("JSM_NAMESPACE_RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK")),
 )
 
 
 def test_rank_zero_is_known_before_any_library_is_imported(monkeypatch):
     for variables, first in RANKS:
         with monkeypatch.context() as patch:
-            for name, value in variables.items():
+            for name, value in (variable.split("=") for variable in variables.split()):
                 patch.setenv(name, value)
             assert distributed.is_rank_zero() is first, variables
 
@@ -85,20 +90,22 @@ def test_lightning_reads_the_same_variables_on_several_nodes(monkeypatch):
         assert (LightningEnvironment().node_rank(), LightningEnvironment().local_rank()) == (node, 0)
 
 
-@pytest.mark.parametrize(
-    ("error", "lost"),
-    [
-        (LOST_CONNECTION, True),
-        (torch.distributed.DistNetworkError("Connection reset by peer"), True),
-        (torch.distributed.DistBackendError("NCCL communicator was aborted"), True),
-        (RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nConnection reset by peer"), False),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), False),
-        (ConnectionResetError(104, "Connection reset by peer"), False),
-        (DataError("row 7"), False),
-    ],
+LOST = (
+    LOST_CONNECTION,
+    torch.distributed.DistNetworkError("Connection reset by peer"),
+    torch.distributed.DistBackendError("NCCL communicator was aborted"),
 )
-def test_a_lost_connection_to_another_process_of_the_run_is_told_from_that_to_a_worker(error, lost):
-    assert distributed._is_lost_connection(error) is lost
+OTHERS = (
+    RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nConnection reset by peer"),
+    RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+    ConnectionResetError(104, "Connection reset by peer"),
+    DataError("row 7"),
+)
+
+
+def test_a_lost_connection_to_another_process_of_the_run_is_told_from_that_to_a_worker():
+    for error in LOST + OTHERS:
+        assert distributed._is_lost_connection(error) is (error in LOST), error
 
 
 def lead(launcher, error: BaseException, *others: str) -> None:
@@ -108,21 +115,18 @@ def lead(launcher, error: BaseException, *others: str) -> None:
             launcher.start(code)
         if any("symlink" in code for code in others):
             launcher.started[0].wait()
-        error.folder = Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
+        error.folder = shared_folder()
         raise error
 
 
-def test_one_process_keeps_its_own_error_and_leaves_nothing_behind():
+def test_the_first_fails_with_its_own_error_ends_the_others_and_leaves_nothing_behind(launcher):
     with pytest.raises(DataError) as caught:
-        lead(None, DataError("row 7"))
-    assert not caught.value.folder.exists()
-    assert "PEFTLIT_FIRST_PROCESS" not in os.environ
-
-
-def test_the_first_fails_and_the_others_are_ended(launcher):
-    with pytest.raises(DataError):
         lead(launcher, DataError("row 7"), "import time; time.sleep(600)")
     assert launcher.started[0].returncode == -signal.SIGKILL
+    assert not caught.value.folder.exists()
+    assert "PEFTLIT_FIRST_PROCESS" not in os.environ
+    with pytest.raises(DataError):
+        lead(None, DataError("row 7"))
 
 
 @pytest.mark.parametrize("error", [LOST_CONNECTION, DataError("row 7")])
@@ -145,32 +149,27 @@ def test_the_first_waits_for_others_that_end_well(launcher):
 
 
 def test_a_process_that_talks_to_nobody_ends_when_another_has():
-    code = (
+    done = python(
         "import subprocess, sys, threading\nfrom types import SimpleNamespace\nfrom peftlit import distributed\n"
         "distributed._SECONDS_TO_NOTICE = 0.2\n"
         "other = subprocess.Popen([sys.executable, '-c', 'raise SystemExit(3)'])\n"
         "with distributed.fail_together(SimpleNamespace(procs=[other])):\n"
         "    threading.Event().wait()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (3, "")
 
 
-@pytest.mark.parametrize("whole", [True, False])
-def test_an_orphan_ends_and_one_says_so(tmp_path, whole):
+ORPHAN = "peftlit: error: the first process of the run has ended without a message\n"
+
+
+@pytest.mark.parametrize(("folder", "waits", "ended"), [("", "", (1, ORPHAN)), ("gone", "0.5", (0, ""))])
+def test_an_orphan_ends_and_one_says_so(folder, waits, ended, tmp_path):
     """The folder is there still where the first process was killed; it takes the folder along where it ends well."""
     first = subprocess.Popen([sys.executable, "-c", "pass"])
     first.wait()
-    folder = tmp_path if whole else tmp_path / "gone"
-    code = FOLLOW + "    import threading; threading.Event().wait(0.5 if sys.argv[1:] else None)\n"
-    command = [sys.executable, "-c", code, *([] if whole else ["in time"])]
-    environment = {**os.environ, "LOCAL_RANK": "1", "PEFTLIT_FIRST_PROCESS": f"{first.pid}:{folder}"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if whole:
-        assert done.returncode == 1
-        assert done.stderr == "peftlit: error: the first process of the run has ended without a message\n"
-    else:
-        assert (done.returncode, done.stderr) == (0, "")
+    environment = {"LOCAL_RANK": "1", "PEFTLIT_FIRST_PROCESS": f"{first.pid}:{tmp_path / folder}"}
+    done = python(f"{FOLLOW}    import threading; threading.Event().wait({waits})\n", env={**os.environ, **environment})
+    assert (done.returncode, done.stderr) == ended
 
 
 @pytest.mark.parametrize(
@@ -178,7 +177,7 @@ def test_an_orphan_ends_and_one_says_so(tmp_path, whole):
 )
 def test_a_follower_speaks_of_its_own_errors_only(launcher, raised, claims):
     with distributed.fail_together(launcher):
-        folder = Path(os.environ["PEFTLIT_FIRST_PROCESS"].partition(":")[2])
+        folder = shared_folder()
         other = launcher.start(FOLLOW + f"    raise {raised}\n", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         launcher.procs.clear()  # it is watched here
         assert other.stdout.readline() == b"follows\n"

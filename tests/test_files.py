@@ -33,16 +33,14 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
 
 
 FULL = "cannot be written (No space left on device); fix this, then resume with --ckpt_path last"
+FULL_BY_SAFETENSORS = SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
 
 @pytest.mark.parametrize(
     ("error", "said"),
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "run/metrics.json"), f"run/metrics.json {FULL}"),
-        (
-            SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
-            f"a file of the run {FULL}",
-        ),
+        (FULL_BY_SAFETENSORS, f"a file of the run {FULL}"),
         (OSError(errno.ENOENT, os.strerror(errno.ENOENT), "model"), None),
         (OSError(errno.EACCES, os.strerror(errno.EACCES), "model"), None),
         (SafetensorError("Error while deserializing header: header too large"), None),

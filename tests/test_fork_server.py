@@ -17,23 +17,19 @@ def python(code: str, *arguments: str, **options):
     return fork_server.run([sys.executable, "-c", code, *arguments], **options)
 
 
-def test_it_has_its_own_arguments_folder_environment_and_streams(tmp_path) -> None:
+def test_it_is_like_a_process_of_its_own(tmp_path) -> None:
     code = "import os, sys; print(sys.argv[1:], os.getcwd(), os.environ['A']); sys.exit('err')"
     done = python(code, "one", "two", cwd=tmp_path, env={**os.environ, "A": "b"})
     assert (done.returncode, done.stdout, done.stderr) == (1, f"['one', 'two'] {tmp_path} b\n", "err\n")
+    done = python("raise KeyError('bert')")
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (1, "KeyError: 'bert'")
+    assert python("import os; os.kill(os.getpid(), 9)").returncode == -signal.SIGKILL
 
 
 def test_a_plain_one_has_seen_transformers_and_nothing_of_peftlit() -> None:
     names = ["transformers", "peft", "peftlit", "lightning"]
     done = python("import sys; print(*(name in sys.modules for name in sys.argv[1:]))", *names)
     assert done.stdout == "True True False False\n"
-
-
-def test_its_errors_and_signals_are_those_of_a_process() -> None:
-    done = python("raise KeyError('bert')")
-    assert done.returncode == 1
-    assert done.stderr.splitlines()[-1] == "KeyError: 'bert'"
-    assert python("import os; os.kill(os.getpid(), 9)").returncode == -signal.SIGKILL
 
 
 def test_one_that_does_not_end_is_given_up(tmp_path) -> None:

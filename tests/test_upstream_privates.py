@@ -9,12 +9,13 @@ import pkgutil
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import bitsandbytes
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from jsonargparse import ArgumentParser
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -66,16 +67,14 @@ class Looks(Callback):
 @pytest.fixture(scope="module")
 def training(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], None]:
     """Return a function that trains once, for all that look."""
-    done: list[bool] = []
 
+    @lru_cache
     def train() -> None:
-        if done:
-            return
         looks, saver = Looks(), ModelCheckpoint(tmp_path_factory.mktemp("saved"), every_n_train_steps=1)
         quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
         limits = {"max_epochs": 1, "limit_train_batches": 2, "limit_val_batches": 1}
         Trainer(callbacks=[saver, looks], **limits, **quiet).fit(BoringModel())
-        done.append(looks.looked)
+        assert looks.looked
 
     return train
 
@@ -96,10 +95,11 @@ def _attention() -> None:
         assert AutoModel.from_config(config).config._attn_implementation == "eager"
 
 
-def _overridden_by_the_cli() -> None:
+def _parts_of_the_cli() -> None:
     assert "self._parse_ckpt_path()" in inspect.getsource(LightningCLI.__init__)
     assert "self._run_subcommand(self.subcommand)" in inspect.getsource(LightningCLI.__init__)
-    assert list(inspect.signature(LightningCLI._run_subcommand).parameters) == ["self", "subcommand"]
+    for method in (LightningCLI._run_subcommand, LightningCLI._parser):
+        assert list(inspect.signature(method).parameters) == ["self", "subcommand"]
 
 
 def _logger_of_bitsandbytes() -> None:
@@ -123,10 +123,6 @@ def _subcommands() -> None:
     assert "rate" in [action.dest for action in child._actions]
 
 
-def _parser_of_a_subcommand() -> None:
-    assert list(inspect.signature(LightningCLI._parser).parameters) == ["self", "subcommand"]
-
-
 def _clock_of_a_checkpoint() -> None:
     every = timedelta(minutes=5)
     assert ModelCheckpoint(train_time_interval=every)._train_time_interval == every
@@ -141,48 +137,37 @@ def _start_method() -> None:
     assert [DDPStrategy(start_method=way)._start_method for way in ("popen", "spawn")] == ["popen", "spawn"]
 
 
-LISTED: dict[str, tuple[tuple[str, ...], Callable[[], None] | None]] = {
-    "_get_kasa_loss": (("adapters/peft_method.py",), _lora_losses),
-    "_get_monteclora_loss": (("adapters/peft_method.py",), _lora_losses),
-    "_attn_implementation": (("backbone/backbone.py", "modules/language_head.py"), _attention),
-    "_parse_ckpt_path": (("cli/lightning_cli.py",), _overridden_by_the_cli),
-    "_parser": (("cli/lightning_cli.py",), _parser_of_a_subcommand),
-    "_run_subcommand": (("cli/lightning_cli.py",), _overridden_by_the_cli),
-    "bitsandbytes.autograd._functions": (("cli/console.py",), _logger_of_bitsandbytes),
-    "_is_avx512_bf16_supported": (("backbone/hardware.py",), _cpu_features),
-    "_is_amx_tile_supported": (("backbone/hardware.py",), _cpu_features),
-    "_subcommands_action": (("cli/parser.py",), _subcommands),
-    "_actions": (("cli/parser.py",), _subcommands),
-    "_can_stop_early": (("checkpoint/resume.py",), None),
-    "_data_fetcher": (("checkpoint/resume.py",), None),
-    "_defer_save_until_validation": (("checkpoint/resume.py",), None),
-    "_every_n_train_steps": (("checkpoint/resume.py",), None),
-    "_last_global_step_saved": (("checkpoint/resume.py",), None),
-    "_restarting": (("checkpoint/resume.py",), None),
-    "_should_check_val_fx": (("checkpoint/resume.py",), None),
-    "_accelerator_connector": (("plugins/stop_on_signal.py",), None),
-    "_broadcast_sigterm_tensor": (("plugins/stop_on_signal.py",), _broadcast),
-    "_signal_connector": (("plugins/stop_on_signal.py",), None),
-    "_train_time_interval": (("modules/accumulation.py",), _clock_of_a_checkpoint),
-    "_start_method": (("cli/trainer_checks.py",), _start_method),
-}
-"""Name: the files that lean on it, and what shows that it is as they assume; None = :class:`Looks`, in a training."""
+TOLD_IN_TRAINING = "_can_stop_early _data_fetcher _defer_save_until_validation _every_n_train_steps "
+TOLD_IN_TRAINING += "_last_global_step_saved _restarting _should_check_val_fx"
+LISTED: list[tuple[str, str, Callable[[], None] | None]] = [
+    ("adapters/peft_method.py", "_get_kasa_loss _get_monteclora_loss", _lora_losses),
+    ("backbone/backbone.py modules/language_head.py", "_attn_implementation", _attention),
+    ("backbone/hardware.py", "_is_avx512_bf16_supported _is_amx_tile_supported", _cpu_features),
+    ("checkpoint/resume.py", TOLD_IN_TRAINING, None),
+    ("cli/console.py", "bitsandbytes.autograd._functions", _logger_of_bitsandbytes),
+    ("cli/lightning_cli.py", "_parse_ckpt_path _parser _run_subcommand", _parts_of_the_cli),
+    ("cli/parser.py", "_subcommands_action _actions", _subcommands),
+    ("cli/trainer_checks.py", "_start_method", _start_method),
+    ("modules/accumulation.py", "_train_time_interval", _clock_of_a_checkpoint),
+    ("plugins/stop_on_signal.py", "_accelerator_connector _signal_connector", None),
+    ("plugins/stop_on_signal.py", "_broadcast_sigterm_tensor", _broadcast),
+]
+"""Files, the names that they lean on, and what shows that those are as assumed; None = :class:`Looks` in a training."""
 
 
-@pytest.mark.parametrize("name", LISTED)
-def test_it_is_there_and_does_what_is_assumed(name: str, training) -> None:
-    files, holds = LISTED[name]
+@pytest.mark.parametrize(("files", "names", "holds"), LISTED)
+def test_it_is_there_and_does_what_is_assumed(files, names, holds, request) -> None:
     try:
-        (holds or training)()
+        (holds or request.getfixturevalue("training"))()
     except (AssertionError, AttributeError, ImportError) as error:
-        pytest.fail(f"{', '.join(files)} lean on {name}: {type(error).__name__}: {error}")
+        pytest.fail(f"{files} lean on {names}: {type(error).__name__}: {error}")
 
 
 def test_public_names_that_a_guard_goes_by_are_there() -> None:
     """Were they missing, distributed.py, quantization.py or adapters/ would find nothing to guard, and say nothing."""
     assert _SubprocessScriptLauncher(LightningEnvironment(), 1, 1).procs == []
-    assert hasattr(bitsandbytes.nn.Linear4bit(4, 4), "support_avx512bf16_for_cpu")
-    for kind in (bitsandbytes.nn.Linear4bit, bitsandbytes.nn.Linear8bitLt):
+    assert hasattr(Linear4bit(4, 4), "support_avx512bf16_for_cpu")
+    for kind in (Linear4bit, Linear8bitLt):
         for method in ("hira", "ia3", "lora", "road"):
             assert hasattr(importlib.import_module(f"peft.tuners.{method}.bnb"), kind.__name__), method
     adalora = get_peft_model(_linear(), AdaLoraConfig(target_modules=["0"], total_step=30))
@@ -233,14 +218,9 @@ def _overridden() -> Iterator[tuple[str, str]]:
 def test_the_list_is_whole_and_holds_nothing_else() -> None:
     trees = {str(file.relative_to(SRC)): ast.parse(file.read_text(encoding="utf-8")) for file in SRC.rglob("*.py")}
     own = _own_names(list(trees.values()))
-    found: dict[str, set[str]] = {}
-    for file, tree in trees.items():
-        for name in _used(tree, own):
-            found.setdefault(name, set()).add(file)
-    for name, file in _overridden():
-        found.setdefault(name, set()).add(file)
-    assert {name: sorted(files) for name, files in found.items() if name not in DOCUMENTED} == {
-        name: sorted(files) for name, (files, _) in LISTED.items()
+    found = {(name, file) for file, tree in trees.items() for name in _used(tree, own)} | set(_overridden())
+    assert {(name, file) for name, file in found if name not in DOCUMENTED} == {
+        (name, file) for files, names, _ in LISTED for name in names.split() for file in files.split()
     }
 
 
@@ -255,34 +235,30 @@ def test_the_walk_finds_every_way_to_reach_a_private_name() -> None:
     assert set(_used(tree, _own_names([tree]))) == {"_a", "_b", "_c", "torch._e", "_f"}
 
 
-def _strategies(gone: pytest.MonkeyPatch) -> None:
-    check_trainer({"strategy": _lacking(DDPStrategy(), "_start_method")}, None)
-
-
-def _clocks(gone: pytest.MonkeyPatch) -> None:
-    saver = _lacking(ModelCheckpoint(), "_train_time_interval")
-    check_nothing_inside_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
-
-
-def _repacking(gone: pytest.MonkeyPatch) -> None:
-    keep_4bit_trainable_on_cpu(_lacking(bitsandbytes.nn.Linear4bit(4, 4), "support_avx512bf16_for_cpu"))
-
-
-def _cpu(gone: pytest.MonkeyPatch) -> None:
-    gone.delattr(torch.cpu, "_is_avx512_bf16_supported")
-    has_bfloat16("cpu")
-
-
 def _lacking(thing: Any, name: str) -> Any:
     delattr(thing, name)
     return thing
 
 
-@pytest.mark.parametrize("guard", [_strategies, _clocks, _repacking, _cpu])
+def _clocks() -> None:
+    saver = _lacking(ModelCheckpoint(), "_train_time_interval")
+    check_nothing_inside_windows(trainer(checkpoint_callbacks=[saver], accumulate_grad_batches=2))
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        lambda: check_trainer({"strategy": _lacking(DDPStrategy(), "_start_method")}, None),
+        _clocks,
+        lambda: keep_4bit_trainable_on_cpu(_lacking(Linear4bit(4, 4), "support_avx512bf16_for_cpu")),
+        lambda: has_bfloat16("cpu"),
+    ],
+)
 def test_a_guard_whose_name_is_gone_says_so_in_one_line(guard, monkeypatch) -> None:
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported")
     said = r"^(lightning|bitsandbytes|torch) \d\S+: .*, which peftlit needs; install a version"
     with pytest.raises(PeftlitError, match=said), map_missing_attributes():
-        guard(monkeypatch)
+        guard()
 
 
 def test_an_error_in_a_users_code_passes_as_it_is() -> None:

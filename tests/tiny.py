@@ -21,35 +21,23 @@ WORDS = [
 ]  # fmt: skip
 HIDDEN = 128  # the narrowest that bitsandbytes' CPU kernel for reloaded 4-bit weights takes
 
+SMALL: dict[str, Any] = {
+    "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
+    "max_position_embeddings": 64,
+}  # fmt: skip
 CONFIGS: dict[str, dict[str, Any]] = {
-    "bert": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-        "max_position_embeddings": 64,
-    },
+    "bert": SMALL,
     "distilbert": {"dim": HIDDEN, "n_layers": 2, "n_heads": 4, "hidden_dim": 128, "max_position_embeddings": 64},
-    "roberta": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-        "max_position_embeddings": 66, "type_vocab_size": 1,
-    },
-    "modernbert": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-        "max_position_embeddings": 64,
-    },
+    "roberta": {**SMALL, "max_position_embeddings": 66, "type_vocab_size": 1},
+    "modernbert": SMALL,
     "deberta-v3": {  # what makes it v3: relative positions alone, in buckets, sharing the projections of attention
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-        "max_position_embeddings": 64, "type_vocab_size": 0, "relative_attention": True, "position_buckets": 16,
+        **SMALL, "type_vocab_size": 0, "relative_attention": True, "position_buckets": 16,
         "pos_att_type": ["p2c", "c2p"], "position_biased_input": False, "norm_rel_ebd": "layer_norm",
         "share_att_key": True, "layer_norm_eps": 1e-7,
     },
     "gpt2": {"n_embd": HIDDEN, "n_layer": 2, "n_head": 4, "n_positions": 64},
-    "llama": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "intermediate_size": 128, "max_position_embeddings": 64,
-    },
-    "qwen3": {
-        "hidden_size": HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
-        "head_dim": 32, "intermediate_size": 128, "max_position_embeddings": 64,
-    },
+    "llama": {**SMALL, "num_key_value_heads": 2},
+    "qwen3": {**SMALL, "num_key_value_heads": 2, "head_dim": 32},
 }  # fmt: skip
 CUSTOM_CODE = "custom-code"
 LOADED_WITH: dict[str, dict[str, Any]] = {
@@ -132,27 +120,15 @@ def write_custom_code(folder: Path, **overrides: Any) -> Path:
         shutil.copy(file, folder)
     tokenizer = write_tokenizer(folder)
     entries = {
-        "architectures": ["FusedModel"],
-        "auto_map": AUTO_MAP,
-        "model_type": "fused_encoder",
-        "vocab_size": len(tokenizer),
-        "hidden_size": HIDDEN,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 128,
-        "max_position_embeddings": 64,
-        "pad_token_id": tokenizer.pad_token_id,
-        **overrides,
-    }
+        "architectures": ["FusedModel"], "auto_map": AUTO_MAP, "model_type": "fused_encoder",
+        "vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, **SMALL, **overrides,
+    }  # fmt: skip
     (folder / "config.json").write_text(json.dumps(entries))
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
     config.use_memory_efficient_attention = False
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = AutoModel.from_config(config, trust_remote_code=True)
-    save_file(
-        {name: value.contiguous() for name, value in model.state_dict().items()},
-        folder / "model.safetensors",
-        metadata={"format": "pt"},
-    )
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from peftlit import __version__, distributed
 from peftlit.cli import console
@@ -38,9 +39,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code.
 
     That is 0, 1 for an error in a run, 2 for a wrong setting, 128 + N when signal N ended it (130 for Ctrl-C).
-
-    Args:
-        argv: The command line without the program's name; None = the process's own.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -54,14 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.set_up()
     distributed.ignore_interrupts_in_children()
     try:
-        if arguments[0] == "predict":
-            from peftlit.cli.predict import run as run_predict
-
-            run_predict(arguments)
-        else:
-            from peftlit.cli.commands import run
-
-            run(arguments)
+        command = "predict" if arguments[0] == "predict" else "commands"
+        import_module(f"peftlit.cli.{command}").run(arguments)
     except Stopped as stop:
         if distributed.is_rank_zero():
             print(f"peftlit: {stop}", file=sys.stderr)  # noqa: T201

@@ -39,12 +39,7 @@ def sha256_of_tensors(tensors: Mapping[str, Tensor]) -> str:
 
 
 def weights_sha256(location: str | None, commit: str | None) -> str | None:
-    """Return one digest of the weights that transformers loads; None for random ones, and where none are cached yet.
-
-    Args:
-        location: A folder, or a hub id; None for random weights.
-        commit: Commit of a hub id.
-    """
+    """Return one digest of the weights in a folder or of a hub id; None for random ones, and where none are cached."""
     folder = _folder(location, commit)
     if folder is None:
         return None

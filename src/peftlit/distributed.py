@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from peftlit.errors import ProcessError, ReloadError, Stopped
+
+_T = TypeVar("_T")
 
 _RANK_VARIABLES = (
     *("LOCAL_RANK", "NODE_RANK", "GROUP_RANK"),  # Lightning's own launcher, or a user who starts each process
@@ -47,6 +49,17 @@ def is_rank_zero() -> bool:
     return all(int(os.environ.get(name) or 0) == 0 for name in names)
 
 
+def gather(values: list[_T]) -> list[_T]:
+    """Join the lists of all ranks, in their order; all ranks have to ask."""
+    import torch  # is_rank_zero has to work before heavy imports
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return values
+    ranks = [values] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(ranks, values)
+    return [value for rank in ranks for value in rank]
+
+
 def ignore_interrupts_in_children() -> None:
     """Let the leader alone handle Ctrl-C, which a terminal sends to all processes of a run."""
     if _LEADER_VARIABLE in os.environ:
@@ -59,9 +72,6 @@ def fail_together(launcher: Any) -> Iterator[None]:
 
     The other processes fail with errors that only follow from the first, and end silently. A process that was killed
     reports nothing; another one then does. Processes that torchrun or srun started are ended by them.
-
-    Args:
-        launcher: Lightning's, which starts the other processes; None where there are none.
 
     Raises:
         ProcessError: Another process was killed.

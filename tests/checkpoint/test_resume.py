@@ -48,28 +48,18 @@ def test_another_number_of_processes_is_refused() -> None:
 
 def paths(folder: str, **changes: Any) -> dict[str, Any]:
     best = f"{folder}/best.ckpt"
-    return {
-        "dirpath": folder,
-        "best_model_path": best,
-        "kth_best_model_path": best,
-        "last_model_path": "",
-        "best_k_models": {best: 0.5},
-        **changes,
-    }
+    state = {"dirpath": folder, "best_model_path": best, "kth_best_model_path": best, "last_model_path": ""}
+    return {**state, "best_k_models": {best: 0.5}, **changes}
 
 
-def test_paths_follow_the_folder_that_the_run_is_in(tmp_path) -> None:
+def test_paths_follow_the_folder_that_the_run_is_in_and_are_dropped_elsewhere(tmp_path) -> None:
     state = paths("/gone/checkpoints")
     _move_paths(state, tmp_path)
     assert state == paths(str(tmp_path))
-
-
-@pytest.mark.parametrize("path", ["/etc/best.ckpt", "/gone/checkpoints/../../best.ckpt", "best.ckpt"])
-def test_paths_that_lead_elsewhere_are_dropped(path, tmp_path) -> None:
-    state = paths("/gone/checkpoints", best_model_path=path, best_k_models={path: 0.5})
-    _move_paths(state, tmp_path)
-    assert state["best_model_path"] == ""
-    assert state["best_k_models"] == {}
+    for path in ("/etc/best.ckpt", "/gone/checkpoints/../../best.ckpt", "best.ckpt"):
+        state = paths("/gone/checkpoints", best_model_path=path, best_k_models={path: 0.5})
+        _move_paths(state, tmp_path)
+        assert (state["best_model_path"], state["best_k_models"]) == ("", {}), path
 
 
 def test_the_best_weights_so_far_have_to_be_there(tmp_path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,22 +24,25 @@ def saved(module) -> dict:
 
 
 @pytest.fixture
-def module(model_folder, tmp_path):
-    shutil.copytree(model_folder("bert"), tmp_path / "bert")
-    module = make_module(Case("bert", "lora"), tmp_path / "bert")
+def folder(model_folder, tmp_path) -> Path:
+    return shutil.copytree(model_folder("bert"), tmp_path / "bert")
+
+
+@pytest.fixture
+def module(folder):
+    module = make_module(Case("bert", "lora"), folder)
     module.configure_model()
     return module
 
 
-def test_only_what_trains_is_kept_and_the_base_is_named(module, tmp_path) -> None:
+def test_only_what_trains_is_kept_and_the_base_is_named(module, folder) -> None:
     checkpoint = saved(module)
     assert set(checkpoint["state_dict"]) == {n for n, p in module.named_parameters() if p.requires_grad}
-    digest = weights_sha256(str(tmp_path / "bert"), None)
     assert checkpoint[BACKBONE] == {
-        "name_or_path": str(tmp_path / "bert"),
+        "name_or_path": str(folder),
         "commit": None,
-        "weights_sha256": digest,
-        "config_sha256": sha256((tmp_path / "bert/config.json").read_bytes()).hexdigest(),
+        "weights_sha256": weights_sha256(str(folder), None),
+        "config_sha256": sha256((folder / "config.json").read_bytes()).hexdigest(),
     }
     module.on_load_checkpoint(checkpoint)
 
@@ -48,28 +53,35 @@ def test_a_window_that_is_open_is_not_saved(module) -> None:
         saved(module)
 
 
-@pytest.mark.parametrize("change", ["more", "less"])
-def test_other_tensors_are_refused(change, module) -> None:
-    checkpoint = saved(module)
-    if change == "more":
-        checkpoint["state_dict"]["model.extra"] = torch.ones(1)
-    else:
-        checkpoint["state_dict"].popitem()
-    with pytest.raises(CheckpointError, match="does not hold what this config trains"):
-        module.on_load_checkpoint(checkpoint)
+def more(checkpoint: dict[str, Any], folder: Path) -> None:
+    checkpoint["state_dict"]["model.extra"] = torch.ones(1)
 
 
-def test_another_config_of_the_base_is_refused(module, tmp_path) -> None:
-    checkpoint = saved(module)
-    file = tmp_path / "bert/config.json"
+def less(checkpoint: dict[str, Any], folder: Path) -> None:
+    checkpoint["state_dict"].popitem()
+
+
+def other_config(checkpoint: dict[str, Any], folder: Path) -> None:
+    file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_act": "relu"}))
-    with pytest.raises(CheckpointError, match=r"config\.json of .* is not the one that the checkpoint was"):
-        module.on_load_checkpoint(checkpoint)
 
 
-def test_another_base_is_refused(module, tmp_path) -> None:
-    checkpoint = saved(module)
-    file = tmp_path / "bert/model.safetensors"
+def other_weights(checkpoint: dict[str, Any], folder: Path) -> None:
+    file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"\x7f")
-    with pytest.raises(CheckpointError, match="are not those that the checkpoint was trained on"):
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (more, "does not hold what this config trains"),
+        (less, "does not hold what this config trains"),
+        (other_config, r"config\.json of .* is not the one that the checkpoint was"),
+        (other_weights, "are not those that the checkpoint was trained on"),
+    ],
+)
+def test_other_tensors_or_another_base_are_refused(change, said, module, folder) -> None:
+    checkpoint = saved(module)
+    change(checkpoint, folder)
+    with pytest.raises(CheckpointError, match=said):
         module.on_load_checkpoint(checkpoint)

@@ -35,17 +35,6 @@ def _read_from_a_closed_connection() -> Any:
     return here.recv()
 
 
-class _Rows:
-    def __init__(self, get: Callable[[], Any]) -> None:
-        self.get = get
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, index: int) -> Any:
-        return self.get()
-
-
 def _kill() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
@@ -61,7 +50,7 @@ def _raise() -> None:
 def _load(get: Callable[[], Any], workers: int = 1) -> None:
     trainer, folder = SimpleNamespace(), SimpleNamespace(path="run")
     with map_errors(None, None, trainer, folder):
-        next(iter(DataLoader(_Rows(get), batch_size=None, num_workers=workers)))
+        next(iter(DataLoader([0], batch_size=None, num_workers=workers, collate_fn=lambda _: get())))
 
 
 @pytest.mark.parametrize(
@@ -78,34 +67,30 @@ def test_a_worker_that_is_gone_is_told_as_such(get, said) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_error_in_a_worker_is_told_as_that_error() -> None:
+def test_another_error_of_the_data_is_told_as_that_error() -> None:
     with pytest.raises(RuntimeError, match=r"^Caught RuntimeError in DataLoader worker process 0(.|\n)*reset by peer"):
         _load(_raise)
-
-
-def test_an_error_of_the_data_without_workers_is_not_laid_to_one() -> None:
     with pytest.raises(EOFError):
         _load(_read_from_a_closed_connection, workers=0)
 
 
 @pytest.mark.parametrize(
-    ("shape", "quantization", "checkpointing", "rows", "length", "advice"),
+    ("shape", "quantization", "checkpointing", "advice"),
     [
-        ((), None, False, 8, 128, "quantization: nf4-double"),
-        ((8, 128), None, False, 8, 128, "gradient_checkpointing: true"),
-        ((8, 128), "nf4", True, 8, 128, "batch_size: 4 with trainer.accumulate_grad_batches: 4"),
-        ((1, 128), "nf4", True, 1, 128, "max_length: 64"),
-        ((1, 32), "nf4", True, 1, 32, "a smaller backbone"),
+        ((), None, False, "quantization: nf4-double"),
+        ((8, 128), None, False, "gradient_checkpointing: true"),
+        ((8, 128), "nf4", True, "batch_size: 4 with trainer.accumulate_grad_batches: 4"),
+        ((1, 128), "nf4", True, "max_length: 64"),
+        ((1, 32), "nf4", True, "a smaller backbone"),
     ],
 )
-def test_out_of_memory_names_what_is_most_likely_to_fit(
-    shape, quantization, checkpointing, rows, length, advice
-) -> None:
+def test_out_of_memory_names_what_is_most_likely_to_fit(shape, quantization, checkpointing, advice) -> None:
     backbone = Backbone("x", quantization=quantization, gradient_checkpointing=checkpointing)
     module = SequenceClassification(backbone, data=DataSpec(label_names=["a", "b"]))
     module.batch_shape = shape
-    data = SST2(batch_size=rows, max_length=length)
-    line = explain_out_of_memory(MemoryError(), module, data, SimpleNamespace(accumulate_grad_batches=2))
+    rows, length = shape or (8, 128)
+    data, trainer = SST2(batch_size=rows, max_length=length), SimpleNamespace(accumulate_grad_batches=2)
+    line = explain_out_of_memory(MemoryError(), module, data, trainer)
     assert line.startswith("out of host memory ")
-    assert f"at batch shape {shape[0]} x {shape[1]}" in line if shape else "before the first batch" in line
+    assert f"at batch shape {rows} x {length}" in line if shape else "before the first batch" in line
     assert line.endswith(advice)

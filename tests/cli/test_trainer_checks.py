@@ -35,6 +35,7 @@ SPAWNS = {"class_path": "lightning.pytorch.strategies.DDPStrategy", "init_args":
         ({"strategy": "ddp_spawn", "devices": 2}, "trainer.strategy: ddp_spawn copies a process"),
         ({"strategy": "ddp_notebook_find_unused_parameters_true"}, "trainer.strategy: ddp_notebook_find_unused_para"),
         ({"strategy": SPAWNS, "devices": 2}, "trainer.strategy: spawn copies a process"),
+        ({"limit_val_batches": 0}, "ModelCheckpoint.monitor: 'val/f1' needs a validation, and there is none"),
         ({"callbacks": [{"class_path": "EarlyStopping"}]}, "trainer.callbacks: EarlyStopping: not given: monitor"),
         ({"callbacks": [{"class_path": "nowhere.Found"}]}, "trainer.callbacks: Found: No module named 'nowhere'"),
         ({"logger": {"class_path": "CometLogger"}}, "CometLogger: "),
@@ -50,43 +51,41 @@ def test_it_is_refused(trainer, said, peftlit, settings, write_config, tmp_path:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("command", ["validate", "test"])
-def test_a_checkpoint_is_not_what_is_scored(command, peftlit, finished_run) -> None:
-    checkpoint = next((finished_run[0] / "checkpoints").glob("*.ckpt"))
-    code, _, err = peftlit(command, "--run_dir", finished_run[0], "--ckpt_path", checkpoint)
+CHECKPOINT = "--ckpt_path=checkpoints/last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("command", "argument", "said"),
+    [
+        ("validate", CHECKPOINT, "validate scores RUN/adapter, not a checkpoint; leave it out"),
+        ("test", CHECKPOINT, "test scores RUN/adapter, not a checkpoint; leave it out"),
+        ("test", "--trainer.use_distributed_sampler=true", "trainer.use_distributed_sampler: true would share"),
+    ],
+)
+def test_an_evaluation_is_held_to_it_too(command, argument, said, peftlit, finished_run) -> None:
+    code, _, err = peftlit(command, "--run_dir", finished_run[0], argument)
     assert code == 2, err
-    assert f"{command} scores RUN/adapter, not a checkpoint; leave it out" in errors_of(err)[0]
+    assert said in errors_of(err)[0]
 
 
-def test_rows_are_not_shared_out_again_in_an_evaluation_either(peftlit, finished_run) -> None:
-    code, _, err = peftlit("test", "--run_dir", finished_run[0], "--trainer.use_distributed_sampler=true")
-    assert code == 2, err
-    assert "trainer.use_distributed_sampler: true would share" in errors_of(err)[0]
+@pytest.fixture
+def parsed(model_folder, toy_data, tmp_path):
+    """Return a function that builds what a command line asks for."""
+    return lambda *more: command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
 
 
-def test_what_no_validation_gives_cannot_be_monitored(peftlit, settings, write_config) -> None:
-    settings["trainer"] |= {"limit_val_batches": 0, "callbacks": [{**OUTSIDE, "init_args": {"monitor": "val/loss"}}]}
-    code, _, err = peftlit("fit", "--config", write_config(settings))
-    assert code == 2, err
-    assert "ModelCheckpoint.monitor: 'val/loss' needs a validation, and there is none" in err
-
-
-def test_a_guard_of_the_users_takes_the_place_of_ours(model_folder, toy_data, tmp_path) -> None:
+def test_a_guard_of_the_users_takes_the_place_of_ours(parsed) -> None:
     own = ["TrainabilityGuard", "FiniteGuard"]
-    more = [f"--trainer.callbacks+=peftlit.plugins.{name}" for name in own]
-    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
-    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    callbacks = parsed(*(f"--trainer.callbacks+=peftlit.plugins.{name}" for name in own)).trainer.callbacks
+    names = [type(callback).__name__ for callback in callbacks]
     assert [names.count(name) for name in own] == [1, 1]
 
 
-def test_a_setting_that_is_one_of_a_few_is_saved_by_its_name(model_folder, toy_data, tmp_path) -> None:
-    more = ["--trainer.callbacks+=Timer", "--trainer.callbacks.interval=epoch"]
-    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
+def test_a_setting_that_is_one_of_a_few_is_saved_by_its_name(parsed) -> None:
+    cli = parsed("--trainer.callbacks+=Timer", "--trainer.callbacks.interval=epoch")
     assert "interval: epoch" in cli._config_text
 
 
-@pytest.mark.parametrize("seed", ["false", "7"])
-def test_a_run_without_a_seed_of_its_own_may_be_asked_for(seed, model_folder, toy_data, tmp_path) -> None:
-    more = [f"--seed_everything={seed}"]
-    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
-    assert cli.datamodule.seed == (None if seed == "false" else 7)
+@pytest.mark.parametrize(("asked", "seed"), [("false", None), ("7", 7)])
+def test_a_run_without_a_seed_of_its_own_may_be_asked_for(asked, seed, parsed) -> None:
+    assert parsed(f"--seed_everything={asked}").datamodule.seed == seed

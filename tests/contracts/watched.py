@@ -103,8 +103,8 @@ BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
     "layers": [(load, "check_sizes", nothing)],
     "sizes": [(load, "check_sizes", nothing)],
     "checkpoint pickles": [(IO, "_read", unpickle_checkpoint)],
-    "checkpoint links": [(checkpoint_io, "_require_plain_file", nothing)],
-    "checkpoint bounds": [(checkpoint_io, "_LARGEST_TREE", 1 << 60)],
+    "checkpoint links": [(checkpoint_io, "check_folder", nothing)],
+    "checkpoint bounds": [(foreign, "FILE_LIMIT", 1 << 60)],
 }
 """What is taken away: where, and what stands there instead."""
 

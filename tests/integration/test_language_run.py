@@ -14,7 +14,6 @@ def test_its_last_line_names_the_files_that_are_there(settings, toy_data, model_
     files = {f"{split}_file": str(toy_data / f"{split}.jsonl") for split in ("train", "validation", "test")}
     settings["data"] = {"class_path": "TextLines", "init_args": {**files, "batch_size": 8, "max_length": 32}}
     settings["trainer"] = {"max_steps": 4, "accelerator": "cpu"}
-    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir", "run")
-    assert code == 0, err
+    _, err = peftlit.ok("fit", "--config", write_config(settings), "--run_dir", "run")
     (line,) = [line for line in err.splitlines() if "run folder: " in line]
     assert line.endswith("run folder: run (adapter/, metrics.json, pictures)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import re
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_in_process
+from tests.conftest import read_json, run_in_process
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +27,7 @@ def test_half_the_epochs_of_the_quickstart_are_clearly_above_tf_idf(tmp_path) ->
     half = ["--trainer.max_epochs=3", "--run_dir", tmp_path / "run"]
     done = run_in_process(ROOT, "fit", "--config", "configs/quickstart.yaml", *half)
     assert done.returncode == 0, done.stderr
-    score = json.loads((tmp_path / "run/metrics.json").read_text())["test"]["f1"]
+    score = read_json(tmp_path / "run/metrics.json")["test"]["f1"]
     command = [sys.executable, str(ROOT / "tools/tfidf_baseline.py"), "--run_dir", str(tmp_path / "run")]
     scored = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     baseline = float(re.search(r"TF-IDF \+ LR +macro-F1 ([0-9.]+)", scored.stdout)[1])
@@ -42,4 +41,4 @@ def test_2000_sentences_of_sst2_once(tmp_path, shared) -> None:
     some += ["--model.scheduler.num_warmup_steps=20", "--run_dir=run"]
     done = run_in_process(tmp_path, "fit", "--config", recipe, *some)
     assert done.returncode == 0, done.stderr
-    assert json.loads((tmp_path / "run/metrics.json").read_text())["test"]["accuracy"] > 0.8
+    assert read_json(tmp_path / "run/metrics.json")["test"]["accuracy"] > 0.8

@@ -52,31 +52,27 @@ def test_a_run_stops_before_the_weights_are_touched(what, precision, model_folde
         assert torch.equal(weight, poison.before[-1][name]), name
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_a_step_is_skipped_and_counted_where_asked(what, model_folder):
-    module, poison, guard = poisoned_module(model_folder("bert")), Poison(what), FiniteGuard("skip")
+TARGETS = ["query", "value"]
+LORA = LoraConfig(target_modules=TARGETS, r=4)
+KASA = LoraConfig(target_modules=TARGETS, kasa_config=KasaConfig(beta=0.1, gamma=0.1))
+ADALORA = AdaLoraConfig(target_modules=TARGETS, tinit=1, total_step=10, init_r=6, target_r=2)
+
+
+@pytest.mark.parametrize(
+    ("what", "adapter"),
+    [("loss", LORA), ("gradient", LORA), ("loss", KASA), ("loss", ADALORA)],
+    ids=["loss", "gradient", "KaSA's penalty", "AdaLoRA's penalty"],
+)
+def test_a_step_is_skipped_and_counted_where_asked(what, adapter, model_folder):
+    module, poison, guard = poisoned_module(model_folder("bert"), adapter=adapter), Poison(what), FiniteGuard("skip")
     fit(module, model_folder("bert"), 4, guard, poison)
-    assert guard.skipped_steps == 1
-    assert all(torch.equal(poison.before[1][name], poison.before[2][name]) for name in poison.before[1])
-    assert not all(torch.equal(poison.before[2][name], poison.before[3][name]) for name in poison.before[2])
+    _, before, skipped, after = poison.before
+    assert all(torch.equal(before[name], skipped[name]) for name in before)
+    assert not all(torch.equal(skipped[name], after[name]) for name in before)
     assert all(bool(weight.isfinite().all()) for weight in weights_of(module).values() if weight.is_floating_point())
     again = FiniteGuard("skip")
     again.load_state_dict(guard.state_dict())
-    assert again.skipped_steps == 1
-
-
-PENALISED = {
-    "KaSA": LoraConfig(target_modules=["query", "value"], kasa_config=KasaConfig(beta=0.1, gamma=0.1)),
-    "AdaLoRA": AdaLoraConfig(target_modules=["query", "value"], tinit=1, total_step=10, init_r=6, target_r=2),
-}
-
-
-@pytest.mark.parametrize("adapter", PENALISED)
-def test_a_step_that_is_skipped_is_not_made_for_a_penalty_either(adapter, model_folder):
-    module, poison = poisoned_module(model_folder("bert"), adapter=PENALISED[adapter]), Poison("loss")
-    fit(module, model_folder("bert"), 4, FiniteGuard("skip"), poison)
-    assert all(torch.equal(poison.before[1][name], poison.before[2][name]) for name in poison.before[1])
-    assert not all(torch.equal(poison.before[2][name], poison.before[3][name]) for name in poison.before[2])
+    assert again.skipped_steps == guard.skipped_steps == 1
 
 
 def test_without_the_guard_the_weights_are_lost(model_folder):

@@ -4,6 +4,7 @@ import gc
 import logging
 import warnings
 import weakref
+from typing import Any
 
 import bitsandbytes
 import pytest
@@ -15,12 +16,23 @@ from tests import tiny
 from tests.modules.cases import Case, fit, make_module
 
 
-def step(model: nn.Module, optimizer: PagedAdamW8bit, steps: int = 1) -> None:
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int = 1) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         output = model(torch.arange(64)) if isinstance(model[0], nn.Embedding) else model(torch.ones(2, 64))
         output.square().mean().backward()
         optimizer.step()
+
+
+def linear(rows: int = 64) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, rows))
+
+
+def state_type(model: nn.Module, optimizer: Any, layer: int = 0) -> torch.dtype:
+    state = optimizer.state[model[layer].weight]
+    assert state["state1"].dtype == state["state2"].dtype
+    return state["state1"].dtype
 
 
 @pytest.fixture(autouse=True)
@@ -32,39 +44,17 @@ def _nothing_left_by_other_tests():
     manager.initialize()
 
 
-@pytest.mark.parametrize(("rows", "dtype"), [(64, torch.uint8), (63, torch.float32)], ids=["4096", "4032"])
-def test_state_has_8_bits_from_4096_elements_on(rows, dtype):
-    model = nn.Sequential(nn.Linear(64, rows, bias=False))
-    optimizer = PagedAdamW8bit(model.parameters())
-    step(model, optimizer)
-    state = optimizer.state[model[0].weight]
-    assert state["state1"].dtype == state["state2"].dtype == dtype
-
-
-def train_with_embedding() -> tuple[nn.Module, PagedAdamW8bit]:
+def test_embeddings_and_tensors_under_4096_elements_keep_32_bits():
     model = nn.Sequential(nn.Embedding(64, 64), nn.Linear(64, 64, bias=False))
     optimizer = PagedAdamW8bit(model.parameters())
     optimizer.keep_embeddings_in_32_bits(model)
     step(model, optimizer)
-    return model, optimizer
-
-
-def test_embeddings_keep_32_bits():
-    model, optimizer = train_with_embedding()
-    assert optimizer.state[model[0].weight]["state1"].dtype == torch.float32
-    assert optimizer.state[model[1].weight]["state1"].dtype == torch.uint8
-
-
-def test_one_models_embeddings_do_not_decide_for_the_next_optimizer():
-    train_with_embedding()
-    model = nn.Sequential(nn.Linear(64, 64, bias=False))
-    optimizer = PagedAdamW8bit(model.parameters())
-    step(model, optimizer)
-    assert optimizer.state[model[0].weight]["state1"].dtype == torch.uint8
-
-
-def test_a_model_is_freed_with_its_optimizer():
-    model, optimizer = train_with_embedding()
+    assert [state_type(model, optimizer, layer) for layer in (0, 1)] == [torch.float32, torch.uint8]
+    for rows, dtype in ((64, torch.uint8), (63, torch.float32)):  # nor does one model decide for the next optimizer
+        other = linear(rows)
+        another = PagedAdamW8bit(other.parameters())
+        step(other, another)
+        assert state_type(other, another) == dtype
     alive = weakref.ref(model[0])
     del model, optimizer
     gc.collect()
@@ -82,28 +72,21 @@ def test_a_module_keeps_its_embeddings_in_32_bits_by_itself(tmp_path):
 
 
 def test_it_follows_adamw_closely():
-    weights = []
-    for optimizer_class in (PagedAdamW8bit, torch.optim.AdamW):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(64, 64))
-        step(model, optimizer_class(model.parameters(), lr=1e-2, weight_decay=0.1), steps=10)
-        weights.append(model[0].weight.detach())
-    torch.testing.assert_close(*weights, rtol=0, atol=5e-3)
+    models = [linear(), linear()]
+    for model, kind in zip(models, (PagedAdamW8bit, torch.optim.AdamW), strict=True):
+        step(model, kind(model.parameters(), lr=1e-2, weight_decay=0.1), steps=10)
+    torch.testing.assert_close(models[0][0].weight, models[1][0].weight, rtol=0, atol=5e-3)
 
 
 def test_it_goes_on_from_its_state_bit_by_bit():
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(64, 64))
+    model, restored = linear(), linear()
     optimizer = PagedAdamW8bit(model.parameters())
     step(model, optimizer, steps=3)
-    weights = {k: v.clone() for k, v in model.state_dict().items()}
-    state = {k: v.clone() if torch.is_tensor(v) else v for k, v in optimizer.state[model[0].weight].items()}
-    stored = optimizer.state_dict()
-    restored = nn.Sequential(nn.Linear(64, 64))
-    restored.load_state_dict(weights)
+    restored.load_state_dict(model.state_dict())
     other = PagedAdamW8bit(restored.parameters())
-    other.load_state_dict(stored)
-    assert torch.equal(other.state[restored[0].weight]["state1"], state["state1"])
+    state = optimizer.state[model[0].weight]["state1"].clone()
+    other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(other.state[restored[0].weight]["state1"], state)
     step(model, optimizer)
     step(restored, other)
     assert torch.equal(model[0].weight, restored[0].weight)
@@ -111,7 +94,7 @@ def test_it_goes_on_from_its_state_bit_by_bit():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there the state is paged")
 def test_what_is_not_paged_is_logged_and_not_warned_about(caplog):
-    model = nn.Sequential(nn.Linear(64, 64))
+    model = linear()
     with caplog.at_level(logging.INFO, "peftlit"), warnings.catch_warnings():
         warnings.simplefilter("error")
         step(model, PagedAdamW8bit(model.parameters()))
@@ -120,9 +103,8 @@ def test_what_is_not_paged_is_logged_and_not_warned_about(caplog):
 
 def test_groups_keep_their_own_weight_decay():
     matrix, vector = nn.Parameter(torch.ones(64, 64)), nn.Parameter(torch.ones(64))
-    optimizer = PagedAdamW8bit(
-        [{"params": [matrix]}, {"params": [vector], "weight_decay": 0.0}], lr=0.1, weight_decay=0.5
-    )
+    groups = [{"params": [matrix]}, {"params": [vector], "weight_decay": 0.0}]
+    optimizer = PagedAdamW8bit(groups, lr=0.1, weight_decay=0.5)
     matrix.grad, vector.grad = torch.zeros_like(matrix), torch.zeros_like(vector)
     optimizer.step()
     assert torch.allclose(matrix, torch.tensor(0.95))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from lightning import Callback
-from lightning.pytorch.callbacks import ModelCheckpoint, Timer
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint, Timer
 
 from peftlit.errors import Stopped
 from peftlit.plugins import AdapterCheckpointIO, AdapterPrecision, StopOnSignal, stop_on_signal
@@ -64,7 +64,9 @@ class TimeIsUp(Timer):
 @pytest.mark.parametrize(("batch", "steps"), [(0, 1), (1, 1), (3, 1), (4, 2), (7, 2)])
 def test_a_window_ends_before_a_run_that_has_no_time_left(batch, steps, model_folder, tmp_path) -> None:
     best = ModelCheckpoint(tmp_path / "best", monitor="val/loss")
+    listened = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
     trainer = train(model_folder("bert"), tmp_path, TimeIsUp(batch), best, accumulate_grad_batches=4)
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == listened
     assert trainer.global_step == steps
     assert trainer.fit_loop.epoch_loop.total_batch_idx == 4 * steps - 1
     assert AdapterCheckpointIO().load_checkpoint(best.best_model_path)["global_step"] == steps
@@ -77,50 +79,34 @@ def test_a_second_ctrl_c_ends_at_once(model_folder, tmp_path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_what_listened_before_listens_again(model_folder, tmp_path) -> None:
-    listened = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    train(model_folder("bert"), tmp_path)
-    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == listened
-
-
-class SendAtTheEnd(Callback):
-    """Send this process a signal after the last step and the last validation."""
-
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
-
-
 def test_one_that_comes_after_the_last_step_is_heard(model_folder, tmp_path) -> None:
+    at_the_end = LambdaCallback(on_train_epoch_end=lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(Stopped, match="after step 8"):
-        train(model_folder("bert"), tmp_path, SendAtTheEnd())
+        train(model_folder("bert"), tmp_path, at_the_end)
+
+
+ARRAY = {"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": "3"}
+REFUSED = "job 17 is not requeued (scontrol: "
 
 
 @pytest.mark.parametrize(
-    ("variables", "job"),
-    [({}, "17"), ({"SLURM_ARRAY_JOB_ID": "16", "SLURM_ARRAY_TASK_ID": "3"}, "16_3")],
-    ids=["job", "array"],
+    ("variables", "script", "said"),
+    [
+        ({}, "echo asked $@ >&2; exit 1", f"{REFUSED}asked requeue 17)"),
+        (ARRAY, "[ requeue,16_3 = $1,$2 ]", "job 16_3 is requeued"),
+        ({}, "[ requeue,17 = $1,$2 ]", "job 17 is requeued"),
+        ({}, None, REFUSED),
+    ],
 )
-def test_slurm_is_asked_for_the_job_by_its_name(variables, job, monkeypatch, tmp_path) -> None:
-    for name, value in {"SLURM_JOB_ID": "17", **variables}.items():
+def test_slurm_is_asked_for_the_job_by_its_name(variables, script, said, monkeypatch, tmp_path, caplog) -> None:
+    for name, value in {"SLURM_JOB_ID": "17", "PATH": str(tmp_path), **variables}.items():
         monkeypatch.setenv(name, value)
-    asked = tmp_path / "asked"
-    (tmp_path / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
-    (tmp_path / "scontrol").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    stop_on_signal._requeue()
-    assert asked.read_text() == f"requeue {job}\n"
-
-
-@pytest.mark.parametrize("script", ["#!/bin/sh\necho 'Job violates policy' >&2; exit 1\n", None])
-def test_a_job_that_is_not_requeued_is_said(script, monkeypatch, tmp_path, caplog) -> None:
-    monkeypatch.setenv("SLURM_JOB_ID", "17")
-    monkeypatch.setenv("PATH", str(tmp_path))
     if script is not None:
-        (tmp_path / "scontrol").write_text(script)
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "scontrol").chmod(0o755)
-        monkeypatch.setenv("PATH", os.pathsep.join([str(tmp_path), "/bin", "/usr/bin"]))
-    stop_on_signal._requeue()
-    assert "job 17 is not requeued (scontrol: " in caplog.text
+    with caplog.at_level("INFO", "peftlit"):
+        stop_on_signal._requeue()
+    assert said in caplog.text
 
 
 def test_the_other_ranks_are_asked_after_a_step_and_not_before_each_batch(monkeypatch, tmp_path) -> None:

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import CheckpointIO
 
 from peftlit.checkpoint.format import AdapterCheckpointIO
 from peftlit.checkpoint.resume import RECORD
+from peftlit.data import TokenDataModule
 from peftlit.errors import CheckpointError, RunFolderError
 
 FREE = (
@@ -38,24 +39,19 @@ _LENGTHS = ("trainer.max_epochs", "trainer.max_steps")
 _SHOWN = 3
 
 
-def describe(
-    config: str, manifest: dict[str, Any] | None, tokenizer_sha256: str | None, precision: str
-) -> dict[str, Any]:
+def describe(config: str, data: TokenDataModule | None, precision: str) -> dict[str, Any]:
     """Return the record of a run that its checkpoints keep, to be compared when it resumes.
 
-    Args:
-        config: The resolved configuration, as YAML.
-        manifest: The data's split manifest, None for data that has none.
-        tokenizer_sha256: Digest of the tokenizer, None for data that has none.
-        precision: What the run computes in: the hardware chooses it where the configuration does not.
+    The hardware may have chosen the precision. Rows are compared only where the data module is peftlit's, and not None.
     """
     settings = _as_json(_flat(yaml.safe_load(config)))
+    manifest = data.manifest() if data is not None else {"sha256": None, "splits": {}}
     return {
         "config_sha256": sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
         "settings": settings,
-        "data_sha256": manifest["sha256"] if manifest else None,
-        "splits": {name: split["sha256"] for name, split in manifest["splits"].items()} if manifest else {},
-        "tokenizer_sha256": tokenizer_sha256,
+        "data_sha256": manifest["sha256"],
+        "splits": {name: split["sha256"] for name, split in manifest["splits"].items()},
+        "tokenizer_sha256": data.tokenizer_sha256 if data is not None else None,
         "precision": precision,
     }
 
@@ -87,7 +83,8 @@ def check_same_run(checkpoint: Path, now: dict[str, Any], io: CheckpointIO | Non
     free = {*FREE, *(f"data.{name}" for name in PLACES if now["data_sha256"] is not None)}
     if _knows_no_end(new):
         free |= set(_LENGTHS)
-    changed = [key for key in sorted({*old, *new}) if _differs(key, old, new) and not _within(key, free)]
+    compared = [key for key in sorted({*old, *new}) if not any(f"{key}.".startswith(f"{name}.") for name in free)]
+    changed = [key for key in compared if _differs(key, old, new)]
     if changed:
         shown = ", ".join(f"{key} {old.get(key)!r} -> {new.get(key)!r}" for key in changed[:_SHOWN])
         more = f" and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
@@ -163,10 +160,6 @@ def _parameters_beside(key: str, settings: dict[str, Any]) -> dict[str, Any]:
     for base in reversed(kind.__mro__[:-1]):  # a subclass may hand on what it does not name
         parameters.update(signature(vars(base).get("__init__", object)).parameters)
     return parameters
-
-
-def _within(key: str, free: set[str]) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in free)
 
 
 def _knows_no_end(settings: dict[str, Any]) -> bool:

@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from peftlit.checkpoint.tensor_tree import join_tensors, split_tensors
 from peftlit.digest import sha256_of_file
-from peftlit.errors import CheckpointError
+from peftlit.errors import CheckpointError, first_line
+from peftlit.files import check_folder
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +27,6 @@ FORMAT_VERSION = 2
 
 _TENSORS_FILE = re.compile(r"tensors-[0-9a-f]{16}\.safetensors")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-_LARGEST_TREE = 1 << 26
-"""Bytes; the tree of a fully trained model of a thousand tensors has less than one of the 64 MiB."""
 
 
 class AdapterCheckpointIO(CheckpointIO):
@@ -74,7 +73,7 @@ class AdapterCheckpointIO(CheckpointIO):
         except (OSError, SafetensorError) as error:
             shutil.rmtree(aside, ignore_errors=True)
             raise CheckpointError(
-                f"{final}: cannot be written ({_reason(error)}); earlier checkpoints are whole: fix this, then "
+                f"{final}: cannot be written ({first_line(error)}); earlier checkpoints are whole: fix this, then "
                 "resume with --ckpt_path last"
             ) from error
 
@@ -97,13 +96,14 @@ class AdapterCheckpointIO(CheckpointIO):
     def _read(self, folder: Path) -> dict[str, Any]:
         header = _read_header(folder)
         tensors_file = folder / _tensors_name(header["tensors_sha256"])
-        _require_plain_file(tensors_file)
+        if not tensors_file.exists():
+            raise CheckpointError(f"{folder}: holds no {tensors_file.name}; use another checkpoint")
         if sha256_of_file(tensors_file) != header["tensors_sha256"]:
             raise CheckpointError(f"{tensors_file}: not what was written (checksum); use another checkpoint")
         try:
             tensors = load_file(tensors_file)
         except (SafetensorError, ValueError) as error:
-            raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
+            raise CheckpointError(f"{folder}: damaged ({first_line(error)}); use another checkpoint") from error
         return _join(folder, header, tensors)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -132,22 +132,14 @@ def read_without_tensors(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: It is missing, damaged, or of another format.
     """
-    return _join(folder, _read_header(folder), _NoTensors())
+    return _join(folder, _read_header(folder), None)
 
 
-class _NoTensors(dict[str, Any]):
-    def __contains__(self, name: object) -> bool:
-        return True
-
-    def __missing__(self, name: str) -> None:
-        return None
-
-
-def _join(folder: Path, header: dict[str, Any], tensors: dict[str, Any]) -> dict[str, Any]:
+def _join(folder: Path, header: dict[str, Any], tensors: dict[str, Any] | None) -> dict[str, Any]:
     try:
         checkpoint = join_tensors(header["tree"], tensors)
     except (ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(f"{folder}: damaged ({_reason(error)}); use another checkpoint") from error
+        raise CheckpointError(f"{folder}: damaged ({first_line(error)}); use another checkpoint") from error
     if not isinstance(checkpoint, dict):
         raise _damaged_tree(folder)
     return checkpoint
@@ -178,9 +170,7 @@ def _read_header(folder: Path) -> dict[str, Any]:
     file = folder / TREE_FILE
     if not file.exists():
         raise CheckpointError(f"{folder}: no peftlit checkpoint (needs {TREE_FILE})")
-    _require_plain_file(file)
-    if file.stat().st_size > _LARGEST_TREE:
-        raise CheckpointError(f"{file}: has {file.stat().st_size:,} bytes, more than any checkpoint; use another one")
+    check_folder(folder, CheckpointError)
     try:
         header: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         version, digest, tree_digest = header["format_version"], header["tensors_sha256"], header["tree_sha256"]
@@ -200,25 +190,12 @@ def _damaged_tree(folder: Path) -> CheckpointError:
     return CheckpointError(f"{folder}: {TREE_FILE} is damaged; use another checkpoint")
 
 
-def _require_plain_file(file: Path) -> None:
-    """Refuse what is missing, and what would lead out of the folder or never end: links, pipes, devices."""
-    if file.is_symlink() or (file.exists() and not file.is_file()):
-        raise CheckpointError(f"{file}: no plain file; copy the checkpoint with its contents (cp -rL)")
-    if not file.exists():
-        raise CheckpointError(f"{file.parent}: holds no {file.name}; use another checkpoint")
-
-
 def _tensors_name(digest: str) -> str:
     return f"tensors-{digest[:16]}.safetensors"
 
 
 def _tree_digest(tree: Any) -> str:
     return sha256(json.dumps(tree).encode()).hexdigest()
-
-
-def _reason(error: Exception) -> str:
-    said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return (said.splitlines() or [type(error).__name__])[0]
 
 
 def _sync(path: Path) -> None:

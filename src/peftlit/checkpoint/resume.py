@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from peftlit import distributed
 from peftlit.checkpoint import random_states
 from peftlit.checkpoint.format import is_checkpoint
 from peftlit.errors import CheckpointError
@@ -49,12 +49,7 @@ class Resumption(Callback):
         """Return each rank's random states; all ranks have to ask."""
         if self._loaded is not None:  # not put back yet: a validation that was due is being done first
             return {"ranks": self._loaded["ranks"]}
-        own = random_states.capture()
-        if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-            return {"ranks": [own]}
-        ranks: list[Any] = [None] * torch.distributed.get_world_size()
-        torch.distributed.all_gather_object(ranks, own)
-        return {"ranks": ranks}
+        return {"ranks": distributed.gather([random_states.capture()])}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until training goes on."""

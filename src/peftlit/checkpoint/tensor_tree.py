@@ -15,18 +15,15 @@ from peftlit.errors import CheckpointError
 def split_tensors(tree: Any) -> tuple[Any, dict[str, Tensor]]:
     """Return a JSON value in which ``{"tensor": name}`` stands for a tensor, and the tensors by name.
 
-    Args:
-        tree: Dicts, lists, tuples, sets, tensors, numbers, strings and None, nested.
-
     Raises:
-        CheckpointError: Something else is in it; the message says where.
+        CheckpointError: It holds something else than dicts, lists, tuples, sets, tensors, numbers, strings and None.
     """
     tensors: dict[str, Tensor] = {}
     return _encode(tree, "", tensors), tensors
 
 
-def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Join what :func:`split_tensors` returned.
+def join_tensors(value: Any, tensors: Mapping[str, Tensor] | None) -> Any:
+    """Join what :func:`split_tensors` returned; without the tensors, None stands in place of each.
 
     Raises:
         CheckpointError: The JSON has a form that :func:`split_tensors` does not write.
@@ -37,8 +34,8 @@ def join_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return value
     if len(value) == 1:
         kind, content = next(iter(value.items()))
-        if kind == "tensor" and content in tensors:
-            return tensors[content]
+        if kind == "tensor" and (tensors is None or content in tensors):
+            return None if tensors is None else tensors[content]
         if kind == "dict":
             return {join_tensors(k, tensors): join_tensors(v, tensors) for k, v in content}
         if kind == "tuple":

@@ -12,13 +12,7 @@ BACKBONE = "backbone"
 
 
 def keep_trainables(checkpoint: dict[str, Any], trainable: set[str], backbone: dict[str, Any]) -> None:
-    """Drop frozen weights from a checkpoint, and record which ones they are.
-
-    Args:
-        checkpoint: What Lightning is about to save; changed in place.
-        trainable: Names of the parameters that train.
-        backbone: What :func:`identify_backbone` returned.
-    """
+    """Drop frozen weights from a checkpoint, in place, and record what :func:`identify_backbone` says of them."""
     checkpoint["state_dict"] = {name: value for name, value in checkpoint["state_dict"].items() if name in trainable}
     checkpoint[BACKBONE] = backbone
 

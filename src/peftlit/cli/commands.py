@@ -22,11 +22,10 @@ def _config_of_run(arguments: list[str]) -> list[str]:
     """Add a finished run's own config where ``validate`` or ``test`` name none."""
     if arguments[0] not in COMMANDS[1:] or config_places.config_files(arguments):
         return arguments
-    for option, value in config_places.options_of(arguments):
-        if option == "run_dir" and value:
-            folder = RunFolder(Path(value))
-            find_export(folder.path)
-            return [arguments[0], "--config", str(folder.config), *arguments[1:]]
+    if run_dir := dict(config_places.options_of(arguments)).get("run_dir"):
+        folder = RunFolder(Path(run_dir))
+        find_export(folder.path)
+        return [arguments[0], "--config", str(folder.config), *arguments[1:]]
     if not {"-h", "--help"} & set(arguments):
         raise RunFolderError(NO_RUN_DIR.format(arguments[0]))
     return arguments

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 import re
 from collections.abc import Iterable, Sequence
+from pkgutil import resolve_name
 
 from peftlit.cli.config_places import ends_with, place_of
 from peftlit.errors import ConfigError, PeftlitError
@@ -31,15 +31,9 @@ _GIVEN = re.compile(r"(?:Given value|Got value): (?:NestedArg\(key='[^']*', val=
 
 
 def one_line(message: str, arguments: Sequence[str], options: Iterable[str], class_names: Iterable[str]) -> str:
-    """Turn jsonargparse's report into one line.
-
-    Args:
-        message: The report.
-        arguments: The command line.
-        options: All option names of the parser, such as ``trainer.max_epochs``.
-        class_names: Short names of classes that can stand as ``class_path``.
-    """
+    """Turn jsonargparse's report into one line, with the nearest of the options or classes that there are."""
     options = list(options)
+    message = message.replace("the following arguments are required", "not given")
     path = ".".join(_PARSER_KEY.findall(message))
     if match := _UNRECOGNIZED.search(message):
         key = match[1].lstrip("-").partition("=")[0]
@@ -47,7 +41,7 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
     if match := _UNKNOWN.search(message):
         return _unknown_key(message, match, arguments, options)
     if match := _NO_ATTRIBUTE.search(message):
-        module = importlib.import_module(match[1])
+        module = resolve_name(match[1])
         names = getattr(module, "__all__", dir(module))
         where = place_of(path, arguments, value=match[2])
         return f"{where}: {path}: no class {match[2]!r} in {match[1]}{nearest(match[2], names)}"
@@ -57,18 +51,11 @@ def one_line(message: str, arguments: Sequence[str], options: Iterable[str], cla
         where = place_of(path, arguments, value=match[1])
         return f"{where}: {path}: no class {match[1]!r}{nearest(match[1], class_names)}"
     if match := _PROBLEM.search(message):
-        return f"{place_of(path, arguments, value=match[1])}: {path}: {match[1]}: {_plain_reason(match[2])}"
+        return f"{place_of(path, arguments, value=match[1])}: {path}: {match[1]}: {match[2]}"
     if path and _GIVEN.search(message):
         return _wrong_type(message, path, literals, arguments)
     flat = " ".join(line.strip() for line in message.splitlines() if line.strip())
-    if "arguments are required" in flat:
-        hint = "; name a file: --config FILE.yaml" if "config" in options else ""
-        return f"{_plain_reason(flat)}{hint}"
-    return flat
-
-
-def _plain_reason(reason: str) -> str:
-    return reason.replace("the following arguments are required", "not given")
+    return f"{flat}; name a file: --config FILE.yaml" if "not given: " in flat and "config" in options else flat
 
 
 def _unknown_key(message: str, match: re.Match[str], arguments: Sequence[str], options: Sequence[str]) -> str:
@@ -124,9 +111,8 @@ def _unknown_part(path: str, options: Sequence[str]) -> str:
 
 
 def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
     try:
-        return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+        return list(inspect.signature(resolve_name(class_path)).parameters)
     except (ImportError, ValueError, AttributeError, TypeError):
         return []
 

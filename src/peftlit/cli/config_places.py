@@ -47,11 +47,7 @@ def located(message: str, arguments: Sequence[str]) -> str:
 def place_of(path: str, arguments: Sequence[str], *, value: str = "", owner: str = "") -> str:
     """Name the place that sets a key, or its nearest parent: a file and line, or the command line.
 
-    Args:
-        path: The key, without ``init_args``.
-        arguments: The command line.
-        value: What the key is set to, or the end of it, to tell several places apart.
-        owner: Name of the class that the key belongs to, likewise.
+    Several places are told apart by the value that the key has, or the end of it, and the class that it belongs to.
     """
     settings = list(_settings(arguments))
     while path:

@@ -53,8 +53,6 @@ def map_errors(module: Any, data: LightningDataModule | None, trainer: Trainer, 
     try:
         with map_missing_attributes():
             yield
-    except PeftlitError:
-        raise
     except SIGTERMException as error:  # the signal came while nothing trained, and Lightning would call it success
         if trainer.state.fn == "fit":  # without StopOnSignal
             raise Stopped("stopped by SIGTERM; there are no checkpoints to resume from", signal.SIGTERM) from error
@@ -70,7 +68,7 @@ def map_errors(module: Any, data: LightningDataModule | None, trainer: Trainer, 
     except MisconfigurationException as error:
         raise ConfigError(f"trainer: {in_one_line(error)}") from error
     except (RuntimeError, MemoryError, OSError, EOFError, ValueError, SafetensorError) as error:
-        if _modules(error)[-1:] and _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
+        if _modules(error)[-1].startswith("lightning."):  # a complaint about a setting
             raise ConfigError(f"trainer: {in_one_line(error)}") from error
         if reason := disk_problem(error):
             raise RunFolderError(f"--run_dir {folder.path}: {reason}") from error

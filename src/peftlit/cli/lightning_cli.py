@@ -136,10 +136,7 @@ class PeftlitCLI(LightningCLI):
             check_monitors(watchers, self._module.monitors(), validated=validated or self.subcommand != "fit")
             self._module.check()
         if self.subcommand == "fit":
-            manifest, tokens = (
-                (self._data.manifest(), self._data.tokenizer_sha256) if self._data is not None else (None, None)
-            )
-            self.resumption.record = describe(self._config_text, manifest, tokens, str(self.trainer.precision))
+            self.resumption.record = describe(self._config_text, self._data, str(self.trainer.precision))
             if checkpoint := self._settings.get("ckpt_path"):
                 check_same_run(Path(checkpoint), self.resumption.record, self.trainer.strategy.checkpoint_io)
 

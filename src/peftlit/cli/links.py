@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import import_module
-from typing import Any
+from pkgutil import resolve_name
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule
@@ -25,7 +24,8 @@ def link_to_data(settings: Namespace) -> None:
     if "seed" in data and data["seed"] is None:
         seed = settings["seed_everything"]
         data["seed"] = None if isinstance(seed, bool) else seed
-    objective = _objective(settings["model"]["class_path"])
+    # what the model's class learns from texts without labels; None where it learns labels
+    objective = getattr(resolve_name(settings["model"]["class_path"]), "objective", None)
     if "objective" in data and data["objective"] not in (None, objective):
         raise ConfigError(f"data.objective: {data['objective']!r} is not what the model learns; leave it out")
     if "objective" in data:
@@ -44,12 +44,6 @@ def link_to_data(settings: Namespace) -> None:
     Backbone(name, revision=revision, trust_remote_code=trust).read_config()
     if "tokenizer" in data:
         data["tokenizer"], data["tokenizer_revision"], data["trust_remote_code"] = name, revision, trust
-
-
-def _objective(class_path: str) -> Any:
-    """Return what a model's class learns from texts without labels, None where it learns labels."""
-    module, _, name = class_path.rpartition(".")
-    return getattr(getattr(import_module(module), name), "objective", None)
 
 
 def link_to_model(settings: Namespace, data: LightningDataModule | None) -> None:

@@ -35,7 +35,14 @@ _CALLBACKS: dict[type[Callback], str] = {
 }
 """What is wrong with a callback here."""
 
-_COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook")
+_SAMPLING = {
+    "use_distributed_sampler": "true would share each process's rows out again; leave it out, the data shares them",
+    "overfit_batches": "Lightning would take the rows in another order, and unbatched; set data.max_train_samples, or "
+    "trainer.limit_train_batches",
+}
+"""What is wrong with a setting where the data has its own samplers."""
+
+_COPYING_STRATEGIES = ("ddp_spawn", "ddp_fork", "ddp_notebook", "spawn", "fork")
 
 
 def check_trainer(config: dict[str, Any], data: LightningDataModule | None) -> None:
@@ -51,18 +58,9 @@ def check_trainer(config: dict[str, Any], data: LightningDataModule | None) -> N
                 f"trainer.plugins: no run can resume from what {type(plugin).__name__} writes; leave it out, or use "
                 "AdapterCheckpointIO"
             )
-    if not isinstance(data, TokenDataModule):  # which has its own samplers
-        return
-    if config.get("use_distributed_sampler"):
-        raise ConfigError(
-            "trainer.use_distributed_sampler: true would share each process's rows out again; leave it out, the "
-            "data shares rows itself"
-        )
-    if config.get("overfit_batches"):
-        raise ConfigError(
-            "trainer.overfit_batches: Lightning would take the rows in another order, and unbatched; set "
-            "data.max_train_samples, or trainer.limit_train_batches"
-        )
+    for name, why in _SAMPLING.items():
+        if config.get(name) and isinstance(data, TokenDataModule):
+            raise ConfigError(f"trainer.{name}: {why}")
 
 
 def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
@@ -85,12 +83,10 @@ def check_callbacks(callbacks: Iterable[Callback], folder: RunFolder) -> None:
 
 
 def _check_strategy(strategy: str | Strategy | None) -> None:
-    start = strategy._start_method if isinstance(strategy, DDPStrategy) else None
-    copies = strategy.startswith(_COPYING_STRATEGIES) if isinstance(strategy, str) else start in ("spawn", "fork")
-    if copies:
+    name = strategy._start_method if isinstance(strategy, DDPStrategy) else strategy
+    if isinstance(name, str) and name.startswith(_COPYING_STRATEGIES):
         raise ConfigError(
-            f"trainer.strategy: {strategy if isinstance(strategy, str) else start} copies a process that holds files "
-            "and locks; use ddp, which starts new ones"
+            f"trainer.strategy: {name} copies a process that holds files and locks; use ddp, which starts new ones"
         )
 
 

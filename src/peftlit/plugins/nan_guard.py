@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from peftlit import distributed
 from peftlit.errors import NotFiniteError
 from peftlit.modules.optim import learning_rate
 
@@ -64,7 +65,7 @@ class FiniteGuard(Callback):
         if not loss_is_broken and not gradient_is_broken:
             return
         what = "loss" if loss_is_broken else "gradient"
-        numbers = _of_all_ranks([str(int(row)) for part in rows for row in part], trainer)
+        numbers = distributed.gather([str(int(row)) for part in rows for row in part])
         rate = learning_rate(optimizer)
         named = ", ".join(numbers[:_NAMED]) + (f" and {len(numbers) - _NAMED} more" if len(numbers) > _NAMED else "")
         said = (
@@ -87,12 +88,3 @@ class FiniteGuard(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the count back."""
         self.skipped_steps = state_dict["skipped_steps"]
-
-
-def _of_all_ranks(numbers: list[str], trainer: Trainer) -> list[str]:
-    """Join every rank's row numbers; all ranks have to ask."""
-    if trainer.world_size == 1:
-        return numbers
-    ranks: list[list[str]] = [[] for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(ranks, numbers)
-    return [number for rank in ranks for number in rank]

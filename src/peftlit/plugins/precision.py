@@ -23,11 +23,7 @@ _ALIASES = {"None": "auto", "32": "32-true", "bf16": "bf16-mixed", "16": "16-mix
 
 
 def choose_precision(asked: str | int | None, device: str) -> ChosenPrecision:
-    """Turn what was asked for into ``32-true``, ``bf16-mixed`` or ``16-mixed``.
-
-    Args:
-        asked: A ``trainer.precision`` value, or None or ``auto`` for the best the device has.
-        device: A torch device type.
+    """Turn a ``trainer.precision`` into that of a device; None and ``auto`` are the best that it has.
 
     Raises:
         ConfigError: The device has no bfloat16, or the precision would leave trainables in 16 bits.

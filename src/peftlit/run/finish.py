@@ -46,7 +46,7 @@ def finish_fit(
     """
     best_step = _restore_best(trainer, module)
     module.to(trainer.strategy.root_device)  # Lightning has moved it to the CPU
-    thresholds = tune_thresholds(trainer, module, data)
+    thresholds = tune_thresholds(module, data)
     if trainer.is_global_zero:
         state = history.trainer_state(trainer, folder.path, best_step, data.batch_size)
         export(module, data.get_tokenizer(), folder.adapter, state)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning import Callback, LightningModule, Trainer
 
+from peftlit import distributed
 from peftlit.files import write_text
 from peftlit.modules.problems import Problem
 
@@ -35,11 +36,9 @@ class Predictions(Callback):
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gather and write."""
-        parts = [self._parts] * trainer.world_size
-        if trainer.world_size > 1:
-            torch.distributed.all_gather_object(parts, self._parts)
+        parts = distributed.gather(self._parts)
         if trainer.is_global_zero:
-            self._write([part for rank in parts for part in rank])
+            self._write(parts)
         self._parts = []
 
     def _write(self, parts: list[dict[str, torch.Tensor]]) -> None:

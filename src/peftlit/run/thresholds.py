@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 
 import torch
-from lightning import Trainer
 from torch import Tensor
 
+from peftlit import distributed
 from peftlit.data import TokenDataModule
 from peftlit.modules.base import PeftModule
 from peftlit.modules.metrics import plain
@@ -16,7 +16,7 @@ from peftlit.modules.problems import MultiLabel
 log = logging.getLogger(__name__)
 
 
-def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule) -> dict[str, float] | None:
+def tune_thresholds(module: PeftModule, data: TokenDataModule) -> dict[str, float] | None:
     """Set every label's threshold to the one with the best F1 on the validation split.
 
     The scores of the validation split itself stay those at 0.5: tuned on it, they would flatter.
@@ -33,11 +33,8 @@ def tune_thresholds(trainer: Trainer, module: PeftModule, data: TokenDataModule)
         data.setup("validate")
         for batch in data.val_dataloader():
             parts.append((problem.answers(module.evaluate_batch(batch)), batch["labels"]))
-        if trainer.world_size > 1:
-            gathered = [parts] * trainer.world_size
-            torch.distributed.all_gather_object(gathered, parts)
-            parts = [part for rank in gathered for part in rank]
-        probabilities, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        columns = zip(*distributed.gather(parts), strict=True)
+        probabilities, labels = (torch.cat(column) for column in columns)
         for i in range(len(problem.label_names)):
             problem.thresholds[i] = best_threshold(probabilities[:, i], labels[:, i])
     tuned = dict(zip(problem.label_names, map(plain, problem.thresholds.tolist()), strict=True))
