@@ -4,12 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from peft import PromptTuningConfig
+from peftlit.modules.class_scores import ClassScores
+from peftlit.modules.token_scores import TokenScores
 
 from peftlit.batch import IGNORE_INDEX, DataSpec
 from peftlit.errors import ConfigError, DataError
 from peftlit.modules import CausalLM
-from peftlit.modules.class_scores import ClassScores
-from peftlit.modules.token_scores import TokenScores
 from tests.conftest import toy_rows
 from tests.modules.cases import LABELS
 from tests.modules.language_cases import TWO_TOKENS, language_batch, lora, make_language_module, shake

@@ -4,8 +4,8 @@ import math
 
 import pytest
 import torch
-
 from peftlit.modules.class_scores import ClassScores
+
 from peftlit.modules.metrics import SingleLabelMetrics
 from tests.modules.cases import LABELS
 

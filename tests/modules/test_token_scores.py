@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-
 from peftlit.modules.token_scores import TokenScores
 
 

@@ -79,8 +79,7 @@ class AdapterMethod(ABC):
 
     def base_model(self, model: Any) -> PreTrainedModel:
         """Return the transformers model inside of what :meth:`attach` returned."""
-        base: PreTrainedModel = model
-        return base
+        return model  # type: ignore[no-any-return]
 
     def num_parameters(self, model: PreTrainedModel) -> int:
         """Count the weights that a model would have with the method attached.

@@ -18,13 +18,12 @@ from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.modules.base import PeftModule
-from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.losses import BinaryCrossEntropy, Loss
 from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE, make_problem
-from peftlit.modules.token_scores import TokenScores
+from peftlit.modules.scores import ClassScores, TokenScores
 
 LabelLoss = Literal["restricted", "completion"]
 Scoring = Literal["first_token", "sequence"]
@@ -115,10 +114,6 @@ class CausalLM(PeftModule):
                 f"data.packing: {type(self.model).__name__} would let the sequences of a row see one another; leave "
                 "packing out"
             )
-
-    def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is used as it is."""
-        return {}
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was trained for; for a classifier its labels, scoring and prompt."""
