@@ -20,12 +20,14 @@ class AdapterContext(NamedTuple):
         quantized: Whether the backbone is quantized.
         excluded_modules: Names of modules that must not be adapted: a pretrained head, or what the task does not use.
         heads: Names of the modules that are newly initialized and have to train.
+        newly_initialized: Names of single weights that the checkpoint lacked and that have to train.
     """
 
     task_type: TaskType | None
     quantized: bool
     excluded_modules: Sequence[str] = ()
     heads: Sequence[str] = ()
+    newly_initialized: Sequence[str] = ()
 
 
 class AdapterMethod(ABC):

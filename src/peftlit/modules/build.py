@@ -60,8 +60,8 @@ def build_model(
     excluded_modules = head_modules(model) if parts.pretrained_head else []
     if parts.head is not None:  # only the backbone's hidden states are used
         heads, excluded_modules = [], poolers(model)
-    context = AdapterContext(parts.task_type, quantized, excluded_modules, heads)
-    return attach(model, parts.method, context, newly_initialized), heads, newly_initialized
+    context = AdapterContext(parts.task_type, quantized, excluded_modules, heads, newly_initialized)
+    return attach(model, parts.method, context), heads, newly_initialized
 
 
 def report_parameters(module: nn.Module, method: AdapterMethod, heads: list[str], newly_initialized: list[str]) -> None:

@@ -125,7 +125,8 @@ class CausalLM(PeftModule):
     def logits(self, batch: Batch) -> Tensor:
         """Return the labels' scores (B, C), or without labels the logits of every token (B, T, V), in float32."""
         if "label_ids" in batch:
-            self._refuse_labels_alike(batch)
+            if self.scoring == "first_token":
+                _refuse_labels_alike(batch)
             return self.label_scores(batch)
         assert self.model is not None
         logits: Tensor = self.model(**self.model_inputs(batch)).logits
@@ -139,18 +140,6 @@ class CausalLM(PeftModule):
         """
         scores = sequence_scores if self.scoring == "sequence" else first_token_scores
         return scores(self.language_head, self._prompts(batch), batch["label_ids"])
-
-    def _refuse_labels_alike(self, batch: Batch) -> None:
-        """Raise a DataError if labels of a text that training did not see begin alike, and only that token counts."""
-        if self.scoring == "sequence":
-            return
-        first = batch["label_ids"][:, :, 0].sort(-1).values
-        alike = (first[:, 1:] == first[:, :-1]).any(-1)
-        if bool(alike.any()):
-            raise DataError(
-                f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
-                "model.scoring: sequence"
-            )
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed loss, its weight (tokens, or rows of a classifier), and the tokens found or the scores.
@@ -177,3 +166,14 @@ class CausalLM(PeftModule):
     def _prompts(self, batch: Batch) -> dict[str, Tensor]:
         self.batch_shape = tuple(batch["input_ids"].shape)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def _refuse_labels_alike(batch: Batch) -> None:
+    """Raise a DataError where labels begin alike behind a text that training did not see."""
+    first = batch["label_ids"][:, :, 0].sort(-1).values
+    alike = (first[:, 1:] == first[:, :-1]).any(-1)
+    if bool(alike.any()):
+        raise DataError(
+            f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
+            "model.scoring: sequence"
+        )
