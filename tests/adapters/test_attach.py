@@ -63,14 +63,11 @@ def test_nothing_attached_trains_the_head_alone_and_full_fine_tuning_everything(
 @pytest.mark.parametrize(
     ("adapter", "quantization", "said"),
     [
-        (FullFineTuning(), "nf4-double", "cannot train quantized weights; set backbone.quantization: null"),
-        (FullFineTuning(), "int8", "cannot train quantized weights; set backbone.quantization: null"),
         (lora("q_lin", "value"), None, "'value' matches no module .*its linear layers are q_lin"),
         (lora(task_type="CAUSAL_LM"), None, "task_type: .*CAUSAL_LM does not belong to this task.*SEQ_CLS"),
         (lora("attention"), None, "does not work on DistilBert"),
         (lora(layers_to_transform=[9]), None, "does not work on DistilBert"),
         (lora(r=-1), None, "does not work on DistilBert"),
-        (lora(use_dora=True), "int8", "use_dora: peft's DoRA loses the scales of int8 weights on a CPU; set"),
     ],
 )
 def test_what_cannot_be_attached_is_our_error_in_one_line(adapter, quantization, said):

@@ -18,15 +18,6 @@ from peftlit.modules.optim import (
 )
 
 
-def test_matrices_decay_vectors_do_not_and_what_is_frozen_is_left_out():
-    net = nn.Sequential(nn.Embedding(4, 3), nn.LayerNorm(3), nn.Linear(3, 2), nn.Linear(2, 2).requires_grad_(False))
-    decayed, others = parameter_groups(net)
-    assert [*map(id, decayed["params"])] == [id(net[0].weight), id(net[2].weight)]
-    assert [*map(id, others["params"])] == [id(net[1].weight), id(net[1].bias), id(net[2].bias)]
-    assert "weight_decay" not in decayed, "the optimizer's own default is kept"
-    assert others["weight_decay"] == 0
-
-
 @pytest.mark.parametrize("layer", [nn.Linear(2, 2, bias=False), nn.LayerNorm(2)])
 def test_empty_groups_are_left_out(layer):
     assert len(parameter_groups(layer)) == 1

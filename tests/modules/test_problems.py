@@ -38,10 +38,11 @@ def test_problem_and_loss_go_together(problem_type, names, loss, problem, criter
         (SINGLE, "abc", BinaryCrossEntropy(), "tells two classes apart, the data has 3"),
         (SINGLE, "ab", MeanSquaredError(), "does not fit single_label_classification; use CrossEntropy"),
         (MULTI, "ab", CrossEntropy(), "does not fit multi_label_classification; use BinaryCrossEntropy"),
+        ("ranking", "ab", None, "data.problem_type: got 'ranking', needs one of single_label_classification, multi"),
         (NUMBER, "a", CrossEntropy(), "does not fit regression; use MeanSquaredError"),
     ],
 )
-def test_a_loss_of_another_problem_is_refused(problem_type, names, loss, said):
+def test_an_unknown_problem_or_a_loss_of_another_is_refused(problem_type, names, loss, said):
     with pytest.raises(ConfigError, match=said):
         make_problem(problem_type, names, loss)
 
