@@ -19,7 +19,7 @@ from peftlit.adapters import Adapter, method_of
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
-from peftlit.batch import Batch, DataSpec, Objective
+from peftlit.batch import Batch, DataSpec
 from peftlit.checkpoint.trainables import check_trainables, identify_backbone, keep_trainables
 from peftlit.errors import ConfigError
 from peftlit.modules.accumulation import LOSS_SCALE, AccumulationWindow
@@ -53,12 +53,6 @@ class PeftModule(EvaluationModule):
         data: What is known of the data; linked from it.
     """
 
-    auto_class: Any
-    task_type: TaskType | None
-    objective: Objective | None = None
-    """What is learned of texts without labels; None where labels are learned."""
-    pretrained_head: bool = False
-    """Whether the head is the pretrained one, which stays frozen, rather than a new one."""
     curve = "f1"
     """The metric to draw beside the loss."""
     average: Average = "macro"

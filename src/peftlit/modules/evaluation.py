@@ -5,23 +5,20 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any
 
-from lightning import LightningModule
 from torch import Tensor
 
 from peftlit.batch import Batch
-from peftlit.modules.problems import Problem
+from peftlit.modules.parts import ModelParts
 from peftlit.modules.scores import Scores
 
 
-class EvaluationModule(LightningModule):
+class EvaluationModule(ModelParts):
     """A module whose scores are computed over a whole split, never as a mean of batches.
 
     Attributes:
-        problem: What a row is classified as; None where tokens are predicted.
         evaluation_extras: What the last evaluation gave beside the logged scalars: a confusion matrix, a token count.
     """
 
-    problem: Problem | None = None
     val_scores: Scores
     test_scores: Scores
 
