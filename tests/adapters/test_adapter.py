@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from peft import AdaLoraConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig
+from peft import AdaLoraConfig, AdamssConfig, LoraConfig, PrefixTuningConfig, PromptTuningConfig, ShadowConfig
 from torch import Tensor, nn
 
 from peftlit.adapters import FullFineTuning, method_of
@@ -39,29 +39,37 @@ class Watched(FullFineTuning):
         self.asked = state["asked"]
 
 
-def test_each_adapter_has_its_method():
-    assert type(method_of(None)) is HeadOnly
-    assert type(method_of(LoraConfig())) is PeftMethod
-    assert type(method_of(AdaLoraConfig(total_step=9))) is AdaLora
-    own = Watched()
-    assert method_of(own) is own
+@pytest.mark.parametrize(
+    ("adapter", "kind", "virtual_tokens", "in_row"),
+    [
+        (None, HeadOnly, 0, False),
+        (Watched(), Watched, 0, False),
+        (LoraConfig(), PeftMethod, 0, False),
+        (AdaLoraConfig(total_step=9), AdaLora, 0, False),
+        (PromptTuningConfig(num_virtual_tokens=3), PeftMethod, 3, True),
+        (PrefixTuningConfig(num_virtual_tokens=4), PeftMethod, 4, False),  # keys and values
+    ],
+)
+def test_each_adapter_has_its_method_and_virtual_tokens(adapter, kind, virtual_tokens, in_row):
+    method = method_of(adapter)
+    assert type(method) is kind
+    assert (method.virtual_tokens, method.virtual_tokens_in_row) == (virtual_tokens, in_row)
 
 
-def test_virtual_tokens_stand_in_the_row_unless_they_are_keys_and_values():
-    for adapter, tokens, in_row in (
-        (LoraConfig(), 0, False),
-        (PromptTuningConfig(num_virtual_tokens=3), 3, True),
-        (PrefixTuningConfig(num_virtual_tokens=4), 4, False),
-    ):
-        method = method_of(adapter)
-        assert (method.virtual_tokens, method.virtual_tokens_in_row) == (tokens, in_row)
-
-
-@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
-def test_a_missing_number_of_virtual_tokens_is_refused_before_weights_load(kind, model_folder):
-    module = make_module(Case("bert", "lora"), model_folder("bert"), adapter=kind())
-    with pytest.raises(AdapterError, match=rf"adapter\.num_virtual_tokens: {kind.__name__} needs it; set a number"):
-        module.check()
+@pytest.mark.parametrize(
+    ("adapter", "said"),
+    [
+        (PromptTuningConfig(), r"adapter\.num_virtual_tokens: PromptTuningConfig needs it; set a number"),
+        (PrefixTuningConfig(), r"adapter\.num_virtual_tokens: PrefixTuningConfig needs it; set a number"),
+        (ShadowConfig(target_modules=["query"]), r"auxiliary_loss_weight: got 0\.05.*set auxiliary_loss_weight: 0"),
+        (AdaLoraConfig(target_modules=["query"], init_r=4, target_r=4, total_step=9),
+         r"adapter\.target_r: got 4 with init_r 4.*larger init_r"),
+        (AdamssConfig(target_modules=["query"], use_asa=True), r"adapter\.use_asa: .*set use_asa: false"),
+    ],
+)  # fmt: skip
+def test_what_could_not_train_is_refused_before_weights_load(adapter, said, model_folder):
+    with pytest.raises(AdapterError, match=said):
+        make_module(Case("bert", "lora"), model_folder("bert"), adapter=adapter).check()
 
 
 def test_hooks_see_optimizer_steps_and_no_micro_batches(model_folder):

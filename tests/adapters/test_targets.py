@@ -11,70 +11,50 @@ from peftlit.errors import AdapterError
 from tests import tiny
 
 
-@pytest.fixture(scope="module")
-def meta_model():
-    backbone = Backbone(config={"model_type": "distilbert", **tiny.CONFIGS["distilbert"]})
+def meta_model(family: str):
+    backbone = Backbone(config={"model_type": family, **tiny.CONFIGS[family]})
     return backbone.meta_model(AutoModelForSequenceClassification, backbone.read_config())
 
 
-def check(targets, meta_model) -> None:
-    check_targets(LoraConfig(target_modules=targets), meta_model, "DistilBert")
+@pytest.fixture(scope="module")
+def distilbert():
+    return meta_model("distilbert")
 
 
-def test_linear_layers_are_named_once_in_order(meta_model):
-    assert linear_layers(meta_model) == [
-        "q_lin",
-        "k_lin",
-        "v_lin",
-        "out_lin",
-        "lin1",
-        "lin2",
-        "pre_classifier",
-        "classifier",
-    ]
-
-
-def test_a_conv1d_of_gpt2_counts_as_linear():
-    backbone = Backbone(config={"model_type": "gpt2", **tiny.CONFIGS["gpt2"]})
-    model = backbone.meta_model(AutoModelForSequenceClassification, backbone.read_config())
-    assert linear_layers(model) == ["c_attn", "c_proj", "c_fc", "score"]
+def test_linear_layers_are_named_once_in_order_those_of_gpt2_too(distilbert):
+    attention = ["q_lin", "k_lin", "v_lin", "out_lin"]
+    assert linear_layers(distilbert) == [*attention, "lin1", "lin2", "pre_classifier", "classifier"]
+    assert linear_layers(meta_model("gpt2")) == ["c_attn", "c_proj", "c_fc", "score"]
 
 
 @pytest.mark.parametrize(
-    "targets",
+    "adapter",
     [
-        ["q_lin", "v_lin"],
-        ["attention.q_lin"],
-        "all-linear",
-        r".*\.(q|v)_lin",
-        ["distilbert.transformer.layer.0.attention.q_lin"],
-        None,
+        LoraConfig(target_modules=["q_lin", "v_lin"]),
+        LoraConfig(target_modules=["attention.q_lin"]),
+        LoraConfig(target_modules="all-linear"),
+        LoraConfig(target_modules=r".*\.(q|v)_lin"),
+        LoraConfig(target_modules=["distilbert.transformer.layer.0.attention.q_lin"]),
+        LoraConfig(target_modules=None),
+        PrefixTuningConfig(num_virtual_tokens=2),
     ],
-    ids=str,
+    ids=lambda adapter: str(getattr(adapter, "target_modules", "no targets")),
 )
-def test_targets_that_match_pass(targets, meta_model):
-    check(targets, meta_model)
-
-
-def test_an_adapter_without_targets_passes(meta_model):
-    check_targets(PrefixTuningConfig(num_virtual_tokens=2), meta_model, "DistilBert")
+def test_targets_that_match_pass(adapter, distilbert):
+    check_targets(adapter, distilbert, "DistilBert")
 
 
 @pytest.mark.parametrize(
-    ("targets", "message"),
+    ("targets", "said"),
     [
         (["q_lin", "v_linn"], "'v_linn' matches no module of DistilBert; did you mean v_lin"),
         (["query", "value"], "'query', 'value' matches no module"),
         (["in"], "'in' matches no module"),
         (r".*query", r"'\.\*query' matches no module"),
+        (["zzz"], "its linear layers are q_lin, k_lin, v_lin, out_lin, lin1, lin2"),
     ],
     ids=str,
 )
-def test_each_target_must_match_by_itself(targets, message, meta_model):
-    with pytest.raises(AdapterError, match=message):
-        check(targets, meta_model)
-
-
-def test_the_message_lists_the_linear_layers(meta_model):
-    with pytest.raises(AdapterError, match="its linear layers are q_lin, k_lin, v_lin, out_lin, lin1, lin2"):
-        check(["zzz"], meta_model)
+def test_each_target_must_match_by_itself(targets, said, distilbert):
+    with pytest.raises(AdapterError, match=said):
+        check_targets(LoraConfig(target_modules=targets), distilbert, "DistilBert")

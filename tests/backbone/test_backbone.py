@@ -6,13 +6,7 @@ import logging
 
 import pytest
 import torch
-from transformers import (
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
-    BertForMaskedLM,
-    BitsAndBytesConfig,
-)  # fmt: skip
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BertForMaskedLM, BitsAndBytesConfig
 
 from peftlit.backbone import Backbone
 from peftlit.backbone import quantization as quantization_module
@@ -28,44 +22,83 @@ AUTO = AutoModelForSequenceClassification
 CPU = torch.device("cpu")
 
 
+CODE = {"trust_remote_code": True}
+CHECKPOINTING = {"gradient_checkpointing": True, **tiny.LOADED_WITH[tiny.CUSTOM_CODE]}
+
+
+def make(backbone: Backbone):
+    return backbone
+
+
+def read(backbone: Backbone):
+    return backbone.read_config()
+
+
+def meta(backbone: Backbone):
+    return backbone.meta_model(AUTO, backbone.read_config())
+
+
 def load(backbone: Backbone, *, mixed_precision: bool = False, full: bool = False):
     return load_weights(
         backbone, AUTO, backbone.read_config(num_labels=3), mixed_precision=mixed_precision, full=full, device=CPU
     )[:2]
 
 
-@pytest.mark.parametrize("arguments", [{}, {"name_or_path": "bert-base-uncased", "config": BERT}])
-def test_exactly_one_source_is_named(arguments):
-    with pytest.raises(ConfigError, match="give name_or_path .* or config .*, one of the two"):
-        Backbone(**arguments)
+@pytest.fixture
+def bert(model_folder) -> str:
+    return str(model_folder("bert"))
 
 
-def test_overrides_replace_entries_and_the_task_comes_last(model_folder):
-    config = Backbone(str(model_folder("bert")), config_overrides={"hidden_dropout_prob": 0.3, "num_labels": 7})
+@pytest.fixture
+def bert_copy(tmp_path):
+    return tiny.write_model(tmp_path / "bert", "bert")
+
+
+@pytest.mark.parametrize(
+    ("source", "settings", "use", "error", "said"),
+    [
+        (None, {}, make, ConfigError, "give name_or_path .* or config .*, one of the two"),
+        ("some/model", {"config": BERT}, make, ConfigError, "give name_or_path .* or config .*, one of the two"),
+        ("some/model", CODE, make, ConfigError, "revision: got None; to run code of 'some/model', pin the commit"),
+        ("some/model", {**CODE, "revision": "main"}, make, ConfigError, "got 'main'; .* pin the commit"),
+        ("no-such/model", {}, read, BackboneError, "cannot read a model from 'no-such/model' .*name_or_path: /path"),
+        ("an empty folder", {}, read, BackboneError, "cannot read a model from .*backbone.name_or_path: /path"),
+        (None, {"config": {}}, read, ConfigError, "needs a model_type"),
+        (None, {"config": {"model_type": "brt"}}, read, ConfigError, "backbone.config: .*brt"),
+        ("bert", {"config_overrides": {"hidden_dropout": 0.3}}, read, ConfigError,
+         "config_overrides: 'hidden_dropout' is no entry of BertConfig"),
+        (None, {"config": {"model_type": "vit"}}, meta, BackboneError,
+         "'vit' models have no AutoModelForSequenceClassification"),
+        ("code", CHECKPOINTING, meta, BackboneError,
+         "FusedForSequenceClassification does not support gradient checkpointing"),
+        ("code", CODE, meta, BackboneError, "needs xformers; install it, or switch off .*config_overrides"),
+        ("bert", {"config_overrides": {"intermediate_size": 48}}, load, BackboneError, "bert"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_wrongly_is_refused(source, settings, use, error, said, model_folder, tmp_path):
+    folders = {"an empty folder": tmp_path, "bert": model_folder("bert"), "code": model_folder(tiny.CUSTOM_CODE)}
+    source = str(folders[source]) if source in folders else source
+    with pytest.raises(error, match=said):
+        use(Backbone(source, **settings))
+
+
+def test_code_runs_from_a_pinned_commit_or_a_folder(tmp_path):
+    Backbone("some/model", **CODE, revision="0123abcd" * 5)
+    Backbone(str(tmp_path), **CODE)
+
+
+def test_overrides_replace_entries_and_the_task_comes_last(bert):
+    config = Backbone(bert, config_overrides={"hidden_dropout_prob": 0.3, "num_labels": 7})
     read = config.read_config(num_labels=3)
     assert (read.hidden_dropout_prob, read.num_labels) == (0.3, 3)
 
 
-def test_an_override_of_no_entry_is_refused(model_folder):
-    with pytest.raises(ConfigError, match="config_overrides: 'hidden_dropout' is no entry of BertConfig"):
-        Backbone(str(model_folder("bert")), config_overrides={"hidden_dropout": 0.3}).read_config()
-
-
-def test_a_model_comes_frozen_with_the_attention_implementation_asked_for(model_folder):
-    model, _ = load(Backbone(str(model_folder("bert")), attn_implementation="eager"))
+def test_a_model_comes_frozen_with_the_attention_and_checkpointing_asked_for(bert):
+    model, _ = load(Backbone(bert, attn_implementation="eager", gradient_checkpointing=True))
     assert model.config._attn_implementation == "eager"
     assert not any(p.requires_grad for p in model.parameters())
-
-
-def test_code_from_the_hub_needs_a_pinned_revision(tmp_path):
-    with pytest.raises(
-        ConfigError, match="backbone.revision: got None; to run code of 'someone/model', pin the commit"
-    ):
-        Backbone("someone/model", trust_remote_code=True)
-    with pytest.raises(ConfigError, match="got 'main'; .* pin the commit"):
-        Backbone("someone/model", trust_remote_code=True, revision="main")
-    Backbone("someone/model", trust_remote_code=True, revision="0123abcd" * 5)
-    Backbone(str(tmp_path), trust_remote_code=True)
+    assert model.is_gradient_checkpointing
+    assert not load(Backbone(bert))[0].is_gradient_checkpointing
 
 
 def test_a_folder_with_its_own_code_is_refused(tmp_path):
@@ -76,38 +109,14 @@ def test_a_folder_with_its_own_code_is_refused(tmp_path):
         Backbone(str(tmp_path)).read_config()
 
 
-def test_what_is_no_model_says_what_to_give_instead(tmp_path):
-    for source in ("no-such/model", str(tmp_path)):
-        with pytest.raises(BackboneError, match=f"cannot read a model from '{source}' .*backbone.name_or_path: /path"):
-            Backbone(source).read_config()
-
-
-@pytest.mark.parametrize(
-    ("config", "message"), [({}, "needs a model_type"), ({"model_type": "brt"}, "backbone.config: .*brt")]
-)
-def test_a_config_that_names_no_architecture_is_refused(config, message):
-    with pytest.raises(ConfigError, match=message):
-        Backbone(config=config).read_config()
-
-
-def test_an_architecture_without_the_task_is_refused():
-    backbone = Backbone(config={"model_type": "vit"})
-    with pytest.raises(BackboneError, match="'vit' models have no AutoModelForSequenceClassification"):
-        backbone.meta_model(AUTO, backbone.read_config())
-
-
-def test_weights_are_checked_against_their_digest(model_folder):
-    folder = model_folder("bert")
-    digest = sha256_of_file(folder / "model.safetensors")
-    load(Backbone(str(folder), sha256=digest.upper()))
+def test_weights_are_checked_against_their_digest_where_there_is_a_file(bert_copy):
+    digest = sha256_of_file(bert_copy / "model.safetensors")
+    load(Backbone(str(bert_copy), sha256=digest.upper()))
     with pytest.raises(BackboneError, match=f"has {digest}, expected {'0' * 64}; do not use this file"):
-        load(Backbone(str(folder), sha256="0" * 64))
-
-
-def test_a_digest_without_a_file_to_check_is_refused(tmp_path, model_folder):
-    (tmp_path / "config.json").write_text((model_folder("bert") / "config.json").read_text())
+        load(Backbone(str(bert_copy), sha256="0" * 64))
+    (bert_copy / "model.safetensors").unlink()
     with pytest.raises(BackboneError, match="leave sha256 out"):
-        load(Backbone(str(tmp_path), sha256="0" * 64))
+        load(Backbone(str(bert_copy), sha256=digest))
 
 
 def test_a_package_brings_weights(tmp_path, monkeypatch):
@@ -134,10 +143,8 @@ def test_random_weights_are_identical_in_two_builds(quantization, source, model_
     second, _ = load(Backbone(config=config, quantization=quantization))
     assert not torch.equal(torch.get_rng_state(), state), "building must not set the caller's seed"
     assert is_quantized(first) == (quantization is not None)
-    weights = dict(second.named_parameters())
-    assert weights
-    for name, weight in first.named_parameters():
-        assert torch.equal(weight, weights[name]), name
+    for (name, weight), other in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(weight, other), name
 
 
 def test_short_names_of_quantizations():
@@ -186,75 +193,48 @@ def test_missing_bitsandbytes_is_said_at_once(quantization, monkeypatch):
         ("float32", True, False, torch.float32),
     ],
 )
-def test_frozen_weights_are_stored_as_saved_or_as_asked(dtype, mixed_precision, full, expected, tmp_path):
-    folder = tiny.write_model(tmp_path / "bert", "bert")
-    AutoModel.from_pretrained(folder, dtype=torch.bfloat16).save_pretrained(folder)
-    model, _ = load(Backbone(str(folder), dtype=dtype), mixed_precision=mixed_precision, full=full)
+def test_frozen_weights_are_stored_as_saved_or_as_asked(dtype, mixed_precision, full, expected, bert_copy):
+    AUTO.from_pretrained(bert_copy, dtype=torch.bfloat16).save_pretrained(bert_copy)
+    model, _ = load(Backbone(str(bert_copy), dtype=dtype), mixed_precision=mixed_precision, full=full)
     assert model.bert.embeddings.word_embeddings.weight.dtype == expected
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path, model_folder):
-    folder = tiny.write_model(tmp_path / "bert", "bert", num_hidden_layers=1)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))
-    with pytest.raises(
-        BackboneError,
-        match="lacks 32 weights that the model needs, or has them in another shape, such as 'bert.encoder.layer.1",
-    ):
-        load(Backbone(str(folder)))
+def test_weights_of_another_architecture_are_refused(bert_copy):
+    config = json.loads((bert_copy / "config.json").read_text())
+    (bert_copy / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 4}))
+    said = "lacks 32 weights that the model needs, or has them in another shape, such as 'bert.encoder.layer.2"
+    with pytest.raises(BackboneError, match=said):
+        load(Backbone(str(bert_copy)))
 
 
-def test_weights_of_another_shape_are_refused_by_one_of_our_errors(model_folder):
-    with pytest.raises(BackboneError):
-        load(Backbone(str(model_folder("bert")), config_overrides={"intermediate_size": 48}))
-
-
-def test_a_head_trained_on_another_number_of_labels_is_replaced(tmp_path, model_folder):
-    AUTO.from_pretrained(model_folder("bert"), num_labels=5).save_pretrained(tmp_path)
+def test_a_head_trained_on_another_number_of_labels_is_replaced(tmp_path, bert):
+    AUTO.from_pretrained(bert, num_labels=5).save_pretrained(tmp_path)
     model, heads = load(Backbone(str(tmp_path)))
     assert heads == ["classifier"]
     assert model.classifier.weight.shape[0] == 3
 
 
-def test_damaged_and_pickled_weights_are_refused(tmp_path):
-    folder = tiny.write_model(tmp_path / "bert", "bert")
-    weights = folder / "model.safetensors"
+def test_damaged_and_pickled_weights_are_refused(bert_copy):
+    weights = bert_copy / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(BackboneError, match="cannot load"):
-        load(Backbone(str(folder)))
+        load(Backbone(str(bert_copy)))
     weights.unlink()
-    torch.save({}, folder / "pytorch_model.bin")
+    torch.save({}, bert_copy / "pytorch_model.bin")
     with pytest.raises(BackboneError, match="are pickles"):
-        load(Backbone(str(folder)))
+        load(Backbone(str(bert_copy)))
 
 
-def test_gradient_checkpointing_is_on_when_asked(model_folder):
-    assert load(Backbone(str(model_folder("bert")), gradient_checkpointing=True))[0].is_gradient_checkpointing
-    assert not load(Backbone(str(model_folder("bert"))))[0].is_gradient_checkpointing
-
-
-def test_gradient_checkpointing_is_refused_before_weights_load_where_the_code_has_none(model_folder):
-    backbone = Backbone(
-        str(model_folder(tiny.CUSTOM_CODE)), gradient_checkpointing=True, **tiny.LOADED_WITH[tiny.CUSTOM_CODE]
-    )
-    with pytest.raises(BackboneError, match="FusedForSequenceClassification does not support gradient checkpointing"):
-        backbone.meta_model(AUTO, backbone.read_config())
-
-
-def test_code_that_misses_a_package_is_refused_by_one_of_our_errors(model_folder, tmp_path):
-    backbone = Backbone(str(model_folder(tiny.CUSTOM_CODE)), trust_remote_code=True)
-    with pytest.raises(BackboneError, match="needs xformers; install it, or switch off .*config_overrides"):
-        backbone.meta_model(AUTO, backbone.read_config())
-    folder = tiny.write_model(tmp_path, tiny.CUSTOM_CODE)
-    code = folder / "configuration.py"
+def test_code_that_misses_a_package_is_refused_by_one_of_our_errors(tmp_path):
+    code = tiny.write_model(tmp_path, tiny.CUSTOM_CODE) / "configuration.py"
     code.write_text("import no_such_package_anywhere\n" + code.read_text())
     with pytest.raises(BackboneError, match="no_such_package_anywhere.*install it"):
-        Backbone(str(folder), trust_remote_code=True).read_config()
+        read(Backbone(str(tmp_path), **CODE))
 
 
-def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
+def test_compute_dtype_of_quantized_layers_is_logged(bert, caplog):
     with caplog.at_level(logging.INFO, "peftlit"):
-        load(Backbone(str(model_folder("bert")), quantization="nf4", compute_dtype="float32"))
+        load(Backbone(bert, quantization="nf4", compute_dtype="float32"))
     assert "quantized layers compute in float32" in caplog.text
 
 
@@ -269,13 +249,11 @@ def test_compute_dtype_of_quantized_layers_is_logged(model_folder, caplog):
 )
 def test_heads_are_what_is_not_backbone(family, heads, model_folder):
     backbone = Backbone(str(model_folder(family)))
-    assert head_modules(backbone.meta_model(AUTO, backbone.read_config())) == heads
-    assert load(backbone)[1] == heads
+    assert head_modules(meta(backbone)) == load(backbone)[1] == heads
 
 
-@pytest.mark.parametrize("auto", [AutoModelForCausalLM, BertForMaskedLM], ids=["causal", "masked"])
-def test_language_model_heads_are_found(auto, model_folder):
-    backbone = Backbone(str(model_folder("llama" if auto is AutoModelForCausalLM else "bert")))
-    config = backbone.read_config()
-    model = auto.from_config(config) if auto is AutoModelForCausalLM else auto(config)
-    assert head_modules(model) == (["lm_head"] if auto is AutoModelForCausalLM else ["cls"])
+def test_language_model_heads_are_found(model_folder):
+    for family, auto, head in (("llama", AutoModelForCausalLM, "lm_head"), ("bert", BertForMaskedLM, "cls")):
+        config = read(Backbone(str(model_folder(family))))
+        model = auto.from_config(config) if auto is AutoModelForCausalLM else auto(config)
+        assert head_modules(model) == [head]

@@ -21,9 +21,10 @@ def test_16_bit_compute_is_bfloat16_where_native(device, native, dtype, monkeypa
     assert hardware.low_precision_dtype(device) == dtype
 
 
-def test_emulated_bfloat16_does_not_count(monkeypatch):
+def test_emulated_bfloat16_does_not_count_and_unknown_devices_have_none(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: including_emulation)
     assert not hardware.has_bfloat16("cuda")
+    assert not hardware.has_bfloat16("mps")
 
 
 @pytest.mark.parametrize(("avx512", "amx"), [(False, False), (True, False), (False, True)])
@@ -31,10 +32,6 @@ def test_a_cpu_has_bfloat16_by_avx512_or_amx(avx512, amx, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     assert hardware.has_bfloat16("cpu") == (avx512 or amx)
-
-
-def test_unknown_devices_have_no_bfloat16():
-    assert not hardware.has_bfloat16("mps")
 
 
 @pytest.mark.parametrize(("cuda", "mps", "device"), [(1, 1, "cuda"), (0, 1, "mps"), (0, 0, "cpu")])

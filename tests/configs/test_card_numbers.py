@@ -58,14 +58,9 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     of_heads = {n: p for n, p in meta_model.named_parameters() if n.split(".")[0] in heads}  # without what is tied
     fresh = list(of_heads) if module.pretrained_head and name in WITHOUT_LANGUAGE_HEAD else []
     head = sum(p.numel() for n, p in of_heads.items() if n in fresh or not module.pretrained_head)
-    module.model = attach(
-        meta_model,
-        module.method,
-        AdapterContext(module.task_type, quantized=False, excluded_modules=heads)
-        if module.pretrained_head
-        else AdapterContext(module.task_type, quantized=False, heads=heads),
-        fresh,
-    )
+    context = AdapterContext(module.task_type, quantized=False, newly_initialized=fresh)
+    context = context._replace(excluded_modules=heads) if module.pretrained_head else context._replace(heads=heads)
+    module.model = attach(meta_model, module.method, context)
     assert {p.device.type for p in module.parameters()} == {"meta"}
     if module.head is not None:
         module.head.build(meta_model.config.hidden_size, module.num_outputs)

@@ -17,7 +17,7 @@ from peftlit.batch import IGNORE_INDEX
 from peftlit.data import TextLines
 from peftlit.export.write import export
 from peftlit.modules import CausalLM, MaskedLM
-from peftlit.modules.token_scores import TokenScores
+from peftlit.modules.scores import TokenScores
 from tests import tiny
 from tests.conftest import toy_rows
 from tests.modules.cases import make_trainer

@@ -66,13 +66,8 @@ def language_model(
         for name, parameter in model.named_parameters():
             if name.endswith("bias") and parameter.is_floating_point():
                 parameter.data.normal_(std=0.1)
-        model = attach(
-            model,
-            method_of(adapter),
-            AdapterContext(
-                TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION, recipe.quantization is not None
-            ),
-        )
+        task_type = TaskType.CAUSAL_LM if causal else TaskType.FEATURE_EXTRACTION
+        model = attach(model, method_of(adapter), AdapterContext(task_type, recipe.quantization is not None))
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data.normal_(std=0.3)
@@ -87,3 +82,11 @@ def token_rows(lengths: list[int], side: str = "right") -> dict[str, Tensor]:
     for row, length in zip(mask, lengths, strict=True):
         row[-length:] = 1
     return {"input_ids": ids, "attention_mask": mask if side == "left" else mask.flip(1)}
+
+
+def assert_gradients_are_alike(ours: Tensor, theirs: Tensor, model: torch.nn.Module, tolerance: float) -> None:
+    """Compare the gradients that two numbers give what trains."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    wanted = torch.autograd.grad(theirs, trained, retain_graph=True)
+    for mine, plain in zip(torch.autograd.grad(ours, trained), wanted, strict=True):
+        assert (mine - plain).norm() < tolerance * plain.norm()

@@ -28,25 +28,21 @@ TRAINER = SimpleNamespace(
 )
 
 
-def close(weights: list[float]) -> tuple[AccumulationWindow, torch.Tensor]:
+def gradient(weights: list[float]) -> float:
     """The gradient of a parameter whose loss is three times it, summed over micro-batches."""
     window, parameter = AccumulationWindow(), torch.nn.Parameter(torch.ones(()))
-    for weight in weights:
-        assert window.is_open == (weight is not weights[0])
+    for i, weight in enumerate(weights):
+        assert window.is_open == (i > 0)
         loss = window.accumulate(3 * parameter * weight, torch.tensor(weight), TRAINER)
         (loss / TRAINER.accumulate_grad_batches).backward()
     window.normalize_gradients([parameter], TRAINER)
-    return window, parameter.grad
-
-
-def test_a_window_is_open_until_it_closes() -> None:
-    window, _ = close([5.0, 3.0])
     assert not window.is_open
+    return float(parameter.grad)
 
 
-def test_the_gradient_is_that_of_the_mean() -> None:
-    assert float(close([5.0, 3.0])[1]) == 3.0
-    assert float(close([0.0, 3.0])[1]) == 3.0
+def test_the_gradient_is_that_of_the_mean_and_zero_where_nothing_is_to_be_learned() -> None:
+    assert gradient([5.0, 3.0]) == gradient([0.0, 3.0]) == 3.0
+    assert gradient([0.0, 0.0]) == 0.0
 
 
 def test_weights_are_summed_beyond_two_to_the_24() -> None:
@@ -57,10 +53,6 @@ def test_weights_are_summed_beyond_two_to_the_24() -> None:
     mean = window.normalize_gradients([parameter], TRAINER)
     assert torch.equal(parameter.grad, 2 * 2.0**24 / torch.tensor(2.0**24 + 8))
     assert float(mean) == float(torch.tensor(8 / (2**24 + 8)))
-
-
-def test_a_window_with_nothing_to_learn_from_has_no_gradient() -> None:
-    assert float(close([0.0, -0.0])[1]) == 0.0
 
 
 class Waits(Callback):

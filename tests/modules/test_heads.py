@@ -14,12 +14,11 @@ LENGTHS = [5, 2, 3]
 
 def padded(side: str) -> tuple[torch.Tensor, torch.Tensor]:
     """The same rows with padding, full of other values, on either side."""
-    hidden = torch.full((3, 7, 4), 99.0)
-    mask = torch.zeros(3, 7, dtype=torch.int64)
+    hidden, mask = torch.full((3, 7, 4), 99.0), torch.zeros(3, 7, dtype=torch.int64)
     for i, length in enumerate(LENGTHS):
-        start = 0 if side == "right" else 7 - length
-        hidden[i, start : start + length] = HIDDEN[i, :length]
-        mask[i, start : start + length] = 1
+        part = slice(length) if side == "right" else slice(7 - length, 7)
+        hidden[i, part] = HIDDEN[i, :length]
+        mask[i, part] = 1
     return hidden, mask
 
 
@@ -29,25 +28,19 @@ def test_pooling_sees_no_padding(pooling, side):
     pooled = PooledHead(pooling=pooling).pool(*padded(side))
     for i, length in enumerate(LENGTHS):
         rows = HIDDEN[i, :length]
-        expected = {"cls": rows[0], "mean": rows.mean(0), "last": rows[-1]}[pooling]
-        torch.testing.assert_close(pooled[i], expected)
+        torch.testing.assert_close(pooled[i], {"cls": rows[0], "mean": rows.mean(0), "last": rows[-1]}[pooling])
 
 
-def test_hidden_layers_and_dropout_are_as_asked():
+def test_hidden_layers_and_dropout_are_as_asked_and_16_bits_meet_float32_weights():
     head = PooledHead(dropout=0.25, hidden_sizes=[6, 5])
     head.build(4, 2)
     kinds = [type(layer).__name__ for layer in head.layers]
     assert kinds == ["Dropout", "Linear", "GELU", "Dropout", "Linear", "GELU", "Dropout", "Linear"]
     assert [tuple(p.shape) for p in head.parameters() if p.ndim == 2] == [(6, 4), (5, 6), (2, 5)]
     assert head.layers[0].p == 0.25
-    assert head(*padded("right")).shape == (3, 2)
-
-
-def test_hidden_states_of_16_bits_meet_float32_weights():
-    head = PooledHead()
-    head.build(4, 2)
     hidden, mask = padded("right")
-    assert head(hidden.bfloat16(), mask).dtype == torch.float32
+    logits = head(hidden.bfloat16(), mask)
+    assert (logits.shape, logits.dtype) == ((3, 2), torch.float32)
 
 
 def test_settings_make_the_same_head_again():

@@ -3,12 +3,13 @@ from __future__ import annotations
 import pytest
 import torch
 from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoModelForCausalLM
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.modules import label_scores, language_head
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.language_head import LanguageHead
-from tests.modules.language_models import VOCABULARY, adapter, language_model, token_rows
+from tests.modules.language_models import VOCABULARY, adapter, assert_gradients_are_alike, language_model, token_rows
 
 PROMPTS = [9, 4, 6]
 LABELS = [[[5, 6, 7], [5, 8], [9]], [[10, 3], [4, 3, 2], [1]], [[7, 7, 7], [2, 30], [30]]]
@@ -41,37 +42,27 @@ def assert_scores_are_plain(model, side: str) -> None:
     torch.testing.assert_close(sequence_scores(head, inputs, label_tokens()), sums, rtol=1e-6, atol=1e-5)
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize("name", [None, "lora", "prompt", "p", "prefix"])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
-def test_scores_are_those_of_each_row_by_itself(family, name, side):
-    assert_scores_are_plain(language_model(family, adapter(name, family)), side)
+NF4 = {"quantization": "nf4", "compute_dtype": "float32"}
+MODELS = [
+    *[(family, name, {}) for family in ("llama", "gpt2", "qwen3") for name in (None, "lora", "prompt", "p", "prefix")],
+    *[(family, "lora", {"attn_implementation": "eager"}) for family in ("llama", "gpt2", "qwen3", "gemma2")],
+    *[(family, name, NF4) for family in ("llama", "gpt2") for name in ("lora", "prompt", "prefix")],
+    ("gemma2", "lora", {"overrides": {"sliding_window": 5}}),  # rows reach beyond it
+]
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3", "gemma2"])
-def test_scores_do_not_depend_on_the_attention_implementation(family):
-    assert_scores_are_plain(language_model(family, adapter("lora", family), attn_implementation="eager"), "left")
-
-
-@pytest.mark.parametrize("name", ["lora", "prompt", "prefix"])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_scores_on_quantized_weights_are_those_of_each_row_by_itself(family, name):
-    model = language_model(family, adapter(name, family), quantization="nf4", compute_dtype="float32")
-    assert_scores_are_plain(model, "left")
-
-
-@pytest.mark.parametrize("side", SIDES)
-def test_scores_of_a_trained_llama_are_those_of_each_row_by_itself(shared, side):
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(shared / "models" / "stories260K-llama").eval()
-    with torch.no_grad():
+@pytest.mark.parametrize(("family", "name", "options"), MODELS)
+def test_scores_are_those_of_each_row_by_itself(family, name, options):
+    model = language_model(family, adapter(name, family), **options)
+    for side in SIDES:
         assert_scores_are_plain(model, side)
 
 
-def test_rows_beyond_a_window_are_scored_as_each_by_itself():
-    model = language_model("gemma2", adapter("lora", "gemma2"), overrides={"sliding_window": 5})
-    assert_scores_are_plain(model, "right")
+@torch.no_grad()
+def test_scores_of_a_trained_llama_are_those_of_each_row_by_itself(shared):
+    model = AutoModelForCausalLM.from_pretrained(shared / "models" / "stories260K-llama").eval()
+    for side in SIDES:
+        assert_scores_are_plain(model, side)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -83,47 +74,26 @@ def test_gradients_are_those_of_each_row_by_itself(family, name, checkpointing, 
     model = language_model(family, adapter(name, family), overrides=no_dropout, gradient_checkpointing=checkpointing)
     model = model.double().train()  # less rounding
     head, inputs = LanguageHead(model), token_rows(PROMPTS, "left")
-    trained = [p for p in model.parameters() if p.requires_grad]
     firsts, sums = plain_scores(model, inputs)
-    for got, expected in (
-        (first_token_scores(head, inputs, label_tokens()), firsts),
-        (sequence_scores(head, inputs, label_tokens()), sums),
-    ):
-        ours = torch.autograd.grad(got.square().sum(), trained)
-        theirs = torch.autograd.grad(expected.square().sum(), trained, retain_graph=True)
-        for mine, plain in zip(ours, theirs, strict=True):
-            assert (mine - plain).norm() < 1e-6 * plain.norm()
+    for score, expected in ((first_token_scores, firsts), (sequence_scores, sums)):
+        got = score(head, inputs, label_tokens())
+        assert_gradients_are_alike(got.square().sum(), expected.square().sum(), model, 1e-6)
 
 
-def shapes_fed(head: LanguageHead, monkeypatch) -> list[tuple[int, ...]]:
-    """Collect the shapes of the rows that go through the body from here on."""
-    shapes = []
-    true_states = LanguageHead.hidden_states
-
-    def hidden_states(self, inputs):
-        shapes.append(tuple(inputs["input_ids"].shape))
-        return true_states(self, inputs)
-
+@pytest.mark.parametrize(
+    ("name", "fed"), [(None, [(3, 9 + 3 * 2), (3, 9), (3, 9)]), ("prompt", [(9, 9 + 3), (3, 9), (3, 9)])]
+)
+def test_a_prompt_is_computed_once_where_rows_can_branch_or_one_token_is_enough(name, fed, monkeypatch):
+    head, shapes = LanguageHead(language_model("llama", adapter(name, "llama"))), []
     assert head.branching_limit >= 0  # probed before
-    monkeypatch.setattr(LanguageHead, "hidden_states", hidden_states)
-    return shapes
-
-
-def test_a_prompt_is_computed_once_for_all_its_labels(monkeypatch):
-    head = LanguageHead(language_model("llama"))
-    shapes = shapes_fed(head, monkeypatch)
+    true_states = head.hidden_states
+    monkeypatch.setattr(
+        head, "hidden_states", lambda rows: shapes.append((*rows["input_ids"].shape,)) or true_states(rows)
+    )
     sequence_scores(head, token_rows(PROMPTS), label_tokens())
     sequence_scores(head, token_rows(PROMPTS), label_tokens()[:, :, :1])
     first_token_scores(head, token_rows(PROMPTS), label_tokens())
-    assert shapes == [(3, 9 + 3 * 2), (3, 9), (3, 9)]
-
-
-def test_labels_have_rows_of_their_own_where_rows_cannot_branch(monkeypatch):
-    head = LanguageHead(language_model("llama", adapter("prompt", "llama")))
-    shapes = shapes_fed(head, monkeypatch)
-    sequence_scores(head, token_rows(PROMPTS), label_tokens())
-    sequence_scores(head, token_rows(PROMPTS), label_tokens()[:, :, :1])
-    assert shapes == [(9, 9 + 3), (3, 9)]
+    assert shapes == fed
 
 
 def test_one_token_labels_are_scored_by_the_prompt_alone():
@@ -131,24 +101,6 @@ def test_one_token_labels_are_scored_by_the_prompt_alone():
     head, inputs, tokens = LanguageHead(model), token_rows(PROMPTS, "left"), label_tokens()[:, :, :1]
     expected = label_scores._scores_in_own_rows(head, inputs, tokens)
     torch.testing.assert_close(sequence_scores(head, inputs, tokens), expected, rtol=0, atol=1e-5)
-
-
-def test_a_label_does_not_see_another():
-    head = LanguageHead(language_model("gpt2"))
-    inputs, tokens = token_rows(PROMPTS), label_tokens()
-    before = sequence_scores(head, inputs, tokens)
-    tokens[:, 0, 1] = 20
-    after = sequence_scores(head, inputs, tokens)
-    torch.testing.assert_close(after[:, 1:], before[:, 1:], rtol=0, atol=1e-5)
-    assert (after[:, 0] - before[:, 0]).abs().min() > 1e-2
-
-
-def test_what_stands_in_the_padding_does_not_matter():
-    head, tokens = LanguageHead(language_model("llama")), label_tokens()
-    for side in SIDES:
-        inputs = token_rows(PROMPTS, side)
-        other = {**inputs, "input_ids": inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, 0)}
-        torch.testing.assert_close(sequence_scores(head, other, tokens), sequence_scores(head, inputs, tokens))
 
 
 def test_scores_are_float32_under_autocast():
@@ -162,24 +114,16 @@ def test_scores_are_float32_under_autocast():
 @pytest.mark.parametrize("side", SIDES)
 def test_join_puts_labels_behind_prompts_with_padding_on_the_right(side):
     inputs = token_rows([3, 1], side)
-    long, short = (
-        ids[mask.bool()].tolist() for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-    )
+    prompts = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
+    long, short = (ids[mask.bool()].tolist() for ids, mask in prompts)
     skipped = IGNORE_INDEX
     joined = join(inputs, torch.tensor([[[5, 6], [7, skipped]], [[8, 9], [5, skipped]]]), pad_token_id=39)
-    assert joined["input_ids"].tolist() == [
-        [*long, 5, 6],
-        [*long, 7, 39],
-        [*short, 8, 9, 39, 39],
-        [*short, 5, 39, 39, 39],
-    ]
+    ids = [[*long, 5, 6], [*long, 7, 39], [*short, 8, 9, 39, 39], [*short, 5, 39, 39, 39]]
+    assert joined["input_ids"].tolist() == ids
     assert joined["attention_mask"].sum(1).tolist() == [5, 4, 3, 2]
-    assert joined["labels"].tolist() == [
-        [skipped] * 3 + [5, 6],
-        [skipped] * 3 + [7, skipped],
-        [skipped, 8, 9, skipped, skipped],
-        [skipped, 5, skipped, skipped, skipped],
-    ]
+    asked = [[skipped] * 3 + [5, 6], [skipped] * 3 + [7, skipped]]
+    asked += [[skipped, 8, 9, skipped, skipped], [skipped, 5, skipped, skipped, skipped]]
+    assert joined["labels"].tolist() == asked
 
 
 def test_join_cuts_off_what_no_row_needs():

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from peft import LoraConfig
 from torch import nn
+from transformers import AutoModelForCausalLM
 from transformers.modeling_outputs import BaseModelOutput
 
 from peftlit.modules import language_head
@@ -18,16 +19,20 @@ from tests.modules.language_models import (
     TARGETS,
     VOCABULARY,
     adapter,
+    assert_gradients_are_alike,
     language_model,
     lora,
     token_rows,
-)  # fmt: skip
+)
 
 INPUTS = token_rows([7, 3, 5])
 ASKED = INPUTS["attention_mask"].bool() & (torch.arange(7) % 2 == 0)
-ADAPTERS = [
-    *[(family, name) for family in (*CAUSAL, *MASKED) for name in (None, "lora")],
-    *[(family, name) for family in CAUSAL for name in ("prompt", "p", "prefix")],
+IDS = torch.tensor([[1, 5], [5, 6], [0, 39]])
+NF4 = {"quantization": "nf4-double", "compute_dtype": "float32"}
+MODELS = [
+    *[(family, name, {}) for family in (*CAUSAL, *MASKED) for name in (None, "lora")],
+    *[(family, name, {}) for family in CAUSAL for name in ("prompt", "p", "prefix")],
+    *[(family, "lora", NF4) for family in ("llama", "gpt2", "bert")],
 ]
 
 
@@ -41,30 +46,23 @@ def no_hooks_are_left(model) -> bool:
     return not body._forward_hooks and "forward" not in body.__dict__
 
 
-@pytest.mark.parametrize(("family", "name"), ADAPTERS)
-def test_logits_of_some_rows_are_those_of_the_model(family, name):
-    model = language_model(family, adapter(name, family))
+def label_logits(model, head):
+    """Logits of some words behind the third token, alone and among all."""
+    return head.label_logits(head.hidden_states(INPUTS)[:, 2], IDS), plain_logits(model)[:, 2].gather(1, IDS)
+
+
+@pytest.mark.parametrize(("family", "name", "backbone"), MODELS)
+def test_logits_of_some_rows_are_those_of_the_model(family, name, backbone):
+    model = language_model(family, adapter(name, family), **backbone)
     head = LanguageHead(model)
     hidden = head.hidden_states(INPUTS)
-    expected = plain_logits(model)
     assert hidden.shape == (3, 7, model.config.hidden_size)  # of a body: the head works alone
-    torch.testing.assert_close(head.logits(hidden[ASKED]), expected[ASKED], rtol=0, atol=1e-6)
+    torch.testing.assert_close(head.logits(hidden[ASKED]), plain_logits(model)[ASKED], rtol=0, atol=1e-6)
+    torch.testing.assert_close(*label_logits(model, head), rtol=1e-5, atol=1e-5)
     assert no_hooks_are_left(model)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bert"])
-def test_logits_on_quantized_weights_are_those_of_the_model(family):
-    model = language_model(family, lora(family), quantization="nf4-double", compute_dtype="float32")
-    head = LanguageHead(model)
-    hidden = head.hidden_states(INPUTS)
-    torch.testing.assert_close(head.logits(hidden[ASKED]), plain_logits(model)[ASKED], rtol=0, atol=1e-6)
-    ids = torch.tensor([[3, 1], [0, 7]])
-    torch.testing.assert_close(head.label_logits(hidden[:2, 0], ids), plain_logits(model)[:2, 0].gather(1, ids))
-
-
 def test_logits_of_a_trained_llama_are_those_of_the_model(shared):
-    from transformers import AutoModelForCausalLM
-
     model = AutoModelForCausalLM.from_pretrained(shared / "models" / "stories260K-llama").eval()
     head = LanguageHead(model)
     assert torch.equal(head.logits(head.hidden_states(INPUTS)[ASKED]), model(**INPUTS).logits[ASKED])
@@ -74,7 +72,6 @@ def test_logits_of_a_trained_llama_are_those_of_the_model(shared):
 def test_dropout_autocast_and_recomputed_activations_make_no_difference(checkpointing):
     model = language_model("gpt2", lora("gpt2"), gradient_checkpointing=checkpointing).train()
     head = LanguageHead(model)
-    assert model.training
     assert all(module.training for module in model.modules())
     labels = torch.arange(int(ASKED.sum()))
 
@@ -89,24 +86,16 @@ def test_dropout_autocast_and_recomputed_activations_make_no_difference(checkpoi
         assert (ours - theirs).norm() < 1e-2 * theirs.norm()
 
 
-def test_the_head_sees_a_single_row_while_hidden_states_are_made():
+def test_while_hidden_states_are_made_the_head_sees_a_single_row_and_no_cache_is_kept():
     model = language_model("llama")
     head = LanguageHead(model)
-    seen = []
+    seen, asked = [], []
     model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(tuple(inputs[0].shape)))
+    note = model.model.register_forward_pre_hook(lambda m, _, named: asked.append(named["use_cache"]), with_kwargs=True)
     head.hidden_states(INPUTS)
+    note.remove()
     head.logits(torch.zeros(2, model.config.hidden_size))
     assert seen == [(1, 1, 128), (1, 2, 128)]
-
-
-def test_no_cache_is_kept():
-    model = language_model("llama")
-    head = LanguageHead(model)
-    asked = []
-    model.model.register_forward_pre_hook(
-        lambda module, inputs, named: asked.append(named["use_cache"]), with_kwargs=True
-    )
-    head.hidden_states(INPUTS)
     assert asked == [False]
 
 
@@ -138,7 +127,6 @@ def test_loss_and_gradients_are_those_of_full_logits(size, monkeypatch):
     chunked(monkeypatch, size)
     model = language_model("llama", LoraConfig(r=4, target_modules=["q_proj", "lm_head"])).double()  # less rounding
     head = LanguageHead(model)
-    trained = [p for p in model.parameters() if p.requires_grad]
     chance = torch.Generator().manual_seed(0)
     labels = torch.randint(VOCABULARY, (int(ASKED.sum()),), generator=chance)
     labels[:3] = plain_logits(model)[ASKED][:3].argmax(-1)
@@ -148,8 +136,7 @@ def test_loss_and_gradients_are_those_of_full_logits(size, monkeypatch):
     assert int(right) == int((logits.argmax(-1) == labels).sum()) >= 3
     assert not right.requires_grad
     torch.testing.assert_close(total.double(), expected, rtol=1e-6, atol=0)
-    for ours, theirs in zip(torch.autograd.grad(total, trained), torch.autograd.grad(expected, trained), strict=True):
-        assert (ours - theirs).norm() < 1e-6 * theirs.norm()
+    assert_gradients_are_alike(total, expected, model, 1e-6)
 
 
 def test_no_more_logits_exist_at_a_time_than_are_allowed(monkeypatch):
@@ -194,37 +181,21 @@ def test_the_softmax_is_taken_in_float32():
 
 
 @pytest.mark.parametrize("family", [*CAUSAL, *MASKED])
-def test_label_logits_are_those_of_the_model(family):
+def test_gradients_of_label_logits_are_those_of_the_model(family):
     model = language_model(family, lora(family))
-    head = LanguageHead(model)
-    rows, ids = head.hidden_states(INPUTS)[:, 2], torch.tensor([[1, 5], [5, 6], [0, 39]])
-    trained = [p for p in model.parameters() if p.requires_grad]
-    got, expected = head.label_logits(rows, ids), plain_logits(model)[:, 2].gather(1, ids)
-    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
-    for ours, theirs in zip(
-        torch.autograd.grad(got.square().sum(), trained),
-        torch.autograd.grad(expected.square().sum(), trained),
-        strict=True,
-    ):
-        assert (ours - theirs).norm() < 1e-5 * theirs.norm()
+    got, expected = label_logits(model, LanguageHead(model))
+    assert_gradients_are_alike(got.square().sum(), expected.square().sum(), model, 1e-5)
 
 
-def test_label_logits_have_the_bias_of_their_words():
+def test_label_logits_have_the_bias_of_their_words_and_what_a_model_adds_behind_its_matrix():
     model = language_model("llama")
     model.lm_head.bias = nn.Parameter(torch.arange(VOCABULARY) / 10)
-    head, ids = LanguageHead(model), torch.tensor([[1, 5], [5, 6], [0, 39]])
-    expected = plain_logits(model)[:, 2].gather(1, ids)
+    head = LanguageHead(model)
     assert head._words_alone
-    torch.testing.assert_close(head.label_logits(head.hidden_states(INPUTS)[:, 2], ids), expected)
-
-
-def test_what_a_model_adds_behind_its_matrix_is_not_left_out():
-    model = language_model("llama")
+    torch.testing.assert_close(*label_logits(model, head))
     shift = torch.arange(VOCABULARY) / 1000
     model.register_forward_hook(lambda module, inputs, output: SimpleNamespace(logits=output.logits + shift))
-    head, ids = LanguageHead(model), torch.tensor([[1, 5], [5, 6], [0, 39]])
-    expected = plain_logits(model)[:, 2].gather(1, ids)
-    torch.testing.assert_close(head.label_logits(head.hidden_states(INPUTS)[:, 2], ids), expected)
+    torch.testing.assert_close(*label_logits(model, LanguageHead(model)))
 
 
 @pytest.mark.parametrize(
@@ -250,8 +221,7 @@ class Body(nn.Module):
 
     def __init__(self, named: bool) -> None:
         super().__init__()
-        self.named = named
-        self.words = nn.Embedding(VOCABULARY, 4)
+        self.named, self.words = named, nn.Embedding(VOCABULARY, 4)
 
     def forward(self, input_ids):
         hidden = self.words(input_ids)
@@ -263,8 +233,7 @@ class Headstrong(nn.Module):
 
     def __init__(self, named: bool) -> None:
         super().__init__()
-        self.base_model = Body(named)
-        self.matrix = nn.Linear(4, VOCABULARY)
+        self.base_model, self.matrix = Body(named), nn.Linear(4, VOCABULARY)
 
     def forward(self, input_ids, attention_mask=None):
         logits = self.matrix(self.base_model(input_ids)[0])
@@ -279,10 +248,9 @@ def test_a_head_that_does_not_work_alone_gives_way_to_full_logits(named, caplog)
     assert [record.getMessage() for record in caplog.records] == [
         "Headstrong: its head does not work apart from its body; all logits are computed"
     ]
-    rows = head.hidden_states(INPUTS)[ASKED]
-    expected = model(**INPUTS).logits[ASKED]
-    assert torch.equal(head.logits(rows), expected)
+    rows, expected = head.hidden_states(INPUTS)[ASKED], model(**INPUTS).logits[ASKED]
     ids = torch.ones(len(rows), 2, dtype=torch.int64)
+    assert torch.equal(head.logits(rows), expected)
     assert torch.equal(head.label_logits(rows, ids), expected.gather(1, ids))
     torch.testing.assert_close(head.loss(rows, ids[:, 0])[0], F.cross_entropy(expected, ids[:, 0], reduction="sum"))
 
@@ -291,39 +259,28 @@ def test_a_head_that_does_not_work_alone_gives_way_to_full_logits(named, caplog)
     ("family", "implementation"),
     [*[(family, way) for family in ("gpt2", "llama", "qwen3") for way in ("sdpa", "eager")], ("gemma2", "eager")],
 )
-def test_rows_branch_where_attention_takes_a_mask(family, implementation):
-    assert LanguageHead(language_model(family, attn_implementation=implementation)).branching_limit > 1000
+def test_rows_branch_and_sequences_are_kept_apart_where_attention_takes_masks_and_positions(family, implementation):
+    head = LanguageHead(language_model(family, attn_implementation=implementation))
+    assert head.branching_limit > 1000
+    assert head.keeps_apart
 
 
 @pytest.mark.parametrize(
-    ("family", "implementation"),
-    [*[(family, way) for family in ("gpt2", "llama", "qwen3") for way in ("sdpa", "eager")], ("gemma2", "eager")],
+    ("family", "name", "overrides", "limit"),
+    [("gemma2", None, {"sliding_window": 6}, 6), *[("llama", name, {}, 0) for name in ("prompt", "p", "prefix")]],
 )
-def test_sequences_of_a_row_are_kept_apart_where_positions_start_anew(family, implementation):
-    assert LanguageHead(language_model(family, attn_implementation=implementation)).keeps_apart
+def test_rows_beyond_a_window_or_behind_virtual_tokens_do_not_branch(family, name, overrides, limit):
+    assert LanguageHead(language_model(family, adapter(name, family), overrides=overrides)).branching_limit == limit
 
 
-def test_a_model_that_does_not_go_by_positions_does_not_keep_sequences_apart(monkeypatch):
+@pytest.mark.parametrize("broken", ["attention_mask", "position_ids"])
+def test_neither_where_the_model_goes_by_something_else(broken, monkeypatch, caplog):
     model = language_model("gpt2")
-    true_forward = model.transformer.forward
+    head, true_forward = LanguageHead(model), model.transformer.forward
 
-    def forward(input_ids, *, position_ids=None, **others):
-        return true_forward(input_ids, **others)
-
-    monkeypatch.setattr(model.transformer, "forward", forward)
-    assert not LanguageHead(model).keeps_apart
-
-
-@pytest.mark.parametrize("broken", ["mask", "positions"])
-def test_rows_do_not_branch_where_the_model_goes_by_something_else(broken, monkeypatch, caplog):
-    model = language_model("gpt2")
-    head = LanguageHead(model)
-    true_forward = model.transformer.forward
-
-    def forward(input_ids, *, attention_mask, position_ids, **others):
-        mask = None if broken == "mask" else attention_mask
-        positions = None if broken == "positions" else position_ids
-        return true_forward(input_ids, attention_mask=mask, position_ids=positions, **others)
+    def forward(input_ids, *, attention_mask=None, position_ids=None, **others):
+        told = {"attention_mask": attention_mask, "position_ids": position_ids, broken: None}
+        return true_forward(input_ids, **told, **others)
 
     monkeypatch.setattr(model.transformer, "forward", forward)
     with caplog.at_level(logging.INFO):
@@ -331,12 +288,4 @@ def test_rows_do_not_branch_where_the_model_goes_by_something_else(broken, monke
     assert [record.getMessage() for record in caplog.records] == [
         "GPT2LMHeadModel: rows of more than 0 tokens cannot branch; labels get rows of their own"
     ]
-
-
-def test_rows_that_reach_beyond_a_window_do_not_branch():
-    assert LanguageHead(language_model("gemma2", overrides={"sliding_window": 6})).branching_limit == 6
-
-
-@pytest.mark.parametrize("name", ["prompt", "p", "prefix"])
-def test_rows_behind_virtual_tokens_do_not_branch(name):
-    assert LanguageHead(language_model("llama", adapter(name, "llama"))).branching_limit == 0
+    assert head.keeps_apart is (broken == "attention_mask")

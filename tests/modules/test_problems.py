@@ -12,42 +12,39 @@ from peftlit.modules.problems import Binary, MultiLabel, Regression, SingleLabel
 SINGLE, MULTI, NUMBER = "single_label_classification", "multi_label_classification", "regression"
 
 
+class Own(Loss):
+    def forward(self, logits, labels):
+        return logits.sum(), logits.new_tensor(1.0)
+
+
 @pytest.mark.parametrize(
     ("problem_type", "names", "loss", "problem", "criterion"),
     [
-        (SINGLE, ["a", "b", "c"], None, SingleLabel, CrossEntropy),
-        (SINGLE, ["a", "b"], FocalLoss(), SingleLabel, FocalLoss),
-        (SINGLE, ["a", "b"], BinaryCrossEntropy(), Binary, BinaryCrossEntropy),
-        (MULTI, ["a", "b"], None, MultiLabel, BinaryCrossEntropy),
-        (NUMBER, ["stars"], None, Regression, MeanSquaredError),
+        (SINGLE, "abc", None, SingleLabel, CrossEntropy),
+        (SINGLE, "ab", FocalLoss(), SingleLabel, FocalLoss),
+        (SINGLE, "ab", BinaryCrossEntropy(), Binary, BinaryCrossEntropy),
+        (MULTI, "ab", None, MultiLabel, BinaryCrossEntropy),
+        (NUMBER, "a", None, Regression, MeanSquaredError),
+        (NUMBER, "a", Own(), Regression, Own),
     ],
 )
 def test_problem_and_loss_go_together(problem_type, names, loss, problem, criterion):
-    made, used = make_problem(problem_type, names, loss)
-    assert type(made) is problem
-    assert type(used) is criterion
+    assert [*map(type, make_problem(problem_type, names, loss))] == [problem, criterion]
 
 
 @pytest.mark.parametrize(
     ("problem_type", "names", "loss", "said"),
     [
-        (SINGLE, ["a", "b", "c"], BinaryCrossEntropy(), "tells two classes apart, the data has 3"),
-        (SINGLE, ["a", "b"], MeanSquaredError(), "does not fit single_label_classification; use CrossEntropy"),
-        (MULTI, ["a", "b"], CrossEntropy(), "does not fit multi_label_classification; use BinaryCrossEntropy"),
-        (NUMBER, ["stars"], CrossEntropy(), "does not fit regression; use MeanSquaredError"),
+        (SINGLE, "abc", BinaryCrossEntropy(), "tells two classes apart, the data has 3"),
+        (SINGLE, "ab", MeanSquaredError(), "does not fit single_label_classification; use CrossEntropy"),
+        (MULTI, "ab", CrossEntropy(), "does not fit multi_label_classification; use BinaryCrossEntropy"),
+        ("ranking", "ab", None, "data.problem_type: got 'ranking', needs one of single_label_classification, multi"),
+        (NUMBER, "a", CrossEntropy(), "does not fit regression; use MeanSquaredError"),
     ],
 )
-def test_a_loss_of_another_problem_is_refused(problem_type, names, loss, said):
+def test_an_unknown_problem_or_a_loss_of_another_is_refused(problem_type, names, loss, said):
     with pytest.raises(ConfigError, match=said):
         make_problem(problem_type, names, loss)
-
-
-def test_a_loss_of_the_users_own_goes_with_any_problem():
-    class Own(Loss):
-        def forward(self, logits, labels):
-            return logits.sum(), logits.new_tensor(1.0)
-
-    assert isinstance(make_problem(NUMBER, ["stars"], Own())[1], Own)
 
 
 def test_one_logit_gives_two_probabilities():
@@ -60,33 +57,23 @@ def test_one_logit_gives_two_probabilities():
     assert problem.label_map() == {"id2label": {0: "yes"}, "label2id": {"yes": 0}, "problem_type": SINGLE}
 
 
-def test_a_row_of_each_problem_is_told_in_words():
-    assert SingleLabel(["a", "b"]).say(torch.tensor([0.25, 0.75])) == {
-        "label": "b",
-        "probabilities": {"a": 0.25, "b": 0.75},
-    }
-    assert MultiLabel(["a", "b"]).say(torch.tensor([0.5, 0.25])) == {
-        "labels": ["a"],
-        "probabilities": {"a": 0.5, "b": 0.25},
-    }
-    assert Regression(["stars"]).say(torch.tensor(2.5)) == {"value": 2.5}
-
-
-def test_a_row_of_each_problem_is_spelled_for_the_table():
-    single, many, number = SingleLabel(["a", "b"]), MultiLabel(["a", "b", "c"]), Regression(["stars"])
+def test_a_row_of_each_problem_is_told_in_words_and_spelled_for_the_table():
+    single, many, number = SingleLabel("ab"), MultiLabel("abc"), Regression(["stars"])
+    assert single.say(torch.tensor([0.15, 0.85])) == {"label": "b", "probabilities": {"a": 0.15, "b": 0.85}}
     assert single.columns() == ["label", "prediction", "prob_a", "prob_b"]
     assert single.to_csv(torch.tensor([0.25, 0.75]), torch.tensor(0)) == ["a", "b", "0.25", "0.75"]
+    probabilities = {"a": 0.75, "b": 0.5, "c": 0.25}
+    assert many.say(torch.tensor([0.75, 0.5, 0.25])) == {"labels": ["a", "b"], "probabilities": probabilities}
     assert many.to_csv(torch.tensor([0.75, 0.5, 0.25]), torch.tensor([0.0, 1.0, 1.0]))[:2] == ["b;c", "a;b"]
     assert many.to_csv(torch.tensor([0.1, 0.1, 0.1]), torch.zeros(3))[:2] == ["", ""]
+    assert number.say(torch.tensor(0.85)) == {"value": 0.85}
     assert number.columns() == ["label", "prediction"]
     assert number.to_csv(torch.tensor(2.5), torch.tensor(3.0)) == ["3", "2.5"]
     assert number.to_csv(torch.tensor(0.85), torch.tensor(1e-8)) == ["1e-08", "0.85"]
-    assert number.say(torch.tensor(0.85)) == {"value": 0.85}
-    assert single.say(torch.tensor([0.15, 0.85]))["probabilities"] == {"a": 0.15, "b": 0.85}
 
 
 def test_thresholds_decide_and_are_recorded():
-    problem = MultiLabel(["a", "b"])
+    problem = MultiLabel("ab")
     metrics = problem.metrics("macro", tuned=True)
     problem.thresholds.copy_(torch.tensor([0.25, 0.875]))
     answer = torch.tensor([0.3, 0.8])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -15,19 +13,13 @@ from peftlit.backbone.quantization import answer_in_autocast_dtype
 from peftlit.errors import AdapterError, first_line
 
 
-def attach(
-    model: PreTrainedModel,
-    method: AdapterMethod,
-    context: AdapterContext,
-    newly_initialized: Sequence[str] = (),
-) -> PreTrainedModel | PeftModel:
+def attach(model: PreTrainedModel, method: AdapterMethod, context: AdapterContext) -> PreTrainedModel | PeftModel:
     """Attach the method; afterwards its weights and the head train in float32, and nothing else does.
 
     Args:
         model: The frozen model with its head.
         method: What to attach.
         context: What task and backbone ask.
-        newly_initialized: Names of single weights that the checkpoint lacked and that have to train.
 
     Returns:
         The model itself, or the peft model around it.
@@ -48,7 +40,7 @@ def attach(
             f"adapter: {method.name} does not work on {name}: {first_line(error)}; {way_out} "
             f"another adapter or other target_modules (its linear layers are {linear})"
         ) from error
-    for weight in newly_initialized:
+    for weight in context.newly_initialized:
         model.get_parameter(weight).requires_grad_(True)
     answer_in_autocast_dtype(attached)
     for parameter in attached.parameters():

@@ -20,12 +20,14 @@ class AdapterContext(NamedTuple):
         quantized: Whether the backbone is quantized.
         excluded_modules: Names of modules that must not be adapted: a pretrained head, or what the task does not use.
         heads: Names of the modules that are newly initialized and have to train.
+        newly_initialized: Names of single weights that the checkpoint lacked and that have to train.
     """
 
     task_type: TaskType | None
     quantized: bool
     excluded_modules: Sequence[str] = ()
     heads: Sequence[str] = ()
+    newly_initialized: Sequence[str] = ()
 
 
 class AdapterMethod(ABC):
@@ -79,8 +81,7 @@ class AdapterMethod(ABC):
 
     def base_model(self, model: Any) -> PreTrainedModel:
         """Return the transformers model inside of what :meth:`attach` returned."""
-        base: PreTrainedModel = model
-        return base
+        return model  # type: ignore[no-any-return]
 
     def num_parameters(self, model: PreTrainedModel) -> int:
         """Count the weights that a model would have with the method attached.

@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import (
-    AdamssConfig,
-    PeftConfig,
-    PeftModel,
-    PeftType,
-    ShadowConfig,
-    TaskType,
-    get_peft_model,
-    get_peft_model_state_dict,
-    set_peft_model_state_dict,
-)
+from peft import AdamssConfig, PeftConfig, PeftModel, PeftType, ShadowConfig, TaskType, get_peft_model
 from peft.tuners.lora import LoraModel
 from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -52,12 +43,11 @@ class PeftMethod(AdapterMethod):
     """
 
     weights_file = ADAPTER_FILE
-    config: Any
 
-    def __init__(self, config: PeftConfig) -> None:
+    def __init__(self, config: Any) -> None:
         self.config = config
-        if self.config.is_prompt_learning:
-            self.virtual_tokens = self.config.num_virtual_tokens or 0
+        if config.is_prompt_learning:
+            self.virtual_tokens = config.num_virtual_tokens or 0
             self.virtual_tokens_in_row = config.peft_type not in _KEYS_AND_VALUES
 
     @property
@@ -107,8 +97,7 @@ class PeftMethod(AdapterMethod):
 
     def base_model(self, model: PeftModel) -> PreTrainedModel:
         """Return the transformers model, with the adapter's layers in it."""
-        base: Any = model.get_base_model()
-        return super().base_model(base)
+        return model.get_base_model()  # type: ignore[return-value]
 
     def num_parameters(self, model: PreTrainedModel) -> int:
         """Count the weights of the wrapped model; without the adapter's where peft needs the base's values for them."""
@@ -154,9 +143,7 @@ class PeftMethod(AdapterMethod):
 
     def wrap(self, model: PreTrainedModel, config: PeftConfig) -> PeftModel:
         """Return the peft model around the model."""
-        wrapped: Any = get_peft_model(model, config)
-        assert isinstance(wrapped, PeftModel)
-        return wrapped
+        return get_peft_model(model, config)
 
     def _check_task(self, task_type: TaskType | None) -> None:
         if self.config.task_type not in (None, task_type):
@@ -231,6 +218,4 @@ def _assert_not_adapted(base: nn.Module, name: str) -> None:
 
 
 def _same(saved: Tensor | None, loaded: Tensor | None) -> bool:
-    if saved is None or loaded is None or saved.shape != loaded.shape:
-        return False
-    return torch.equal(saved.to(loaded.device, loaded.dtype), loaded.detach())
+    return saved is not None and loaded is not None and torch.equal(saved.to(loaded), loaded)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from peft import PeftConfig
 from torch import nn
@@ -14,18 +14,9 @@ from peftlit.errors import AdapterError
 
 
 def is_target(name: str, adapter: PeftConfig) -> bool:
-    """Tell whether an adapter's target modules take in a module, the way peft reads them.
-
-    Args:
-        name: The module's full name.
-        adapter: Any peft config.
-    """
-    targets: str | list[str] = getattr(adapter, "target_modules", None) or []
-    if targets == "all-linear":
-        return True
-    if isinstance(targets, str):
-        return _matches(name, targets, pattern=True)
-    return any(_matches(name, target, pattern=False) for target in targets)
+    """Tell whether an adapter's target modules take in a module of this full name, the way peft reads them."""
+    targets = getattr(adapter, "target_modules", None) or []
+    return targets == "all-linear" or _matches(name, targets)
 
 
 def is_inside(name: str, modules: Sequence[str]) -> bool:
@@ -33,8 +24,10 @@ def is_inside(name: str, modules: Sequence[str]) -> bool:
     return any(f"{name}.".startswith(f"{module}.") for module in modules)
 
 
-def _matches(name: str, target: str, *, pattern: bool) -> bool:
-    return bool(re.fullmatch(target, name)) if pattern else name == target or name.endswith(f".{target}")
+def _matches(name: str, targets: str | Iterable[str]) -> bool:
+    if isinstance(targets, str):
+        return re.fullmatch(targets, name) is not None
+    return any(f".{name}".endswith(f".{target}") for target in targets)
 
 
 def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, excluded_modules: Sequence[str] = ()) -> None:
@@ -55,30 +48,19 @@ def check_targets(adapter: PeftConfig, model: nn.Module, model_name: str, exclud
     if not targets or targets == "all-linear":
         return
     names = [name for name, _ in model.named_modules() if name]
-    wanted = [targets] if isinstance(targets, str) else targets
-    found = {
-        target: [name for name in names if _matches(name, target, pattern=isinstance(targets, str))]
-        for target in wanted
-    }
-    absent = [target for target, matched in found.items() if not matched]
-    if not absent:
-        _refuse_excluded(found, excluded_modules, linear_layers(model))
-        return
-    linear = linear_layers(model)
-    candidates = sorted({name.rsplit(".", 1)[-1] for name in names})
-    near = difflib.get_close_matches(sorted(absent)[0], candidates, n=3)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise AdapterError(
-        f"adapter.target_modules: {', '.join(map(repr, sorted(absent)))} matches no module of {model_name}; "
-        f"{hint}its linear layers are {', '.join(linear)}"
-    )
-
-
-def _refuse_excluded(found: dict[str, list[str]], excluded_modules: Sequence[str], linear: list[str]) -> None:
-    """Refuse targets whose every match is a module that is not adapted, or a part of one."""
-    for target, matched in sorted(found.items()):
+    each = {targets: targets} if isinstance(targets, str) else {target: [target] for target in sorted(targets)}
+    found = {target: [name for name in names if _matches(name, alone)] for target, alone in each.items()}
+    linear = ", ".join(linear_layers(model))
+    if absent := [target for target, matched in found.items() if not matched]:
+        near = difflib.get_close_matches(absent[0], sorted({name.rsplit(".", 1)[-1] for name in names}), n=3)
+        hint = f"did you mean {' or '.join(near)}? " if near else ""
+        raise AdapterError(
+            f"adapter.target_modules: {', '.join(map(repr, absent))} matches no module of {model_name}; "
+            f"{hint}its linear layers are {linear}"
+        )
+    for target, matched in found.items():
         if all(is_inside(name, excluded_modules) for name in matched):
             raise AdapterError(
                 f"adapter.target_modules: {target!r} names parts of {' and '.join(excluded_modules)} only, which stays "
-                f"as it is; name other layers (the model's linear layers are {', '.join(linear)})"
+                f"as it is; name other layers (the model's linear layers are {linear})"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -19,7 +19,7 @@ from peftlit.adapters import Adapter, method_of
 from peftlit.adapters.penalty import add_penalty
 from peftlit.backbone import Backbone
 from peftlit.backbone.hardware import current_device_type
-from peftlit.batch import Batch, DataSpec, Objective
+from peftlit.batch import Batch, DataSpec
 from peftlit.checkpoint.trainables import check_trainables, identify_backbone, keep_trainables
 from peftlit.errors import ConfigError
 from peftlit.modules.accumulation import LOSS_SCALE, AccumulationWindow
@@ -53,12 +53,6 @@ class PeftModule(EvaluationModule):
         data: What is known of the data; linked from it.
     """
 
-    auto_class: Any
-    task_type: TaskType | None
-    objective: ClassVar[Objective | None] = None
-    """What is learned of texts without labels; None where labels are learned."""
-    pretrained_head = False
-    """Whether the head is the pretrained one, which stays frozen, rather than a new one."""
     curve = "f1"
     """The metric to draw beside the loss."""
     average: Average = "macro"
@@ -94,9 +88,9 @@ class PeftModule(EvaluationModule):
         self.window = AccumulationWindow()
         self.strict_loading = False  # checkpoints hold what trains; the backbone comes from its own files
 
-    @abstractmethod
     def config_updates(self) -> dict[str, Any]:
         """Return the entries of the model's config that the task sets."""
+        return {}
 
     @abstractmethod
     def logits(self, batch: Batch) -> Tensor:
@@ -116,8 +110,8 @@ class PeftModule(EvaluationModule):
 
     def monitors(self) -> dict[str, Direction]:
         """Name every value that a callback may monitor, and say whether lower or higher is better."""
-        evaluated = {"loss": "min", **self.metric_directions()}
-        return {"train/loss": "min", **{f"val/{name}": way for name, way in evaluated.items()}}
+        scores = self.val_scores.directions()
+        return {"train/loss": "min", "val/loss": "min", **{f"val/{name}": way for name, way in scores.items()}}
 
     def read_config(self) -> PretrainedConfig:
         """Read the model's config with the entries that the task and the tokenizer set."""
@@ -132,18 +126,7 @@ class PeftModule(EvaluationModule):
         Raises:
             PeftlitError: Saying what does not fit.
         """
-        check_model(
-            self.backbone,
-            self.method,
-            self.auto_class,
-            self.read_config(),
-            self.data,
-            head=self.head,
-            task_type=self.task_type,
-            objective=self.objective,
-            pretrained_head=self.pretrained_head,
-            classifies=self.problem is not None,
-        )
+        check_model(self, self.read_config())
 
     def configure_model(self, device: torch.device | None = None) -> None:
         """Load the weights, attach the adapter, turn on training mode; a second call does nothing.
@@ -156,16 +139,9 @@ class PeftModule(EvaluationModule):
         trainer = trainer_of(self)
         if device is None:
             device = trainer.strategy.root_device if trainer is not None else torch.device(current_device_type())
+        mixed_precision = trainer is not None and "mixed" in str(trainer.precision)
         self.model, self.heads, self.newly_initialized = build_model(
-            self.backbone,
-            self.method,
-            self.auto_class,
-            self.read_config(),
-            task_type=self.task_type,
-            pretrained_head=self.pretrained_head,
-            own_head=self.head is not None,
-            mixed_precision=trainer is not None and "mixed" in str(trainer.precision),
-            device=device,
+            self, self.read_config(), device, mixed_precision=mixed_precision
         )
         if self.head is not None:
             self.head.build(self.model.config.hidden_size, self.num_outputs)
@@ -250,14 +226,7 @@ class PeftModule(EvaluationModule):
         optimizer: Optimizer | LightningOptimizer,
         optimizer_closure: Callable[[], Any] | None = None,
     ) -> None:
-        """Make the step, then let the method act on it before anything is saved.
-
-        Args:
-            epoch: The epoch.
-            batch_idx: Number of the batch in it.
-            optimizer: The optimizer.
-            optimizer_closure: Runs the batch forward and back.
-        """
+        """Make the step, then let the method act on it before anything is saved."""
         assert self.model is not None
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.method.after_optimizer_step(self.model, self.trainer.global_step + 1)  # this step is counted later

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from peft import PeftModel, TaskType
+from peft import PeftModel
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from peftlit.adapters import AdapterContext, AdapterMethod, attach
-from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import head_modules, poolers
 from peftlit.backbone.quantization import WEIGHT_4BIT, is_quantized
 from peftlit.backbone.weights import load_weights
 from peftlit.errors import BackboneError
+from peftlit.modules.parts import ModelParts
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +29,15 @@ def trainer_of(module: LightningModule) -> Trainer | None:
 
 
 def build_model(
-    backbone: Backbone,
-    method: AdapterMethod,
-    auto_class: Any,
-    config: PretrainedConfig,
-    *,
-    task_type: TaskType | None,
-    pretrained_head: bool,
-    own_head: bool,
-    mixed_precision: bool,
-    device: torch.device,
+    parts: ModelParts, config: PretrainedConfig, device: torch.device, *, mixed_precision: bool
 ) -> tuple[PreTrainedModel | PeftModel, list[str], list[str]]:
     """Load the weights and attach the adapter.
 
     Args:
-        backbone: What to load.
-        method: What to attach.
-        auto_class: The transformers Auto class of the task.
-        config: The model's config.
-        task_type: peft's name of the task, None where it has none.
-        pretrained_head: Whether the head is the pretrained one, which stays frozen.
-        own_head: Whether the head is one of ours, so that only the backbone's hidden states are used.
-        mixed_precision: Whether the Trainer computes under autocast.
+        parts: What the model is to be.
+        config: Its config.
         device: Where quantized layers are made.
+        mixed_precision: Whether the Trainer computes under autocast.
 
     Returns:
         The model, the names of the modules that are new, and those of the single weights that a pretrained head lacked.
@@ -61,27 +46,22 @@ def build_model(
         PeftlitError: The parts do not fit.
     """
     model, heads, newly_initialized = load_weights(
-        backbone,
-        auto_class,
+        parts.backbone,
+        parts.auto_class,
         config,
         mixed_precision=mixed_precision,
-        full=method.trains_backbone,
-        pretrained_head=pretrained_head,
+        full=parts.method.trains_backbone,
+        pretrained_head=parts.pretrained_head,
         device=device,
     )
-    quantized = backbone.quantization is not None
+    quantized = parts.backbone.quantization is not None
     if quantized and not is_quantized(model):
         raise BackboneError(f"backbone.quantization: no layer of {type(model).__name__} could be quantized")
-    excluded_modules = head_modules(model) if pretrained_head else []
-    if own_head:
+    excluded_modules = head_modules(model) if parts.pretrained_head else []
+    if parts.head is not None:  # only the backbone's hidden states are used
         heads, excluded_modules = [], poolers(model)
-    attached = attach(
-        model,
-        method,
-        AdapterContext(task_type, quantized, excluded_modules, heads),
-        newly_initialized,
-    )
-    return attached, heads, newly_initialized
+    context = AdapterContext(parts.task_type, quantized, excluded_modules, heads, newly_initialized)
+    return attach(model, parts.method, context), heads, newly_initialized
 
 
 def report_parameters(module: nn.Module, method: AdapterMethod, heads: list[str], newly_initialized: list[str]) -> None:

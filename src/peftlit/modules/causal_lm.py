@@ -18,13 +18,12 @@ from peftlit.backbone import Backbone
 from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.errors import BackboneError, ConfigError, DataError
 from peftlit.modules.base import PeftModule
-from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.label_scores import first_token_scores, join, sequence_scores
 from peftlit.modules.losses import BinaryCrossEntropy, Loss
 from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE, make_problem
-from peftlit.modules.token_scores import TokenScores
+from peftlit.modules.scores import ClassScores, TokenScores
 
 LabelLoss = Literal["restricted", "completion"]
 Scoring = Literal["first_token", "sequence"]
@@ -116,10 +115,6 @@ class CausalLM(PeftModule):
                 "packing out"
             )
 
-    def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is used as it is."""
-        return {}
-
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was trained for; for a classifier its labels, scoring and prompt."""
         record = {"prompt": self.data.prompt, **self.data.text_record()}
@@ -130,7 +125,8 @@ class CausalLM(PeftModule):
     def logits(self, batch: Batch) -> Tensor:
         """Return the labels' scores (B, C), or without labels the logits of every token (B, T, V), in float32."""
         if "label_ids" in batch:
-            self._refuse_labels_alike(batch)
+            if self.scoring == "first_token":
+                _refuse_labels_alike(batch)
             return self.label_scores(batch)
         assert self.model is not None
         logits: Tensor = self.model(**self.model_inputs(batch)).logits
@@ -144,18 +140,6 @@ class CausalLM(PeftModule):
         """
         scores = sequence_scores if self.scoring == "sequence" else first_token_scores
         return scores(self.language_head, self._prompts(batch), batch["label_ids"])
-
-    def _refuse_labels_alike(self, batch: Batch) -> None:
-        """Raise a DataError if labels of a text that training did not see begin alike, and only that token counts."""
-        if self.scoring == "sequence":
-            return
-        first = batch["label_ids"][:, :, 0].sort(-1).values
-        alike = (first[:, 1:] == first[:, :-1]).any(-1)
-        if bool(alike.any()):
-            raise DataError(
-                f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
-                "model.scoring: sequence"
-            )
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """Return the summed loss, its weight (tokens, or rows of a classifier), and the tokens found or the scores.
@@ -182,3 +166,14 @@ class CausalLM(PeftModule):
     def _prompts(self, batch: Batch) -> dict[str, Tensor]:
         self.batch_shape = tuple(batch["input_ids"].shape)
         return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+def _refuse_labels_alike(batch: Batch) -> None:
+    """Raise a DataError where labels begin alike behind a text that training did not see."""
+    first = batch["label_ids"][:, :, 0].sort(-1).values
+    alike = (first[:, 1:] == first[:, :-1]).any(-1)
+    if bool(alike.any()):
+        raise DataError(
+            f"row {int(batch['row'][alike][0])}: behind this text two labels begin with the same token; set "
+            "model.scoring: sequence"
+        )

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from peft import TaskType
 from safetensors import SafetensorError, safe_open
 from transformers import PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
@@ -14,65 +13,43 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from peftlit.adapters import AdapterContext, AdapterMethod
 from peftlit.backbone import Backbone
 from peftlit.backbone.architecture import head_modules, is_causal, learned_positions, poolers
-from peftlit.batch import DataSpec, Objective
+from peftlit.batch import DataSpec
 from peftlit.errors import AdapterError, BackboneError, ConfigError
 from peftlit.files import WEIGHTS_SUFFIX
 from peftlit.modules.heads import Head
+from peftlit.modules.parts import ModelParts
 
 NOTHING_TRAINS = "model.adapter: null would train nothing, as the pretrained head stays frozen; give one"
 
 
-def check_model(
-    backbone: Backbone,
-    method: AdapterMethod,
-    auto_class: Any,
-    config: PretrainedConfig,
-    data: DataSpec,
-    *,
-    head: Head | None,
-    task_type: TaskType | None,
-    objective: Objective | None,
-    pretrained_head: bool,
-    classifies: bool,
-) -> None:
+def check_model(parts: ModelParts, config: PretrainedConfig) -> None:
     """Compare settings and data with the architecture: tokens, targets, head, padding, length. Nothing is loaded.
-
-    Args:
-        backbone: The base model.
-        method: What is attached to it.
-        auto_class: The transformers Auto class of the task.
-        config: The model's config.
-        data: What is known of the data.
-        head: The head of ours, if there is one.
-        task_type: peft's name of the task, None where it has none.
-        objective: What is learned of texts without labels.
-        pretrained_head: Whether the head is the pretrained one, which stays frozen.
-        classifies: Whether rows have labels.
 
     Raises:
         PeftlitError: Saying what does not fit.
     """
+    backbone, method, head, data = parts.backbone, parts.method, parts.head, parts.data
     _check_vocabulary(data, config)
-    model = backbone.meta_model(auto_class, config)
+    model = backbone.meta_model(parts.auto_class, config)
     reads_both_ways = config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not is_causal(model)
-    if objective == "causal" and reads_both_ways:
+    if parts.objective == "causal" and reads_both_ways:
         raise BackboneError(
             f"backbone: {type(model).__name__} sees the whole text at once and cannot learn to continue one; "
             "use MaskedLM"
         )
-    excluded_modules = head_modules(model) if pretrained_head else []
-    method.check(model, AdapterContext(task_type, backbone.quantization is not None, excluded_modules))
-    if pretrained_head and method.trains_new_head_only:
+    excluded_modules = head_modules(model) if parts.pretrained_head else []
+    method.check(model, AdapterContext(parts.task_type, backbone.quantization is not None, excluded_modules))
+    if parts.pretrained_head and method.trains_new_head_only:
         _check_new_head(backbone, model)
     if head is not None:
         _check_own_head(head, config, model)
-    if method.virtual_tokens_in_row and objective is None and head is None and is_causal(model):
+    if method.virtual_tokens_in_row and parts.objective is None and head is None and is_causal(model):
         raise AdapterError(
             f"adapter: {method.name} puts virtual tokens into the row, and {type(model).__name__} then takes padding "
             "for the last token; use peft.PrefixTuningConfig, a model.head, or CausalLM with data.prompt"
         )
     # prompts with labels are always padded on the left, so that virtual tokens of a classifier are no problem
-    reads_text = head is not None or (objective == "causal" and not classifies)
+    reads_text = head is not None or (parts.objective == "causal" and parts.problem is None)
     _check_padding(data, method, model, reads_text=reads_text)
     positions, virtual = learned_positions(model), method.virtual_tokens
     if data.max_length is not None and positions and data.max_length > positions - virtual:
@@ -84,17 +61,14 @@ def check_model(
 
 
 def _check_vocabulary(data: DataSpec, config: PretrainedConfig) -> None:
-    vocabulary = getattr(config, "vocab_size", None)
-    if data.pad_token_id is not None and vocabulary and data.pad_token_id >= vocabulary:
-        raise ConfigError(
-            f"data.tokenizer: its padding token has id {data.pad_token_id}, but the model knows {vocabulary} "
-            "tokens; tokenizer and backbone do not belong together"
-        )
-    if data.tokenizer_size is not None and vocabulary and data.tokenizer_size > vocabulary:
-        raise ConfigError(
-            f"data.tokenizer: it knows {data.tokenizer_size} tokens, but the model {vocabulary}; tokenizer and "
-            "backbone do not belong together"
-        )
+    vocabulary = getattr(config, "vocab_size", None) or math.inf
+    if (data.pad_token_id or 0) >= vocabulary:
+        unknown = f"its padding token has id {data.pad_token_id}, but the model knows {vocabulary} tokens"
+    elif (data.tokenizer_size or 0) > vocabulary:
+        unknown = f"it knows {data.tokenizer_size} tokens, but the model {vocabulary}"
+    else:
+        return
+    raise ConfigError(f"data.tokenizer: {unknown}; tokenizer and backbone do not belong together")
 
 
 def _check_new_head(backbone: Backbone, model: PreTrainedModel) -> None:

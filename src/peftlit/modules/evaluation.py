@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, Literal
+from typing import Any
 
-from lightning import LightningModule
 from torch import Tensor
 
 from peftlit.batch import Batch
-from peftlit.modules.metrics import Direction
-from peftlit.modules.problems import Problem
+from peftlit.modules.parts import ModelParts
 from peftlit.modules.scores import Scores
 
-Stage = Literal["val", "test"]
-"""The split that is evaluated; the prefix of its metrics' names."""
 
-
-class EvaluationModule(LightningModule):
+class EvaluationModule(ModelParts):
     """A module whose scores are computed over a whole split, never as a mean of batches.
 
     Attributes:
-        problem: What a row is classified as; None where tokens are predicted.
         evaluation_extras: What the last evaluation gave beside the logged scalars: a confusion matrix, a token count.
     """
 
-    problem: Problem | None = None
     val_scores: Scores
     test_scores: Scores
 
@@ -42,33 +35,18 @@ class EvaluationModule(LightningModule):
             logits, or the number of tokens found. A gradient is divided by the weight summed over one optimizer step.
         """
 
-    def metric_directions(self) -> dict[str, Direction]:
-        """Name what an evaluation logs beside the loss, without prefix, and say whether lower or higher is better."""
-        return self.val_scores.directions()
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Add a validation batch to the scores."""
+        self._score(batch, self.val_scores)
 
-    def evaluation_step(self, batch: Batch, stage: Stage) -> dict[str, Tensor] | None:
-        """Add a batch to the scores of a split.
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
+        """Add a test batch to the scores.
 
         Returns:
             The batch's part of ``predictions.csv``, where rows are classified: ``row`` (B,), ``labels`` and
             ``answers`` (probabilities or numbers).
         """
-        scores = self.val_scores if stage == "val" else self.test_scores
-        total, weight, output = self.loss(batch)
-        if self.problem is None:
-            scores.update(total, weight, output)
-            return None
-        answers = self.problem.answers(output)
-        scores.update(total, weight, answers, batch["labels"])
-        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Add a validation batch to the scores."""
-        self.evaluation_step(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor] | None:
-        """Add a test batch to the scores."""
-        return self.evaluation_step(batch, "test")
+        return self._score(batch, self.test_scores)
 
     def on_validation_epoch_start(self) -> None:
         """Reset the scores. Not at the end: what inference mode creates there could not be updated later."""
@@ -86,6 +64,15 @@ class EvaluationModule(LightningModule):
         """Log the scores of the whole test split."""
         self._log_scores("test", self.test_scores)
 
-    def _log_scores(self, stage: Stage, scores: Scores) -> None:
+    def _score(self, batch: Batch, scores: Scores) -> dict[str, Tensor] | None:
+        total, weight, output = self.loss(batch)
+        if self.problem is None:
+            scores.update(total, weight, output)
+            return None
+        answers = self.problem.answers(output)
+        scores.update(total, weight, answers, batch["labels"])
+        return {"row": batch["row"], "labels": batch["labels"], "answers": answers}
+
+    def _log_scores(self, split: str, scores: Scores) -> None:
         scalars, self.evaluation_extras = scores.compute()
-        self.log_dict({f"{stage}/{name}": value for name, value in scalars.items()})
+        self.log_dict({f"{split}/{name}": value for name, value in scalars.items()})

@@ -79,9 +79,8 @@ class PooledHead(Head):
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
         """Return logits, (B, outputs)."""
-        weight = next(self.parameters())
-        pooled = self.pool(hidden_states.to(weight.dtype), attention_mask)
-        logits: Tensor = self.layers(pooled)
+        dtype = next(self.parameters()).dtype
+        logits: Tensor = self.layers(self.pool(hidden_states.to(dtype), attention_mask))
         return logits
 
     def pool(self, hidden_states: Tensor, attention_mask: Tensor) -> Tensor:
@@ -90,8 +89,5 @@ class PooledHead(Head):
             mask = attention_mask.unsqueeze(-1).to(hidden_states.dtype)
             return (hidden_states * mask).sum(1) / mask.sum(1).clamp(min=1)
         positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)
-        if self.pooling == "last":
-            chosen = (positions * attention_mask).argmax(1)
-        else:
-            chosen = attention_mask.argmax(1)
+        chosen = (positions * attention_mask if self.pooling == "last" else attention_mask).argmax(1)
         return hidden_states[torch.arange(len(chosen), device=chosen.device), chosen]

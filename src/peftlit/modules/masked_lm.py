@@ -14,7 +14,7 @@ from peftlit.batch import IGNORE_INDEX, Batch, DataSpec
 from peftlit.modules.base import PeftModule
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import PROBLEM_FILE
-from peftlit.modules.token_scores import TokenScores
+from peftlit.modules.scores import TokenScores
 
 
 class MaskedLM(PeftModule):
@@ -48,10 +48,6 @@ class MaskedLM(PeftModule):
     ) -> None:
         super().__init__(backbone, adapter, optimizer=optimizer, scheduler=scheduler, data=data)
         self.val_scores, self.test_scores = TokenScores(), TokenScores()
-
-    def config_updates(self) -> dict[str, Any]:
-        """Return nothing: the pretrained model is used as it is."""
-        return {}
 
     def records(self) -> dict[str, dict[str, Any]]:
         """Return what the model was trained for."""

@@ -7,19 +7,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy
 import torch
 from torch import Tensor
-from torchmetrics import (
-    MeanAbsoluteError,
-    MeanSquaredError,
-    Metric,
-    MetricCollection,
-    PearsonCorrCoef,
-    SpearmanCorrCoef,
-)
+from torchmetrics import Metric, MetricCollection, regression
 from torchmetrics import classification as tm
 
 from peftlit.backbone.hardware import widest_float
@@ -63,13 +56,12 @@ class ClassMetrics(Metrics):
     """What the metrics of classification have in common: precision, recall and F1, averaged and of each class.
 
     ``f1``, ``precision`` and ``recall`` are the average that the configuration names; ``f1_macro`` and so on are
-    logged beside them, and those of each class as ``f1_<label>``.
+    logged beside them, and those of each class as ``f1_<label>``. Subclasses say which averages there are, and which
+    torchmetrics are precision, recall and F1.
 
     Args:
         label_names: The classes' names in the order of their ids.
         average: Which average has the bare name.
-        averages: The averages there are.
-        averaged: The classes of precision, recall and F1.
         others: The remaining scalars, each with its direction.
         confusion_matrix: The confusion matrix.
 
@@ -77,30 +69,31 @@ class ClassMetrics(Metrics):
         ConfigError: A label has the name of an average, or there is no such average.
     """
 
+    averages: ClassVar[Sequence[Average]]
+    averaged: ClassVar[Sequence[Any]]
+
     def __init__(
         self,
         label_names: Sequence[str],
         average: Average,
-        averages: Sequence[Average],
-        averaged: Sequence[Any],
         others: dict[str, tuple[Metric, Direction]],
         confusion_matrix: Metric,
     ) -> None:
-        if average not in averages:
-            raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {', '.join(averages)}")
-        if taken := [label for label in label_names if label in averages]:
+        if average not in self.averages:
+            choices = ", ".join(self.averages)
+            raise ConfigError(f"model.average: {average!r} is the accuracy here; choose from {choices}")
+        if taken := [label for label in label_names if label in self.averages]:
             raise ConfigError(
                 f"data.label_names: a label called {taken[0]!r} would be taken for the average f1_{taken[0]}"
             )
         members: dict[str, Any] = {name: metric for name, (metric, _) in others.items()}
         members[_CONFUSION] = confusion_matrix
-        for name, kind in zip(_AVERAGED, averaged, strict=True):
-            members |= {f"{name}_{which}": kind(len(label_names), average=which) for which in averages}
+        for name, kind in zip(_AVERAGED, self.averaged, strict=True):
+            members |= {f"{name}_{which}": kind(len(label_names), average=which) for which in self.averages}
             members[f"{name}{_PER_CLASS}"] = kind(len(label_names), average=None)
         super().__init__(members)
         self.label_names = list(label_names)
         self.average = average
-        self.averages = list(averages)
         self._others = {name: direction for name, (_, direction) in others.items()}
 
     def scalars(self, computed: dict[str, Tensor]) -> dict[str, float]:
@@ -158,13 +151,14 @@ class SingleLabelMetrics(ClassMetrics):
     A class that occurs neither among labels nor among predictions is left out of the macro average, as in scikit-learn.
     """
 
+    averages = ("macro", "weighted")
+    averaged = (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score)
+
     def __init__(self, label_names: Sequence[str], average: Average = "macro") -> None:
         n = len(label_names)
         super().__init__(
             label_names,
             average,
-            ("macro", "weighted"),
-            (tm.MulticlassPrecision, tm.MulticlassRecall, tm.MulticlassF1Score),
             {
                 "accuracy": (tm.MulticlassAccuracy(n, average="micro"), "max"),
                 "mcc": (tm.MulticlassMatthewsCorrCoef(n), "max"),
@@ -186,6 +180,8 @@ class MultiLabelMetrics(ClassMetrics):
         thresholds: From which probability on each label is given, (C,); shared with the problem.
     """
 
+    averages = ("macro", "micro", "weighted")
+    averaged = (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score)
     thresholds: Tensor
 
     def __init__(self, label_names: Sequence[str], average: Average, thresholds: Tensor) -> None:
@@ -193,8 +189,6 @@ class MultiLabelMetrics(ClassMetrics):
         super().__init__(
             label_names,
             average,
-            ("macro", "micro", "weighted"),
-            (tm.MultilabelPrecision, tm.MultilabelRecall, tm.MultilabelF1Score),
             {
                 "accuracy": (tm.MultilabelExactMatch(n), "max"),
                 "hamming_loss": (tm.MultilabelHammingDistance(n, average="micro"), "min"),
@@ -213,8 +207,9 @@ class RegressionMetrics(Metrics):
     """Metrics of one number per row: feed values (B,) and labels (B,)."""
 
     def __init__(self) -> None:
-        correlations = {"pearson": PearsonCorrCoef(), "spearman": SpearmanCorrCoef()}
-        super().__init__({"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), **correlations})
+        members: dict[str, Any] = {"mse": regression.MeanSquaredError(), "mae": regression.MeanAbsoluteError()}
+        members |= {"pearson": regression.PearsonCorrCoef(), "spearman": regression.SpearmanCorrCoef()}
+        super().__init__(members)
         self.set_dtype(widest_float())
 
     def directions(self) -> dict[str, Direction]:

@@ -112,9 +112,8 @@ def with_schedule(optimizer: Optimizer, scheduler: Schedule | LRSchedulerCallabl
         built: Any = scheduler(optimizer, int(steps))
     else:
         built = scheduler(optimizer)
-    if isinstance(built, ReduceLROnPlateau):
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "monitor": built.monitor}}
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, "interval": "step"}}
+    when = {"monitor": built.monitor} if isinstance(built, ReduceLROnPlateau) else {"interval": "step"}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": built, **when}}
 
 
 def monitoring_scheduler(scheduler: Schedule | LRSchedulerCallable | None) -> ReduceLROnPlateau | None:
@@ -129,9 +128,11 @@ def monitoring_scheduler(scheduler: Schedule | LRSchedulerCallable | None) -> Re
         built: Any = scheduler(torch.optim.SGD([torch.zeros(1)], lr=1.0))
     except ValueError:  # it wants as many groups as the run's own optimizer has, and then it watches nothing
         return None
-    if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau) and not isinstance(built, ReduceLROnPlateau):
+    if isinstance(built, ReduceLROnPlateau):
+        return built
+    if isinstance(built, torch.optim.lr_scheduler.ReduceLROnPlateau):
         raise ConfigError(
             "scheduler: torch's own ReduceLROnPlateau does not say what it watches; use "
             "lightning.pytorch.cli.ReduceLROnPlateau, with a monitor"
         )
-    return built if isinstance(built, ReduceLROnPlateau) else None
+    return None

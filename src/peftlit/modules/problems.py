@@ -192,6 +192,13 @@ def _digits(value: float) -> str:
     return f"{plain(value):.9g}"  # no float32 needs more
 
 
+_KINDS: dict[ProblemType, tuple[type[Problem], type[Loss]]] = {
+    "single_label_classification": (SingleLabel, CrossEntropy),
+    "multi_label_classification": (MultiLabel, BinaryCrossEntropy),
+    "regression": (Regression, MeanSquaredError),
+}
+
+
 def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Loss | None) -> tuple[Problem, Loss]:
     """Return the problem and its loss.
 
@@ -201,14 +208,12 @@ def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Lo
         loss: The loss; None = the usual one of the problem.
 
     Raises:
-        ConfigError: The loss does not belong to the problem.
+        ConfigError: There is no such problem, or the loss does not belong to it.
     """
-    if problem_type == "regression":
-        problem: Problem = Regression(label_names)
-        fitting: tuple[type[Loss], ...] = (MeanSquaredError,)
-    elif problem_type == "multi_label_classification":
-        problem, fitting = MultiLabel(label_names), (BinaryCrossEntropy,)
-    elif isinstance(loss, BinaryCrossEntropy):
+    if problem_type not in _KINDS:
+        raise ConfigError(f"data.problem_type: got {problem_type!r}, needs one of {', '.join(_KINDS)}")
+    kind, usual = _KINDS[problem_type]
+    if kind is SingleLabel and isinstance(loss, BinaryCrossEntropy):
         if len(label_names) != 2:
             raise ConfigError(
                 f"model.loss: BinaryCrossEntropy tells two classes apart, the data has {len(label_names)}; "
@@ -216,13 +221,11 @@ def make_problem(problem_type: ProblemType, label_names: Sequence[str], loss: Lo
             )
         loss.one_logit = True
         return Binary(label_names), loss
-    else:
-        problem, fitting = SingleLabel(label_names), (CrossEntropy,)
     if loss is None:
-        return problem, fitting[0]()
+        return kind(label_names), usual()
     ours = type(loss).__module__ == Loss.__module__
-    if ours and not isinstance(loss, fitting):
+    if ours and not isinstance(loss, usual):
         raise ConfigError(
-            f"model.loss: {type(loss).__name__} does not fit {problem_type}; use {fitting[0].__name__} or leave it out"
+            f"model.loss: {type(loss).__name__} does not fit {problem_type}; use {usual.__name__} or leave it out"
         )
-    return problem, loss
+    return kind(label_names), loss

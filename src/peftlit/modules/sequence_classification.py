@@ -17,12 +17,12 @@ from peftlit.backbone import Backbone
 from peftlit.batch import Batch, DataSpec
 from peftlit.errors import ConfigError
 from peftlit.modules.base import PeftModule
-from peftlit.modules.class_scores import ClassScores
 from peftlit.modules.heads import Head
 from peftlit.modules.losses import Loss
 from peftlit.modules.metrics import Average
 from peftlit.modules.optim import Schedule
 from peftlit.modules.problems import LABEL_MAP_FILE, PROBLEM_FILE, Problem, make_problem
+from peftlit.modules.scores import ClassScores
 
 
 class SequenceClassification(PeftModule):
