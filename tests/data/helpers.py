@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import datasets
 from torch.utils.data import DataLoader
 
-from peftlit.data import TextFiles
+from peftlit.data import TextDataModule, TextFiles
 from peftlit.errors import DataError, PeftlitError
 
 Row = Mapping[str, Any]
@@ -33,6 +34,15 @@ def text_files(folder: Path, rows: Iterable[Row], test: Iterable[Row] | None = N
 def labelled(labels: Iterable[Any]) -> list[dict[str, Any]]:
     """Return one row per label, texts all distinct."""
     return [{"text": f"good film {number}", "label": label} for number, label in enumerate(labels, 1)]
+
+
+def own_set(**labels: Iterable[Any]) -> TextDataModule:
+    """Return a data set of one's own whose splits have rows with these labels."""
+    rows = {
+        split: {"text": [f"good film {label}" for label in part], "label": [*part]} for split, part in labels.items()
+    }
+    splits = {split: datasets.Dataset.from_dict(columns) for split, columns in rows.items()}
+    return type("Mine", (TextDataModule,), {"load": lambda self: splits})()
 
 
 def refusal(action: Callable[[], object]) -> str:

@@ -139,7 +139,7 @@ def test_a_text_that_looks_like_a_date_stays_a_text(tmp_path):
         ("no.jsonl", b'{"a": 1}\n{"a": \n', ["line 2: not JSON"]),
         ("no.jsonl", b'\xef\xbb\xbf{"a": 1}\n', ["line 1", "BOM"]),
         ("no.jsonl", b'{"a": 1}\n[1]\n', ["line 2: got list, needs one object per line"]),
-        ("no.jsonl", b'{"text": "\\ud83d"}\n', ["line 1: text", "surrogate"]),
+        ("no.jsonl", b'{"text": "\\ud83d"}\n', ["row 1: text", "surrogate"]),
         ("no.jsonl", b"{}\n", ["line 1", "object without keys"]),
         ("no.xlsx", b"PK", ["cannot read .xlsx", "known are .csv, .tsv, .jsonl, .json, .parquet"]),
         ("no", b"PK", ["cannot read a file without an ending"]),

@@ -7,6 +7,8 @@ from peftlit.data import Reviews
 from peftlit.data.checks import row_hash
 from peftlit.data.labels import LabelSets, Values
 from peftlit.data.split import stratified_split
+from tests.conftest import toy_rows
+from tests.data.helpers import labelled, refusal, text_files
 from tests.data.test_labels import REVIEWS
 
 SHARES = {"train": 0.72, "validation": 0.08, "test": 0.2}
@@ -14,19 +16,13 @@ SHARES = {"train": 0.72, "validation": 0.08, "test": 0.2}
 
 def test_a_split_is_a_function_of_labels_shares_and_seed():
     labels = [i % 3 for i in range(300)]
-    same = stratified_split(labels, SHARES, seed=1)
-    assert stratified_split(labels, SHARES, seed=1) == same
+    random.seed(0)
+    state, same = random.getstate(), stratified_split(labels, SHARES, seed=1)
+    assert random.getstate() == state, "the global random state is not moved"
+    random.seed(99)
+    assert stratified_split(labels, SHARES, seed=1) == same, "nor used"
     assert stratified_split(labels, SHARES, seed=2) != same
     assert all(members == sorted(members) for members in same.values())
-
-
-def test_the_global_random_state_is_neither_used_nor_moved():
-    random.seed(0)
-    first, state = stratified_split([0, 1] * 50, SHARES, seed=1), random.getstate()
-    random.seed(99)
-    assert stratified_split([0, 1] * 50, SHARES, seed=1) == first
-    random.seed(0)
-    assert random.getstate() == state
 
 
 def test_a_share_of_whole_rows_is_met_exactly():
@@ -37,8 +33,34 @@ def test_a_share_of_whole_rows_is_met_exactly():
 def test_a_row_hash_names_text_and_label():
     rows = [("a", "pos"), ("a", "neg"), ("b", "pos"), ("", "apos"), ("apos", "")]
     assert len({row_hash(*row) for row in rows}) == len(rows)
-    assert row_hash(*rows[0]) == row_hash(*rows[0])
     assert len(row_hash("ä", "neg")) == 16
+
+
+# max_train_samples -------------------------------------------------------------------------------------------------
+
+
+def test_max_train_samples_keeps_the_first_training_rows_that_the_cut_leaves(tmp_path):
+    settings = {"validation_share": 0.1, "test_share": 0.2}
+    whole = text_files(tmp_path, toy_rows(100), **settings).read()
+    data = text_files(tmp_path, toy_rows(100), max_train_samples=20, **settings)
+    kept = {split: rows["row"][:20] if split == "train" else rows["row"][:] for split, rows in whole.items()}
+    assert {split: rows["row"][:] for split, rows in data.read().items()} == kept
+    assert sum(data.class_counts) == data.reports["train"].rows == 20
+    manifest = data.manifest()
+    assert manifest["max_train_samples"] == len(manifest["splits"]["train"]["row_hashes"]) == 20
+
+
+def test_only_the_rows_that_max_train_samples_leaves_are_looked_at(tmp_path):
+    rows = labelled("abab")
+    data = text_files(tmp_path, [*rows, rows[0]], rows[3:], max_train_samples=3, strict=True)
+    assert data.manifest()["splits"]["test"]["duplicates_of"] == {}
+    assert "one class only (a)" in refusal(text_files(tmp_path, labelled("aabb"), max_train_samples=2).read)
+
+
+def test_a_limit_above_the_number_of_rows_changes_nothing(tmp_path):
+    limited = text_files(tmp_path, labelled("abab"), max_train_samples=4).manifest()
+    assert limited["max_train_samples"] is None
+    assert limited["sha256"] == text_files(tmp_path, labelled("abab")).manifest()["sha256"]
 
 
 # Label sets and values ---------------------------------------------------------------------------------------------
@@ -71,10 +93,6 @@ def test_label_sets_of_the_shipped_reviews_keep_their_shares():
         for label_set in common:
             assert abs(dealt[name][label_set] - share * totals[label_set]) < 1 + 1e-6
         assert abs(sum(dealt[name][s] for s in totals.keys() - common) - share * rare) < 1 + 1e-6
-        for i, label in enumerate(data.label_names):  # so a label is off by less than one row a set that carries it
-            carriers = {s for s in common if s[i]}
-            kept = sum(dealt[name][s] for s in carriers)
-            assert abs(kept - share * sum(totals[s] for s in carriers)) < len(carriers), f"{label} in {name}"
 
 
 def test_stars_of_the_shipped_reviews_keep_their_shares():

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import datasets
@@ -73,7 +74,6 @@ class TextDataModule(TokenDataModule):
             )
         if self.prompt is not None and self.objective is None:
             raise ConfigError("data.prompt: only a causal language model is asked by a prompt; leave it out")
-        self._label_prompts: LabelPrompts | None = None
 
     def _reader(self, raw: Mapping[str, datasets.Dataset]) -> TextReader:
         for split, rows in raw.items():
@@ -103,14 +103,12 @@ class TextDataModule(TokenDataModule):
         train = self.read().get("train")
         return None if train is None else self._labels.counts(train["label"][:])
 
-    @property
+    @cached_property
     def label_prompts(self) -> LabelPrompts:
         """Puts texts to a causal language model."""
-        if self._label_prompts is None:
-            self.read()
-            prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
-            self._label_prompts = LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
-        return self._label_prompts
+        self.read()
+        prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
+        return LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
 
     def _default_prompt(self) -> Prompt:
         names, pair = self.label_names or [], "\n{text_pair}" if self.text_pair_column else ""

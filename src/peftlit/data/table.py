@@ -88,8 +88,7 @@ class _Writer:
             self._open(schema)
         elif schema != self.schema:
             self._rewrite(schema)
-        rows = len(next(iter(arrays.values()), ()))
-        self._write(arrays, columns, rows)
+        self._write(arrays)
 
     def close(self) -> None:
         if self._stream is not None:
@@ -106,21 +105,18 @@ class _Writer:
         try:
             with pyarrow.ipc.open_stream(str(narrow)) as batches:
                 for batch in batches:
-                    arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    values = {name: array.to_pylist() for name, array in arrays.items()}
-                    self._write(arrays, values, len(batch))
+                    self._write(dict(zip(batch.schema.names, batch.columns, strict=True)))
         finally:
             narrow.unlink()
 
-    def _write(self, arrays: Mapping[str, Any], columns: Mapping[str, list[Any]], rows: int) -> None:
+    def _write(self, arrays: Mapping[str, pyarrow.Array]) -> None:
         """Write a batch; an array whose type is not the schema's is made again from its values."""
-        fitting = [
-            arrays[name]
-            if name in arrays and arrays[name].type == kind
-            else _array(columns.get(name, [None] * rows), kind)
-            for name, kind in zip(self.schema.names, self.schema.types, strict=True)
-        ]
-        self._stream.write_batch(pyarrow.record_batch(fitting, schema=self.schema))
+        empty = pyarrow.nulls(len(next(iter(arrays.values()), ())))
+        wide = []
+        for field in self.schema:
+            array = arrays.get(field.name, empty)
+            wide.append(array if array.type == field.type else _array(array.to_pylist(), field.type))
+        self._stream.write_batch(pyarrow.record_batch(wide, schema=self.schema))
 
 
 def _array(values: list[Any], kind: pyarrow.DataType | None = None) -> pyarrow.Array:
