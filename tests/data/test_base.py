@@ -10,14 +10,14 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from lightning import LightningModule, Trainer, seed_everything
+from lightning import Trainer, seed_everything
 from transformers import ByT5Tokenizer
 
 from peftlit.data import TextDataModule, TextFiles
 from peftlit.errors import ConfigError
 from tests import tiny
 from tests.conftest import toy_rows
-from tests.data.helpers import labelled, own_set, refusal, text_files
+from tests.data.helpers import Listener, labelled, own_set, refusal, text_files
 
 
 def _encoded(data: TextDataModule) -> dict[int, dict[str, Any]]:
@@ -234,25 +234,9 @@ def test_the_training_order_follows_seed_everything_unless_told(tmp_path, encode
     assert _ready(tmp_path, encoder, seed=given).train_dataloader().sampler.seed == (given or 7)
 
 
-class _Listener(LightningModule):
-    """Learns nothing and remembers which rows came in which epoch."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.rows: dict[int, list[list[int]]] = {}
-
-    def training_step(self, batch, _):
-        self.rows.setdefault(self.current_epoch, []).append(batch["row"].tolist())
-        return self.weight * 0
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
 def test_lightning_moves_the_sampler_from_epoch_to_epoch(tmp_path, encoder):
     data = text_files(tmp_path, toy_rows(30), tokenizer=encoder, batch_size=4, seed=1)
-    listener = _Listener()
+    listener = Listener()
     trainer = Trainer(max_epochs=3, accelerator="cpu", use_distributed_sampler=False, logger=False, barebones=True)
     trainer.fit(listener, datamodule=data)
     sampler = data.train_dataloader().sampler
