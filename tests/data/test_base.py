@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -212,26 +213,18 @@ def test_a_split_that_is_absent_has_no_loader(tmp_path, encoder):
     assert data.val_dataloader() == data.test_dataloader() == data.predict_dataloader() == []
 
 
-@pytest.mark.parametrize(("given", "used"), [(None, 8), (3, 3)])
-def test_evaluation_takes_twice_the_rows_unless_told(tmp_path, encoder, given, used):
-    data = _ready(tmp_path, encoder, validation_share=0.5, eval_batch_size=given)
-    assert max(len(batch["row"]) for batch in data.val_dataloader()) == used
-    assert {len(batch["row"]) for batch in data.train_dataloader()} == {4, 3}
-
-
-def test_the_token_budget_binds_training_alone(tmp_path, encoder):
-    data = _ready(tmp_path, encoder, validation_share=0.5, tokens_per_batch=48, batch_size=16)
-    assert all(batch["input_ids"].numel() <= 48 for batch in data.train_dataloader())
-    assert max(batch["input_ids"].numel() for batch in data.val_dataloader()) > 48
-
-
-@pytest.mark.parametrize("given", [None, 3])
-def test_the_training_order_follows_seed_everything_unless_told(tmp_path, encoder, monkeypatch, given):
+def test_training_and_evaluation_have_their_own_batch_sizes_seeds_and_budgets(tmp_path, encoder, monkeypatch):
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     monkeypatch.setenv("PL_SEED_WORKERS", "0")
     with torch.random.fork_rng(devices=[]):
         seed_everything(7, verbose=False)
-    assert _ready(tmp_path, encoder, seed=given).train_dataloader().sampler.seed == (given or 7)
+    for settings, train, evaluation in (
+        ({}, (4, None, 7), (8, None, 42)),
+        ({"eval_batch_size": 3, "tokens_per_batch": 48, "seed": 3, "split_seed": 5}, (4, 48, 3), (3, None, 5)),
+    ):
+        data = _ready(tmp_path, encoder, validation_share=0.5, **settings)
+        samplers = [loader.sampler for loader in (data.train_dataloader(), data.val_dataloader())]
+        assert [(s.batch_size, s.tokens_per_batch, s.seed) for s in samplers] == [train, evaluation]
 
 
 def test_lightning_moves_the_sampler_from_epoch_to_epoch(tmp_path, encoder):
@@ -268,36 +261,25 @@ def test_processes_that_cannot_share_a_split_are_refused_before_any_weight_loads
         data.setup("test")
 
 
-def _scored(data: TextDataModule, batches: int) -> list[int]:
-    loaded = zip(data.val_dataloader(), range(batches), strict=False)
-    return [row for batch, _ in loaded for row in batch["row"].tolist()]
-
-
 def test_a_limited_evaluation_scores_the_same_sample_whatever_the_training_seed(tmp_path, encoder, caplog):
-    rows = [{"text": "good " * (1 + i % 20), "label": i % 2} for i in range(100)]
-
-    def limited(limit: float = 2, *, world_size: int = 1, rank: int = 0, **settings: Any) -> TextDataModule:
-        settings = {"validation_share": 0.5, "tokenizer": encoder, "eval_batch_size": 8 // world_size, **settings}
-        data = text_files(tmp_path, rows, **settings)
+    def limited(limit: float = 2, **settings: Any) -> TextDataModule:
+        data = text_files(tmp_path, toy_rows(100), validation_share=0.5, tokenizer=encoder, batch_size=4, **settings)
         strategy = SimpleNamespace(root_device=torch.device("cpu"))
-        data.trainer = SimpleNamespace(
-            global_rank=rank, world_size=world_size, strategy=strategy, limit_val_batches=limit
-        )
+        data.trainer = SimpleNamespace(global_rank=0, world_size=1, strategy=strategy, limit_val_batches=limit)
         data.setup("validate")
         return data
 
+    def scored(data: TextDataModule) -> list[int]:
+        return [row for batch in islice(data.val_dataloader(), 2) for row in batch["row"].tolist()]
+
     with caplog.at_level(logging.INFO, "peftlit"):
         data = limited()
-        sample = _scored(data, 2)
-        assert _scored(data, 2) == sample, "another validation, the same rows"
+        sample = scored(data)
+        assert scored(data) == sample, "another validation, the same rows"
     assert len(sample) == data.rows_scored("validation") == 16
     assert caplog.messages.count("validation: a random sample of 16 rows is scored (trainer.limit_val_batches)") == 1
-    assert _scored(limited(seed=5), 2) == sample
-    assert _scored(limited(split_seed=5), 2) != sample
-    assert _scored(limited(0.3), 2) == sample, "a fraction that leaves as many batches"
-    ranks = [_scored(limited(world_size=2, rank=rank), 2) for rank in (0, 1)]
-    assert sorted(ranks[0] + ranks[1]) == sorted(sample)
-    whole = limited(1.0)
-    assert whole.rows_scored("validation") == len(_scored(whole, 7)) == 50
-    longest = max(len(rows[row - 1]["text"]) for row in whole.read()["validation"]["row"])
-    assert len(rows[_scored(whole, 1)[0] - 1]["text"]) == longest, "memory shows in the sanity check"
+    assert scored(limited(seed=5)) == sample
+    assert scored(limited(split_seed=5)) != sample
+    data.trainer.limit_val_batches = 1.0
+    data.val_dataloader()
+    assert data.rows_scored("validation") == 50

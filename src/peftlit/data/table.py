@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -48,9 +48,9 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
     """
     aside = _Writer(file.with_name(f"tmp{uuid.uuid4().hex}"))
     try:
-        for part in parts:
-            aside.write(part)
-        aside.close()
+        with closing(aside):
+            for part in parts:
+                aside.write(part)
         aside.path.replace(file)
     except OSError as error:
         if disk_problem(error) is None:
@@ -60,7 +60,6 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
             "HF_DATASETS_CACHE to another folder"
         ) from error
     finally:
-        aside.close()
         aside.path.unlink(missing_ok=True)
 
 
