@@ -83,10 +83,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder, monkeypatc
         cache.cache_file(["any"])
     folder.unlink()
 
-    def full(self: object, part: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(table._Writer, "write", full)
+    monkeypatch.setattr(table, "_widened", full)
     with pytest.raises(DataError, match="rows cannot be cached .No space left on device.; free some space"):
         make_rows({"a": [1]})
 

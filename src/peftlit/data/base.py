@@ -84,7 +84,14 @@ class TokenDataModule(LightningDataModule):
     def __post_init__(self) -> None:
         """Check ranges; nothing is read yet."""
         super().__init__()
-        for name in ("max_length", "batch_size", "num_proc", "eval_batch_size", "tokens_per_batch"):
+        for name in (
+            "max_length",
+            "batch_size",
+            "num_proc",
+            "eval_batch_size",
+            "tokens_per_batch",
+            "max_train_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}: got {value}, needs 1 or more")

@@ -78,13 +78,9 @@ class TextDataModule(TokenDataModule):
     def _reader(self, raw: Mapping[str, datasets.Dataset]) -> TextReader:
         for split, rows in raw.items():
             check_columns(rows.column_names, [*self._text_columns.values(), self.label_column], self.sources[split])
+        train, source = raw.get("train"), self.sources.get("train", "")
         self._labels = make_labels(
-            self.problem_type,
-            self.label_column,
-            self.label_names,
-            self.label_separator,
-            raw.get("train"),
-            self.sources.get("train", ""),
+            self.problem_type, self.label_column, self.label_names, self.label_separator, train, source
         )
         self.label_names = self._labels.names
         return self._text_reader(self._cleaner)

@@ -109,8 +109,6 @@ class Splitter:
         if sum(self.shares.values()) >= 1:
             named = " and ".join(f"{split}_share {share}" for split, share in self.shares.items())
             raise ConfigError(f"data: {named} leave no train rows")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ConfigError(f"data.max_train_samples: got {self.max_train_samples}, needs 1 or more")
 
     def split(self, rows: dict[str, datasets.Dataset], labels: Labels, sources: dict[str, str]) -> Splits:
         """Cut, limit, check and describe.
