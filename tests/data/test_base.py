@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import logging
 from collections import Counter
 from itertools import islice
@@ -131,16 +130,21 @@ def test_rows_are_tokenized_once_and_mapped_from_disk_after(tmp_path, encoder, t
     assert tokenized.total() == 40, "a second run finds the rows in the cache"
 
 
-@pytest.mark.parametrize("changed", ["max_length", "split_seed", "tokenizer", "text"])
+@pytest.mark.parametrize("changed", ["max_length", "split_seed", "tokenizer", "truncation_side", "text"])
 def test_the_cache_is_not_used_for_anything_else(tmp_path, encoder, tokenized, changed):
-    rows, settings = toy_rows(40, seed=2), {"tokenizer": encoder, "validation_share": 0.1}
+    rows, settings = toy_rows(40, seed=2), {"tokenizer": encoder, "validation_share": 0.1, "max_length": 9}
     _encoded(text_files(tmp_path, rows, **settings))
     before = tokenized.total()
-    tiny.write_tokenizer(tmp_path / "other", decoder=True)
+    other = tiny.write_tokenizer(tmp_path / "other", decoder=changed == "tokenizer")
+    if changed == "truncation_side":
+        other.truncation_side = "left"
+        other.save_pretrained(tmp_path / "other")
     if changed == "text":
         rows[0]["text"] = "new"
     else:
-        settings[changed] = {"max_length": 5, "split_seed": 3, "tokenizer": str(tmp_path / "other")}[changed]
+        settings |= {"max_length": {"max_length": 5}, "split_seed": {"split_seed": 3}}.get(
+            changed, {"tokenizer": str(tmp_path / "other")}
+        )
     data = text_files(tmp_path, rows, **settings)
     found, tokenizer = _encoded(data), data.get_tokenizer()
     assert tokenized.total() > before
@@ -154,18 +158,6 @@ def test_cached_rows_take_the_label_ids_of_this_run(tmp_path, encoder):
     for names in (["neg", "pos"], ["pos", "neg"]):
         found = _encoded(text_files(tmp_path, rows, tokenizer=encoder, label_names=names))
         assert [names[found[row]["label"]] for row in (1, 2, 3)] == ["neg", "pos", "pos"]
-
-
-def test_cached_rows_are_cut_on_the_side_of_this_runs_tokenizer_and_not_padded_to_the_limit(tmp_path):
-    rows = [{"text": "good film bad plot", "label": 0}, {"text": "sad", "label": 1}]
-    for side, kept in (("right", "[CLS] good film [SEP]"), ("left", "[CLS] bad plot [SEP]")):
-        folder = tmp_path / side
-        tiny.write_tokenizer(folder)
-        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-        (folder / "tokenizer_config.json").write_text(json.dumps({**config, "truncation_side": side}))
-        data = text_files(tmp_path, rows, tokenizer=str(folder), max_length=4, batch_size=1)
-        assert data.get_tokenizer().decode(_encoded(data)[1]["ids"]) == kept
-        assert sorted(batch["input_ids"].shape[1] for batch in data.train_dataloader()) == [3, 4]
 
 
 def test_tokenizing_in_several_processes_gives_the_same_rows(tmp_path, encoder):
@@ -189,15 +181,14 @@ def test_no_tokenizer_is_an_error_that_says_so(tmp_path):
         data.prepare_data()
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_model_can_ask_how_rows_are_padded(tmp_path, encoder, side):
-    data = text_files(tmp_path, labelled("ab"), tokenizer=encoder, padding_side=side)
+def test_the_model_can_ask_how_rows_are_padded(tmp_path, encoder):
+    data = text_files(tmp_path, labelled("ab"), tokenizer=encoder, padding_side="left")
     spec = data.data_spec()
-    assert (spec.pad_token_id, spec.padding_side) == (1, side)
+    assert (spec.pad_token_id, spec.padding_side) == (1, "left")
     assert (spec.tokenizer_size, spec.max_length) == (len(data.get_tokenizer()), data.max_length)
 
 
-def test_a_stage_maps_only_the_splits_it_needs(tmp_path, encoder):
+def test_a_stage_maps_only_the_splits_it_needs_and_a_split_that_is_absent_has_no_loader(tmp_path, encoder):
     for stage, ready in {
         "fit": "train validation",
         "validate": "validation",
@@ -206,9 +197,6 @@ def test_a_stage_maps_only_the_splits_it_needs(tmp_path, encoder):
     }.items():
         data = _ready(tmp_path, encoder, stage, validation_share=0.2, test_share=0.2)
         assert set(data._encoded) == set(ready.split()), stage
-
-
-def test_a_split_that_is_absent_has_no_loader(tmp_path, encoder):
     data = _ready(tmp_path, encoder, "fit", "test")
     assert data.val_dataloader() == data.test_dataloader() == data.predict_dataloader() == []
 
