@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from itertools import islice
@@ -135,10 +136,10 @@ def test_the_cache_is_not_used_for_anything_else(tmp_path, encoder, tokenized, c
     rows, settings = toy_rows(40, seed=2), {"tokenizer": encoder, "validation_share": 0.1, "max_length": 9}
     _encoded(text_files(tmp_path, rows, **settings))
     before = tokenized.total()
-    other = tiny.write_tokenizer(tmp_path / "other", decoder=changed == "tokenizer")
+    tiny.write_tokenizer(tmp_path / "other", decoder=changed == "tokenizer")
     if changed == "truncation_side":
-        other.truncation_side = "left"
-        other.save_pretrained(tmp_path / "other")
+        file = tmp_path / "other" / "tokenizer_config.json"
+        file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), changed: "left"}))
     if changed == "text":
         rows[0]["text"] = "new"
     else:
@@ -207,12 +208,15 @@ def test_training_and_evaluation_have_their_own_batch_sizes_seeds_and_budgets(tm
     with torch.random.fork_rng(devices=[]):
         seed_everything(7, verbose=False)
     for settings, train, evaluation in (
-        ({}, (4, None, 7), (8, None, 42)),
-        ({"eval_batch_size": 3, "tokens_per_batch": 48, "seed": 3, "split_seed": 5}, (4, 48, 3), (3, None, 5)),
+        ({}, (4, True, 7), (8, False, 42)),
+        ({"eval_batch_size": 3, "seed": 3, "split_seed": 5}, (4, True, 3), (3, False, 5)),
     ):
         data = _ready(tmp_path, encoder, validation_share=0.5, **settings)
         samplers = [loader.sampler for loader in (data.train_dataloader(), data.val_dataloader())]
-        assert [(s.batch_size, s.tokens_per_batch, s.seed) for s in samplers] == [train, evaluation]
+        assert [(s.batch_size, s.shuffle, s.seed) for s in samplers] == [train, evaluation]
+    data = _ready(tmp_path, encoder, validation_share=0.5, tokens_per_batch=48, batch_size=16)
+    assert all(batch["input_ids"].numel() <= 48 for batch in data.train_dataloader())
+    assert max(batch["input_ids"].numel() for batch in data.val_dataloader()) > 48
 
 
 def test_lightning_moves_the_sampler_from_epoch_to_epoch(tmp_path, encoder):

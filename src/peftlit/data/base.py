@@ -42,8 +42,7 @@ class TokenDataModule(LightningDataModule):
             order they are named. What each step removed is in the split manifest.
         validation_share: Fraction of all rows to cut for validation where the set brings no such split.
         test_share: Fraction of all rows to cut for test where the set brings no such split.
-        split_seed: Seed of the cut, and of the rows that a limited evaluation scores. It is apart from the training
-            seed: other seeds, same split.
+        split_seed: Seed of the cut, and of the rows that a limited evaluation scores; not the seed of training.
         max_train_samples: Use only the first so many training rows, of those that are left by the cut.
         strict: Treat empty texts and duplicates within or across splits as errors.
         tokenizer: Hub id or folder of the tokenizer; unset = the backbone's.
@@ -236,19 +235,7 @@ class TokenDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
-        rank, world_size = rank_and_world_size(self.trainer)
-        sampler = LengthGroupedSampler(
-            self._encoded["train"]["length"][:],
-            self.batch_size,
-            shuffle=True,
-            seed=self._training_seed,
-            group_by_length=self.group_by_length,
-            tokens_per_batch=self.tokens_per_batch,
-            rank=rank,
-            world_size=world_size,
-            resume_at=self._resume_at,
-        )
-        return self._loader("train", sampler)
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of validation batches, none where there is no validation split."""
@@ -279,7 +266,21 @@ class TokenDataModule(LightningDataModule):
     def _dataset(self, split: str) -> Any:
         return self._encoded[split]
 
-    def _loader(self, split: str, sampler: LengthGroupedSampler) -> DataLoader[Any]:
+    def _loader(self, split: str, batch_size: int, limit: float = 1.0) -> DataLoader[Any]:
+        is_train = split == "train"
+        rank, world_size = rank_and_world_size(self.trainer)
+        sampler = LengthGroupedSampler(
+            self._encoded[split]["length"][:],
+            batch_size,
+            shuffle=is_train,
+            seed=self._training_seed if is_train else self.split_seed,
+            group_by_length=self.group_by_length,
+            tokens_per_batch=self.tokens_per_batch,
+            rank=rank,
+            world_size=world_size,
+            resume_at=self._resume_at if is_train else (0, 0),
+            limit=limit,
+        )
         return make_loader(
             self._dataset(split), sampler, self._collator(split), self.trainer, self._training_seed, self.num_workers
         )
@@ -287,20 +288,10 @@ class TokenDataModule(LightningDataModule):
     def _evaluation_loader(self, split: str, stage: Literal["val", "test", "predict"]) -> DataLoader[Any] | list[Any]:
         if split not in self._encoded:
             return []
-        encoded, limit = self._encoded[split], f"limit_{stage}_batches"
-        rank, world_size = rank_and_world_size(self.trainer)
-        sampler = LengthGroupedSampler(
-            encoded["length"][:],
-            self.eval_batch_size or 2 * self.batch_size,
-            shuffle=False,
-            seed=self.split_seed,
-            group_by_length=self.group_by_length,
-            rank=rank,
-            world_size=world_size,
-            limit=getattr(self.trainer, limit) if self.trainer else 1.0,
-        )
-        scored = count_sampled(encoded, sampler.taken_rows())
+        setting, batch_size = f"limit_{stage}_batches", self.eval_batch_size or 2 * self.batch_size
+        loader = self._loader(split, batch_size, getattr(self.trainer, setting) if self.trainer else 1.0)
+        scored = count_sampled(self._encoded[split], loader.sampler.taken_rows())  # type: ignore[attr-defined]
         if scored and scored != self._rows_scored.get(split):
-            log.info("%s: a random sample of %d rows is scored (trainer.%s)", split, scored, limit)
+            log.info("%s: a random sample of %d rows is scored (trainer.%s)", split, scored, setting)
         self._rows_scored[split] = scored
-        return self._loader(split, sampler)
+        return loader
