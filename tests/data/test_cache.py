@@ -3,8 +3,6 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,10 +83,10 @@ def test_a_cache_that_cannot_be_written_is_one_line(tmp_path, folder, monkeypatc
         cache.cache_file(["any"])
     folder.unlink()
 
-    def full(self: object, part: object) -> None:
+    def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(table._Writer, "write", full)
+    monkeypatch.setattr(table, "_widened", full)
     with pytest.raises(DataError, match="rows cannot be cached .No space left on device.; free some space"):
         make_rows({"a": [1]})
 
@@ -102,11 +100,15 @@ def test_entries_that_go_meanwhile_are_no_error(made, folder, monkeypatch):
     assert not [entry for _, _, entry in found if entry.exists()]
 
 
-def test_a_process_that_ends_leaves_nothing_of_its_own(tmp_path):
-    code = (
-        "import datasets, pathlib, sys; datasets.config.HF_DATASETS_CACHE = pathlib.Path(sys.argv[1]); "
-        "from peftlit.data.table import make_rows; print(make_rows({'a': [1]}).cache_files[0]['filename'])"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert Path(ended.stdout.strip()).is_relative_to(tmp_path)
-    assert not list((tmp_path / "peftlit").iterdir())
+def test_a_process_that_ends_leaves_nothing_of_its_own_and_its_forked_children_remove_nothing(folder, monkeypatch):
+    at_exit: list[Callable[[], None]] = []
+    monkeypatch.setattr(cache.atexit, "register", at_exit.append)
+    file = Path(make_rows({"a": [1]}).cache_files[0]["filename"])
+    (end,) = at_exit
+    with monkeypatch.context() as forked:
+        forked.setattr(os, "getpid", lambda: 0)
+        end()
+    assert file.is_relative_to(folder)
+    assert file.exists()
+    end()
+    assert not list(folder.iterdir())

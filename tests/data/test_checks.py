@@ -7,16 +7,16 @@ from peftlit.data import checks
 from peftlit.data.labels import ClassLabels
 from tests.data.helpers import refusal
 
-LABELS = ClassLabels(["negative", "positive"], "label")
 
-
-def report(texts: list[str], numbers: list[int] | None = None) -> checks.RowReport:
-    columns = {
-        "row": numbers or [*range(1, len(texts) + 1)],
-        "text": texts,
-        "label": [i % 2 for i in range(len(texts))],
+def _described(**texts: list[str]) -> tuple[dict[str, checks.RowReport], dict[str, list[str]]]:
+    """Describe splits with these texts, whose rows count from 1 and have the classes in turn."""
+    splits = {
+        split: datasets.Dataset.from_dict(
+            {"row": range(1, len(part) + 1), "text": part, "label": [i % 2 for i in range(len(part))]}
+        )
+        for split, part in texts.items()
     }
-    return checks.describe_splits({"train": datasets.Dataset.from_dict(columns)}, LABELS)[0]["train"]
+    return checks.describe_splits(splits, ClassLabels(["negative", "positive"], "label"))
 
 
 def test_a_missing_column_is_named_with_the_nearest_and_all_others():
@@ -42,49 +42,36 @@ def test_a_pair_is_one_text_in_the_order_of_the_rows():
     assert list(checks.joined_texts(rows.remove_columns("text_pair"))) == texts
 
 
-def test_a_report_counts_empty_texts_and_repeats_by_source_row():
-    found = report(["a", " \t", "b", "a", "a", ""], [3, 5, 6, 7, 9, 11])
-    assert found.rows == 6
-    assert found.labels == {"negative": 3, "positive": 3}
-    assert (found.empty_texts, found.empty_text_rows) == (2, [5, 11])
-    assert (found.duplicates, found.duplicate_rows) == (2, [7, 9])
-
-
 def test_a_report_counts_all_and_lists_the_first():
-    found = report([""] * 50)
-    assert found.empty_texts == 50
-    assert found.duplicates == 49
-    assert found.empty_text_rows == list(range(1, len(found.empty_text_rows) + 1))
+    found = _described(train=["a", " \t", *[""] * 50])[0]["train"].as_dict()
+    assert (found["rows"], found["labels"]) == (52, {"negative": 26, "positive": 26})
+    assert (found["empty_texts"], found["empty_text_rows"]) == (51, list(range(2, 22)))
+    assert (found["duplicates"], found["duplicate_rows"]) == (49, list(range(4, 24)))
 
 
 @pytest.mark.parametrize(
     ("texts", "says"),
-    [(["a", "b", ""], "rows.csv, row 3: empty text"), (["a", "b", "a", "b"], "rows.csv, row 3: repeats")],
+    [
+        (["a", "b", "", ""], "rows.csv, row 3: empty text (2 in train; strict)"),
+        (["a", "b", "a", "b"], "rows.csv, row 3: repeats an earlier text (2 do; strict)"),
+    ],
 )
 def test_strict_refuses_the_first_finding_with_its_row(texts, says):
-    found = {"train": report(texts)}
-    assert says in refusal(lambda: found["train"].refuse("train", "rows.csv"))
-
-
-def test_strict_accepts_clean_rows():
-    report(["a", "b"]).refuse("train", "rows.csv")
+    found = _described(train=texts)[0]["train"]
+    assert refusal(lambda: found.refuse("train", "rows.csv")) == says
+    _described(train=["a", "b"])[0]["train"].refuse("train", "rows.csv")
 
 
 def test_every_split_is_read_once_and_its_rows_are_hashed_once(monkeypatch):
     read: list[str] = []
     hashed: list[str] = []
     texts = {"train": ["a", "b"], "validation": ["c", "a"], "test": ["d", "b", "a"]}
-    splits = {
-        split: datasets.Dataset.from_dict({"row": [*range(len(t))], "text": t, "label": [0] * len(t)})
-        for split, t in texts.items()
-    }
     iterate, name = checks.joined_texts, checks.row_hash
     monkeypatch.setattr(checks, "joined_texts", lambda rows: read.append(rows["text"][0]) or iterate(rows))
     monkeypatch.setattr(checks, "row_hash", lambda text, label: hashed.append(text) or name(text, label))
-    reports, hashes = checks.describe_splits(splits, LABELS)
+    reports, hashes = _described(**texts)
     assert read == ["a", "c", "d"]
     assert hashed == [text for part in texts.values() for text in part]
     assert hashes["test"][2] == hashes["train"][0] == name("a", "negative") == "e2b63b1a4b5360d4"
-    assert reports["validation"].duplicates_of == {"train": 1}
-    assert reports["test"].duplicates_of == {"train": 2, "validation": 1}
-    assert reports["test"].duplicate_rows_of == {"train": [1, 2], "validation": [2]}
+    assert reports["validation"].shared == {"train": [2]}
+    assert reports["test"].shared == {"train": [2, 3], "validation": [3]}

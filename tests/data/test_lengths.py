@@ -9,23 +9,11 @@ from peftlit.data.lengths import line, summarise
 from tests import tiny
 from tests.data.helpers import text_files
 
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny.write_tokenizer(folder)
-    return str(folder)
-
-
 ROWS = [{"text": " ".join(tiny.WORDS[:words]), "label": words % 2} for words in (1, 2, 3, 4, 40)]
 EXPECTED = {
     "rows": 5, "mean": 12.0, "median": 5, "percentile_95": 42, "longest": 42, "max_length": 8, "cut": 1
 }  # fmt: skip
 """With [CLS] and [SEP] the rows have 3, 4, 5, 6 and 42 tokens."""
-
-
-def test_statistics_are_of_the_lengths_before_cutting():
-    assert summarise([42, 3, 6, 5, 4], 8) == EXPECTED
 
 
 @pytest.mark.parametrize(("rows", "place"), [(1, 1), (19, 19), (20, 19), (21, 20), (100, 95), (1000, 950)])
@@ -48,14 +36,15 @@ def test_the_line(tokens, says):
     assert line("train", summarise(tokens, 256)) == says
 
 
-def _prepared(tmp_path, encoder, **settings) -> TextFiles:
-    data = text_files(tmp_path, ROWS, tokenizer=encoder, max_length=8, **settings)
+def _prepared(folder, encoder, **settings) -> TextFiles:
+    data = text_files(folder, ROWS, **{"tokenizer": encoder, "max_length": 8, **settings})
     data.prepare_data()
     data.setup("fit")
     return data
 
 
 def test_lengths_are_logged_once_and_kept_also_where_the_rows_come_from_the_cache(tmp_path, encoder, caplog):
+    before = text_files(tmp_path, ROWS).manifest()
     for _ in range(2):
         caplog.clear()
         with caplog.at_level(logging.INFO, "peftlit"):
@@ -64,6 +53,9 @@ def test_lengths_are_logged_once_and_kept_also_where_the_rows_come_from_the_cach
             "train: 5 rows, tokens a row: mean 12, median 5, 95 % 42, longest 42; 1 rows (20.0 %) cut to 8"
         ]
         assert data.lengths == {"train": EXPECTED}
+        manifest = data.manifest()
+        assert (before["lengths"], manifest["lengths"]) == ({}, {"train": EXPECTED})
+        assert manifest["sha256"] == before["sha256"]
 
 
 def test_every_split_has_its_lengths_and_pairs_count_both_texts(tmp_path, encoder):
@@ -74,37 +66,15 @@ def test_every_split_has_its_lengths_and_pairs_count_both_texts(tmp_path, encode
     assert data.lengths["train"]["cut"] == 1
 
 
-def test_the_manifest_shows_lengths_outside_of_its_hash(tmp_path, encoder):
-    before = text_files(tmp_path, ROWS).manifest()
-    after = _prepared(tmp_path, encoder).manifest()
-    assert (before["lengths"], after["lengths"]) == ({}, {"train": EXPECTED})
-    assert before["sha256"] == after["sha256"]
-
-
 @pytest.mark.parametrize("pair", [False, True])
-def test_long_rows_are_cut_as_the_tokenizer_does(tmp_path, encoder, pair):
-    rows = [{**row, "b": row["text"]} for row in ROWS]
-    data = text_files(
-        tmp_path, rows, tokenizer=encoder, max_length=9, batch_size=1, text_pair_column="b" if pair else None
-    )
-    tokenizer = data.get_tokenizer()
+def test_long_rows_are_cut_as_the_tokenizer_does_and_they_alone_are_tokenized_twice(tmp_path, encoder, tokenized, pair):
+    texts = [f"{row['text']} {pair}" for row in ROWS]
+    rows = [{"text": text, "b": text, "label": i % 2} for i, text in enumerate(texts)]
+    data = text_files(tmp_path, rows, tokenizer=encoder, max_length=20, text_pair_column="b" if pair else None)
     data.setup("fit")
+    assert tokenized == dict.fromkeys(texts[:-1], 1) | {texts[-1]: 2}
     for row in data._encoded["train"]:
-        texts = [rows[row["row"] - 1]["text"]] * (1 + pair)
-        assert row["input_ids"] == tokenizer(*texts, truncation=True, max_length=9)["input_ids"]
-        assert row["length"] == len(row["input_ids"]) == min(9, row["tokens"])
-        assert row["tokens"] == len(tokenizer(*texts)["input_ids"])
-
-
-def test_only_long_rows_are_tokenized_twice(tmp_path, encoder, monkeypatch):
-    data, texts = text_files(tmp_path, [*ROWS, {"text": "new", "label": 0}], tokenizer=encoder, max_length=8), []
-    kind = type(data.get_tokenizer())
-    whole = kind.__call__
-
-    def counting(self, text, *args, **kwargs):
-        texts.extend(text)
-        return whole(self, text, *args, **kwargs)
-
-    monkeypatch.setattr(kind, "__call__", counting)
-    data.prepare_data()
-    assert sorted(texts) == sorted([row["text"] for row in ROWS] + ["new", ROWS[-1]["text"]])
+        given = [texts[row["row"] - 1]] * (1 + pair)
+        assert row["input_ids"] == data.get_tokenizer()(*given, truncation=True, max_length=20)["input_ids"]
+        assert row["length"] == len(row["input_ids"]) == min(20, row["tokens"])
+        assert row["tokens"] == len(data.get_tokenizer()(*given)["input_ids"])

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-import itertools
 import pickle
 import random
 from collections import Counter
+from itertools import chain, product
 
 import pytest
 
@@ -24,30 +24,23 @@ def _lengths(count: int, seed: int = 0) -> list[int]:
 
 
 def _ranks(count: int, batch_size: int, world_size: int, *, epoch: int = 0, **mode) -> list[list[list[int]]]:
-    """Return the batches of every rank."""
+    """Return the batches of every rank: equally many, none empty, and together every row once."""
     ranks = []
     for rank in range(world_size):
         sampler = LengthGroupedSampler(_lengths(count), batch_size, rank=rank, world_size=world_size, **mode)
         sampler.set_epoch(epoch)
         ranks.append(list(sampler))
-        assert len(ranks[-1]) == len(sampler)
+        assert len(ranks[-1]) == len(sampler) == len(ranks[0])
+    assert Counter(chain(*chain(*ranks))) == Counter(range(count)), f"{count} rows"
+    assert all(rows for batches in ranks for rows in batches), "an empty batch cannot be padded"
     return ranks
 
 
-def _padding(lengths: list[int], batches: list[list[int]]) -> float:
-    padded = sum(len(rows) * max(lengths[i] for i in rows) for rows in batches)
-    return 1 - sum(lengths) / padded
-
-
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-@pytest.mark.parametrize("world_size", [1, 2, 3, 4, 8])
-def test_every_row_comes_once_an_epoch_and_ranks_get_equal_numbers_of_batches(mode, world_size):
-    sizes = [world_size, world_size + 1, 17, 64, 97, 1000]
-    for count, batch_size, epoch in itertools.product(sizes, [1, 2, 7, 16], [0, 3]):
-        ranks = _ranks(count, batch_size, world_size, epoch=epoch, **mode)
-        assert Counter(itertools.chain(*itertools.chain(*ranks))) == Counter(range(count))
-        assert len({len(batches) for batches in ranks}) == 1
-        assert all(rows for batches in ranks for rows in batches), "an empty batch cannot be padded"
+def test_every_row_comes_once_an_epoch_and_ranks_get_equal_numbers_of_batches(mode):
+    for world_size, batch_size, epoch in product([1, 2, 3, 4, 8], [1, 2, 7, 16], [0, 3]):
+        for count in (world_size, world_size + 1, 17, 64, 97, 1000):
+            _ranks(count, batch_size, world_size, epoch=epoch, **mode)
 
 
 @pytest.mark.parametrize("mode", ["grouped", "plain", "evaluation"])
@@ -58,53 +51,41 @@ def test_no_batch_has_more_rows_than_asked_for(mode):
                 assert max(len(rows) for rows in batches) <= 16, f"{count} rows"
 
 
-@pytest.mark.parametrize("mode", ["grouped", "plain", "budget"])
-def test_the_training_order_is_a_function_of_seed_and_epoch(mode):
-    settings = MODES[mode]
-    first = _ranks(200, 4, 2, seed=1, epoch=2, **settings)
-    assert _ranks(200, 4, 2, seed=1, epoch=2, **settings) == first
-    assert _ranks(200, 4, 2, seed=2, epoch=2, **settings) != first
-    assert _ranks(200, 4, 2, seed=1, epoch=3, **settings) != first
-
-
 @pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
-def test_iterating_moves_no_state(mode):
-    sampler = LengthGroupedSampler(_lengths(100), 4, **mode)
-    once = list(sampler)
-    assert {rows.epoch for rows in once} == {0}
+def test_the_order_is_a_function_of_seed_and_epoch_and_iterating_moves_no_state(mode):
+    sampler = LengthGroupedSampler(_lengths(200), 4, seed=1, **mode)
+    first = list(sampler)
     next(iter(sampler))
-    assert list(sampler) == once
+    assert list(sampler) == first
     sampler.set_epoch(5)
     assert {rows.epoch for rows in sampler} == {5}
+    shuffled = [list(sampler) != first, list(LengthGroupedSampler(_lengths(200), 4, seed=2, **mode)) != first]
+    assert shuffled == [mode["shuffle"]] * 2
     sampler.set_epoch(0)
-    assert list(sampler) == once
+    assert list(sampler) == first
+    assert {rows.epoch for rows in first} == {0}
 
 
 def test_grouping_by_length_saves_most_padding_in_mixed_order():
     for seed in range(5):
-        lengths = _lengths(2000, seed)
-        batches = {m: list(LengthGroupedSampler(lengths, 16, seed=seed, **MODES[m])) for m in ("grouped", "plain")}
-        assert _padding(lengths, batches["plain"]) > 0.3
-        assert _padding(lengths, batches["grouped"]) < 0.1
-        longest = [max(lengths[i] for i in rows) for rows in batches["grouped"]]
+        lengths, padded = _lengths(2000, seed), {}
+        for mode in ("plain", "grouped"):
+            batches = list(LengthGroupedSampler(lengths, 16, seed=seed, **MODES[mode]))
+            longest = [max(lengths[i] for i in rows) for rows in batches]
+            padded[mode] = sum(len(rows) * most for rows, most in zip(batches, longest, strict=True))
+        assert padded["grouped"] < sum(lengths) / 0.9
+        assert padded["plain"] > sum(lengths) / 0.7
         assert longest not in (sorted(longest), sorted(longest, reverse=True))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("budget", [48, 96, 200])
-def test_a_token_budget_holds_in_every_batch(budget, world_size):
-    for count in range(30, 100):  # enough short rows to deal the last ones evenly
+def test_a_token_budget_holds_in_every_batch_and_gives_every_epoch_the_same_number(world_size):
+    for budget, count in product([48, 96, 200], range(30, 100)):  # enough short rows to deal the last ones evenly
         lengths = _lengths(count)
-        for batches in _ranks(count, 16, world_size, shuffle=True, tokens_per_batch=budget):
-            for rows in batches:
-                assert len(rows) <= 16
-                assert len(rows) * max(lengths[i] for i in rows) <= budget or len(rows) == 1, f"{count} rows"
-
-
-@pytest.mark.parametrize("world_size", [1, 3])
-def test_a_token_budget_gives_every_epoch_the_same_number_of_batches(world_size):
-    numbers = {len(_ranks(333, 16, world_size, epoch=epoch, **MODES["budget"])[0]) for epoch in range(20)}
-    assert len(numbers) == 1
+        for rows in chain(*_ranks(count, 16, world_size, shuffle=True, tokens_per_batch=budget)):
+            assert len(rows) <= 16
+            assert len(rows) * max(lengths[i] for i in rows) <= budget or len(rows) == 1, f"{count} rows"
+    assert len({len(_ranks(333, 16, world_size, epoch=epoch, **MODES["budget"])[0]) for epoch in range(20)}) == 1
 
 
 def test_the_batches_of_small_sets():
@@ -129,29 +110,25 @@ def test_the_batches_of_small_sets():
 @pytest.mark.parametrize("group_by_length", [True, False])
 def test_a_limited_evaluation_begins_with_a_sample_of_the_rows(limit, group_by_length):
     lengths = _lengths(100)
-    mode = {"shuffle": False, "group_by_length": group_by_length}
-    sampler = LengthGroupedSampler(lengths, 8, seed=3, limit=limit, **mode)
-    number = limit if isinstance(limit, int) else int(13 * limit)
+    mode = {"shuffle": False, "group_by_length": group_by_length, "limit": limit}
+    sampler = LengthGroupedSampler(lengths, 8, seed=3, **mode)
+    batches, number = list(sampler), limit if isinstance(limit, int) else int(13 * limit)
     assert len(sampler) == 13, "a fraction is taken of the batches of the whole split"
-    batches = list(sampler)
-    sample = [row for rows in batches[:number] for row in rows]
+    sample = list(chain(*batches[:number]))
     assert sampler.taken_rows() == sample
     assert len(sample) == min(8 * number, 99)
-    assert sorted(row for rows in batches for row in rows) == list(range(100)), "whoever reads on gets every row"
+    assert sorted(chain(*batches)) == list(range(100)), "whoever reads on gets every row"
     in_order = sorted(sample, key=lambda row: (-lengths[row], row)) if group_by_length else sorted(sample)
     assert sample == in_order, "the longest first, or as in the file"
     sampler.set_epoch(7)
     assert list(sampler) == batches, "every validation scores the same rows"
-    assert LengthGroupedSampler(lengths, 8, seed=4, limit=limit, **mode).taken_rows() != sample
+    assert LengthGroupedSampler(lengths, 8, seed=4, **mode).taken_rows() != sample
 
 
 def test_a_limited_evaluation_is_as_long_as_the_split_on_average():
-    lengths = _lengths(1000)
-    means = [
-        sum(lengths[row] for row in rows) / len(rows)
-        for rows in (LengthGroupedSampler(lengths, 16, shuffle=False, seed=s, limit=4).taken_rows() for s in range(200))
-    ]
-    assert sum(means) / len(means) == pytest.approx(sum(lengths) / 1000, rel=0.02)
+    lengths, mode = _lengths(1000), {"shuffle": False, "limit": 4}
+    taken = [row for seed in range(200) for row in LengthGroupedSampler(lengths, 16, seed=seed, **mode).taken_rows()]
+    assert sum(lengths[row] for row in taken) / len(taken) == pytest.approx(sum(lengths) / 1000, rel=0.02)
 
 
 @pytest.mark.parametrize("limit", [1.0, 13, 40, 0, 0.0])
@@ -162,20 +139,16 @@ def test_an_evaluation_of_all_or_nothing_keeps_its_order(limit):
 
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_share_the_sample_of_one_process(world_size):
-    for count in range(world_size, 70):
-        for limit in (1, 2, 0.5):
-            mode = {"shuffle": False, "limit": limit}
-            (alone,) = _ranks(count, 2 * world_size, 1, **mode)
-            ranks = _ranks(count, 2, world_size, **mode)
-            assert all(rows for batches in ranks for rows in batches)
-            assert Counter(itertools.chain(*itertools.chain(*ranks))) == Counter(range(count))
-            one = LengthGroupedSampler(_lengths(count), 2 * world_size, **mode)
-            all_ranks = LengthGroupedSampler(_lengths(count), 2, rank=1, world_size=world_size, **mode)
-            if len(alone) == len(ranks[0]) and count - len(one.taken_rows()) >= world_size:
-                assert all_ranks.taken_rows() == one.taken_rows(), f"{count} rows"
-            taken = all_ranks._taken(len(ranks[0]))
-            shared = [row for batches in ranks for rows in batches[:taken] for row in rows]
-            assert sorted(shared) == sorted(all_ranks.taken_rows()), f"{count} rows"
+    for count, limit in product(range(world_size, 70), (1, 2, 0.5)):
+        mode = {"shuffle": False, "limit": limit}
+        (alone,) = _ranks(count, 2 * world_size, 1, **mode)
+        ranks = _ranks(count, 2, world_size, **mode)
+        one = LengthGroupedSampler(_lengths(count), 2 * world_size, **mode)
+        all_ranks = LengthGroupedSampler(_lengths(count), 2, rank=1, world_size=world_size, **mode)
+        if len(alone) == len(ranks[0]) and count - len(one.taken_rows()) >= world_size:
+            assert all_ranks.taken_rows() == one.taken_rows(), f"{count} rows"
+        shared = chain(*(chain(*batches[: all_ranks._taken(len(ranks[0]))]) for batches in ranks))
+        assert sorted(shared) == sorted(all_ranks.taken_rows()), f"{count} rows"
 
 
 @pytest.mark.parametrize("mode", ["grouped", "plain"])
@@ -184,12 +157,11 @@ def test_ranks_train_on_the_batches_of_one_process_with_the_same_global_batch(mo
     for count in range(world_size, 100):
         (alone,) = _ranks(count, 16, 1, epoch=1, **MODES[mode])
         ranks = _ranks(count, 16 // world_size, world_size, epoch=1, **MODES[mode])
-        assert [list(itertools.chain(*shares)) for shares in zip(*ranks, strict=True)] == alone, f"{count} rows"
+        assert [list(chain(*shares)) for shares in zip(*ranks, strict=True)] == alone, f"{count} rows"
 
 
 def test_a_batch_asked_for_before_lightning_tells_the_epoch_is_of_the_one_that_is_resumed():
-    sampler = LengthGroupedSampler(_lengths(40), 4, shuffle=True, resume_at=(2, 5))
-    rest = list(sampler)
+    rest = list(LengthGroupedSampler(_lengths(40), 4, shuffle=True, resume_at=(2, 5)))
     assert {rows.epoch for rows in rest} == {2}
     whole = LengthGroupedSampler(_lengths(40), 4, shuffle=True)
     whole.set_epoch(2)

@@ -3,30 +3,24 @@ from __future__ import annotations
 import random
 from collections import Counter
 
-from peftlit.data import Reviews
 from peftlit.data.checks import row_hash
 from peftlit.data.labels import LabelSets, Values
 from peftlit.data.split import stratified_split
-from tests.data.test_labels import REVIEWS
+from tests.conftest import toy_rows
+from tests.data.helpers import labelled, refusal, text_files
 
 SHARES = {"train": 0.72, "validation": 0.08, "test": 0.2}
 
 
 def test_a_split_is_a_function_of_labels_shares_and_seed():
     labels = [i % 3 for i in range(300)]
-    same = stratified_split(labels, SHARES, seed=1)
-    assert stratified_split(labels, SHARES, seed=1) == same
+    random.seed(0)
+    state, same = random.getstate(), stratified_split(labels, SHARES, seed=1)
+    assert random.getstate() == state, "the global random state is not moved"
+    random.seed(99)
+    assert stratified_split(labels, SHARES, seed=1) == same, "nor used"
     assert stratified_split(labels, SHARES, seed=2) != same
     assert all(members == sorted(members) for members in same.values())
-
-
-def test_the_global_random_state_is_neither_used_nor_moved():
-    random.seed(0)
-    first, state = stratified_split([0, 1] * 50, SHARES, seed=1), random.getstate()
-    random.seed(99)
-    assert stratified_split([0, 1] * 50, SHARES, seed=1) == first
-    random.seed(0)
-    assert random.getstate() == state
 
 
 def test_a_share_of_whole_rows_is_met_exactly():
@@ -37,8 +31,34 @@ def test_a_share_of_whole_rows_is_met_exactly():
 def test_a_row_hash_names_text_and_label():
     rows = [("a", "pos"), ("a", "neg"), ("b", "pos"), ("", "apos"), ("apos", "")]
     assert len({row_hash(*row) for row in rows}) == len(rows)
-    assert row_hash(*rows[0]) == row_hash(*rows[0])
     assert len(row_hash("ä", "neg")) == 16
+
+
+# max_train_samples -------------------------------------------------------------------------------------------------
+
+
+def test_max_train_samples_keeps_the_first_training_rows_that_the_cut_leaves(tmp_path):
+    settings = {"validation_share": 0.1, "test_share": 0.2}
+    whole = text_files(tmp_path, toy_rows(100), **settings).read()
+    data = text_files(tmp_path, toy_rows(100), max_train_samples=20, **settings)
+    kept = {split: rows["row"][:20] if split == "train" else rows["row"][:] for split, rows in whole.items()}
+    assert {split: rows["row"][:] for split, rows in data.read().items()} == kept
+    assert sum(data.class_counts) == data.reports["train"].rows == 20
+    manifest = data.manifest()
+    assert manifest["max_train_samples"] == len(manifest["splits"]["train"]["row_hashes"]) == 20
+
+
+def test_only_the_rows_that_max_train_samples_leaves_are_looked_at(tmp_path):
+    rows = labelled("abab")
+    data = text_files(tmp_path, [*rows, rows[0]], rows[3:], max_train_samples=3, strict=True)
+    assert data.manifest()["splits"]["test"]["duplicates_of"] == {}
+    assert "one class only (a)" in refusal(text_files(tmp_path, labelled("aabb"), max_train_samples=2).read)
+
+
+def test_a_limit_above_the_number_of_rows_changes_nothing(tmp_path):
+    limited = text_files(tmp_path, labelled("abab"), max_train_samples=4).manifest()
+    assert limited["max_train_samples"] is None
+    assert limited["sha256"] == text_files(tmp_path, labelled("abab")).manifest()["sha256"]
 
 
 # Label sets and values ---------------------------------------------------------------------------------------------
@@ -50,36 +70,9 @@ def test_label_sets_too_rare_for_the_smallest_share_are_dealt_as_one_group():
     assert strata == [0] * 13 + [-1] * 25, "0.08 of 13 rows is one row, of 12 it is not"
 
 
-def test_equal_values_share_a_bin_and_bins_follow_the_values():
-    chance = random.Random(0)
-    for values in ([chance.gauss(0, 1) for _ in range(1000)], [float(chance.randint(1, 5)) for _ in range(1000)]):
-        bins = Values("label").strata(values, 0.1)
-        in_order = [b for _, b in sorted(zip(values, bins, strict=True))]
-        assert in_order == sorted(in_order)
-        assert len({(v, b) for v, b in zip(values, bins, strict=True)}) == len(set(values))
-    assert set(Counter(Values("label").strata(range(1000), 0.1)).values()) == {100}, "ten bins of a tenth each"
-
-
-def test_label_sets_of_the_shipped_reviews_keep_their_shares():
-    data = Reviews(file=str(REVIEWS), label_column="aspects", problem_type="multi_label_classification")
-    dealt = {name: Counter(map(tuple, rows["label"])) for name, rows in data.read().items()}
-    totals = sum(dealt.values(), Counter())
-    common = {s for s, count in totals.items() if count * SHARES["validation"] >= 1}
-    rare = totals.total() - sum(totals[s] for s in common)
-    assert (len(totals), len(common), rare) == (19, 9, 46)
-    for name, share in SHARES.items():
-        for label_set in common:
-            assert abs(dealt[name][label_set] - share * totals[label_set]) < 1 + 1e-6
-        assert abs(sum(dealt[name][s] for s in totals.keys() - common) - share * rare) < 1 + 1e-6
-        for i, label in enumerate(data.label_names):  # so a label is off by less than one row a set that carries it
-            carriers = {s for s in common if s[i]}
-            kept = sum(dealt[name][s] for s in carriers)
-            assert abs(kept - share * sum(totals[s] for s in carriers)) < len(carriers), f"{label} in {name}"
-
-
-def test_stars_of_the_shipped_reviews_keep_their_shares():
-    data = Reviews(file=str(REVIEWS), label_column="stars", problem_type="regression")
-    dealt = {name: Counter(rows["label"]) for name, rows in data.read().items()}
-    for value, total in sum(dealt.values(), Counter()).items():
-        for name, share in SHARES.items():
-            assert abs(dealt[name][value] - share * total) < 1 + 1e-6, "each of the five values has a bin of its own"
+def test_values_are_dealt_by_ten_bins_that_follow_them():
+    values = [random.Random(0).gauss(0, 1) for _ in range(1000)]
+    bins = Values("label").strata(values, 0.1)
+    in_order = [b for _, b in sorted(zip(values, bins, strict=True))]
+    assert in_order == sorted(in_order)
+    assert set(Counter(Values("label").strata(range(1000), 0.1)).values()) == {100}

@@ -8,15 +8,14 @@ from peftlit.data.table import column_values, make_rows, map_rows, write_rows
 
 @pytest.mark.parametrize("count", [0, 1, 999, 1000, 1001, 2500])
 def test_rows_are_what_the_columns_say_however_many_there_are(count):
-    rows = make_rows(
-        {"row": range(count), "text": (f"text {i}" for i in range(count)), "sets": [[i] for i in range(count)]}
-    )
+    columns = {"row": [*range(count)], "text": [f"text {i}" for i in range(count)], "sets": [[i] for i in range(count)]}
+    rows = make_rows({name: iter(values) for name, values in columns.items()})
     assert len(rows) == count
     assert rows.cache_files, "held in memory instead of mapped from disk"
     assert rows.column_names == ["row", "text", "sets"]
-    assert list(rows) == [{"row": i, "text": f"text {i}", "sets": [i]} for i in range(count)]
-    assert list(column_values(rows, "text", "here")) == [f"text {i}" for i in range(count)]
-    assert list(rows.select(range(count - 1, -1, -1))["row"]) == list(range(count - 1, -1, -1))
+    assert not count or rows[:] == columns
+    assert list(column_values(rows, "text", "here")) == columns["text"]
+    assert list(rows.select(range(count - 1, -1, -1))["row"]) == columns["row"][::-1]
 
 
 def test_columns_of_different_lengths_are_refused():
@@ -28,16 +27,12 @@ def test_rows_are_made_and_read_a_thousand_at_a_time():
     taken: list[int] = []
     rows = make_rows({"row": (taken.append(i) or i for i in range(2500))})
     assert [len(batch) for batch in rows.data.to_batches()] == [1000, 1000, 500]
-    values = column_values(rows, "row", "here")
-    assert next(values) == 0
+    assert next(column_values(rows, "row", "here")) == 0
     assert taken == list(range(2500))
 
 
 def test_rows_are_named_without_looking_at_them(monkeypatch):
-    def looked(*_: object) -> str:
-        raise AssertionError("the rows were pickled for a name")
-
-    monkeypatch.setattr(datasets.arrow_dataset, "generate_fingerprint", looked)
+    monkeypatch.setattr(datasets.arrow_dataset, "generate_fingerprint", lambda *_: pytest.fail("pickled for a name"))
     first, second = make_rows({"row": [1]}), make_rows({"row": [1]})
     assert first._fingerprint != second._fingerprint
 
@@ -48,7 +43,8 @@ def test_rows_are_named_without_looking_at_them(monkeypatch):
         pytest.param([[None], ["a"], [None]], [None, "a", None], id="first seen late"),
         pytest.param([[1], [2.5], [3]], [1.0, 2.5, 3.0], id="numbers"),
         pytest.param([[1], ["neg"], [2]], [1, "neg", 2], id="numbers and texts"),
-        pytest.param([[1, "7", True, [0.5]]], [1, "7", True, [0.5]], id="mixed at once"),
+        pytest.param([[1, "7", True, [0.5]], ["8"]], [1, "7", True, [0.5], "8"], id="mixed at once"),
+        pytest.param([[1], ["7", [0.5]], [None]], [1, "7", [0.5], None], id="mixed late"),
         pytest.param([[[]], [["a"]]], [[], ["a"]], id="lists"),
         pytest.param([[{"a": 1}], [{"b": 2}]], [{"a": 1, "b": None}, {"a": None, "b": 2}], id="objects"),
         pytest.param([[1, 1 << 70]], [1.0, 2.0**70], id="beyond 64 bits"),

@@ -1,12 +1,12 @@
-"""The data module that all data sets share. It takes rows from their source to batches, one object for each step."""
+"""The data module that all data sets share: rows are read, cleaned and split, and their tokens become batches."""
 
-import json
 import logging
 import os
 import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import DataSpec, Objective
 from peftlit.data import lengths
-from peftlit.data.batches import EncodedRows, LoaderFactory, count_rows, training_position
+from peftlit.data.batches import count_sampled, make_loader, rank_and_world_size, training_position
 from peftlit.data.checks import RowReport
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
@@ -25,21 +25,17 @@ from peftlit.data.encode import tokenizer_state
 from peftlit.data.files import read_rows
 from peftlit.data.messages import Question
 from peftlit.data.rows import RowReader
+from peftlit.data.sampler import LengthGroupedSampler
 from peftlit.data.split import SPLITS, Splits, Splitter
 from peftlit.data.tokenizer import load_tokenizer
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-_PROBE_ROWS = 8
-
 
 @dataclass(kw_only=True, eq=False, repr=False)
 class TokenDataModule(LightningDataModule):
     """Rows by split, their tokens, and batches of them.
-
-    The way: :meth:`load` gives raw rows, a ``RowReader`` checks and cleans them, a ``Splitter`` cuts and describes the
-    splits, ``_encode`` takes tokens from the cache, and a ``LoaderFactory`` makes batches with a collator.
 
     Args:
         cleaning_steps: Steps applied to every text, in training and by ``predict``: ``tags`` (drop ``<br />`` and
@@ -47,8 +43,7 @@ class TokenDataModule(LightningDataModule):
             order they are named. What each step removed is in the split manifest.
         validation_share: Fraction of all rows to cut for validation where the set brings no such split.
         test_share: Fraction of all rows to cut for test where the set brings no such split.
-        split_seed: Seed of the cut, and of the rows that a limited evaluation scores. It is apart from the training
-            seed: other seeds, same split.
+        split_seed: Seed of the cut, and of the rows that a limited evaluation scores; not the seed of training.
         max_train_samples: Use only the first so many training rows, of those that are left by the cut.
         strict: Treat empty texts and duplicates within or across splits as errors.
         tokenizer: Hub id or folder of the tokenizer; unset = the backbone's.
@@ -64,9 +59,6 @@ class TokenDataModule(LightningDataModule):
         seed: Seed of the training order; unset = ``seed_everything``.
         num_workers: Processes that load batches, per loader; 0 = in the main process.
         num_proc: Processes that tokenize. Tokenizers use all cores by themselves, so 1 is seldom slower.
-
-    Attributes:
-        sources: Where each split is from, for messages; :meth:`load` may fill it.
     """
 
     cleaning_steps: list[CleaningStep] = field(default_factory=list)
@@ -92,7 +84,14 @@ class TokenDataModule(LightningDataModule):
     def __post_init__(self) -> None:
         """Check ranges; nothing is read yet."""
         super().__init__()
-        for name in ("max_length", "batch_size", "num_proc", "eval_batch_size", "tokens_per_batch"):
+        for name in (
+            "max_length",
+            "batch_size",
+            "num_proc",
+            "eval_batch_size",
+            "tokens_per_batch",
+            "max_train_samples",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"data.{name}: got {value}, needs 1 or more")
@@ -100,10 +99,9 @@ class TokenDataModule(LightningDataModule):
         self._cleaner = Cleaner(self.cleaning_steps)
         self.sources: dict[str, str] = {}
         self.lengths: dict[str, dict[str, float]] = {}
-        self._splits: Splits | None = None
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._encoded: dict[str, datasets.Dataset] = {}
-        self._rows_scored: dict[str, int] = {}
+        self._rows_scored: dict[str, int | None] = {}
         self._resume_at = (0, 0)
 
     def _make_splitter(self) -> Splitter:
@@ -111,11 +109,9 @@ class TokenDataModule(LightningDataModule):
         return Splitter(shares, seed=self.split_seed, max_train_samples=self.max_train_samples, strict=self.strict)
 
     def load(self) -> dict[str, datasets.Dataset]:
-        """Return the raw rows by split: ``train`` and, where the set has them, ``validation`` and ``test``.
+        """Return the rows of ``train`` and, if they are not to be cut from it, of ``validation`` and ``test``.
 
-        A split that is absent is cut from train by its share. Fill ``self.sources`` with each split's
-        file for better messages. What is done to a text here is not in the export, as ``cleaning_steps`` are:
-        do it to the texts that you ask about, too.
+        Fill ``self.sources`` with each split's file for messages. ``predict`` does not do what is done to a text here.
         """
         raise NotImplementedError(f"{type(self).__name__} must say where its rows are")
 
@@ -137,28 +133,20 @@ class TokenDataModule(LightningDataModule):
         return {split: read_rows(file) for split, file in files.items()}
 
     def read(self) -> dict[str, datasets.Dataset]:
-        """Read, check and split the rows, once; no tokenizer and no weights are needed for it.
+        """Read, check and split the rows, once; no tokenizer and no weights are needed for it."""
+        return self._splits.rows
 
-        Raises:
-            DataError: The rows are not what the configuration says.
-        """
-        return self._read().rows
-
-    def _read(self) -> Splits:
-        if self._splits is None:
-            self._splits = self._split(self.load())
-        return self._splits
-
-    def _split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+    @cached_property
+    def _splits(self) -> Splits:
+        raw = self.load()
         if "train" not in raw:
             raise DataError(f"{type(self).__name__}: load() gave no train split, only {', '.join(raw) or 'nothing'}")
-        return self._check_and_split(raw)
+        return self._split(raw)
 
-    def _check_and_split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+    def _split(self, raw: dict[str, datasets.Dataset]) -> Splits:
         """Check, clean and split rows; splits of other names are left out."""
         raw = {split: raw[split] for split in SPLITS if split in raw}
-        for split in raw:
-            self.sources.setdefault(split, f"{type(self).__name__} {split}")
+        self.sources = {split: f"{type(self).__name__} {split}" for split in raw} | self.sources
         reader = self._reader(raw)
         rows = {split: reader.read(part, self.sources[split]) for split, part in raw.items()}
         if self._cleaner.steps:
@@ -168,28 +156,22 @@ class TokenDataModule(LightningDataModule):
     @property
     def reports(self) -> dict[str, RowReport]:
         """What was found in each split."""
-        return self._read().reports
+        return self._splits.reports
 
     def manifest(self) -> dict[str, Any]:
         """Describe the splits: what was cut how, what was found, and each row's hash in order."""
-        return self._read().manifest(self._cleaner, self.lengths)
+        return self._splits.manifest(self._cleaner, self.lengths)
 
     def rows_scored(self, split: str) -> int:
         """Return how many rows of a split the Trainer scores: all, or as many as its limit leaves."""
-        return self._rows_scored.get(split, self.reports[split].rows)
+        return self._rows_scored.get(split) or self.reports[split].rows
 
     def probe(self) -> list[Question]:
         """Return a few rows to compare answers on: not of the training rows where there are others."""
-        splits = self.read()
-        rows = next(splits[name] for name in reversed(SPLITS) if name in splits)[:_PROBE_ROWS]
-        return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])
+        return self._splits.probe()
 
     def get_tokenizer(self) -> PreTrainedTokenizerBase:
-        """Return the tokenizer, loaded once.
-
-        Raises:
-            ConfigError: No tokenizer is named, or it cannot do what is asked.
-        """
+        """Return the tokenizer, loaded once."""
         if self._tokenizer is None:
             if self.tokenizer is None:
                 raise ConfigError("data.tokenizer: the backbone has random weights and no tokenizer; name one")
@@ -233,44 +215,28 @@ class TokenDataModule(LightningDataModule):
             self._encode(split)
 
     def setup(self, stage: str) -> None:
-        """Map the tokenized rows of the splits that a stage needs into memory.
-
-        Raises:
-            ConfigError: A split has fewer rows than there are processes.
-        """
-        _, processes = self._loaders.rank_and_world_size
+        """Map the tokenized rows of the splits that a stage needs into memory."""
+        _, processes = rank_and_world_size(self.trainer)
         needed = {"fit": ("train", "validation"), "validate": ("validation",)}.get(stage, ("test",))
         for split in [split for split in needed if split in self.read()]:
-            self._encoded[split] = self._encode(split)
-            rows = len(self._encoded[split])
-            if 0 < rows < processes:
+            encoded = self._encoded[split] = self._encode(split)
+            if 0 < len(encoded) < processes:
                 raise ConfigError(
-                    f"trainer.devices: {processes} processes cannot share the {rows} rows of {split}; set {rows} "
-                    "or fewer"
+                    f"trainer.devices: {processes} processes cannot share the {len(encoded)} rows of {split}; "
+                    f"set {len(encoded)} or fewer"
                 )
 
     def _cache_key(self, split: str) -> str:
-        """Name what a split's tokens depend on: the rows with their numbers and labels, and the tokenizer."""
-        splits = self._read()
-        labels, numbers = splits.labels, splits.rows[split]["row"][:]
-        key = [numbers, splits.hashes[split], labels.problem_type, labels.names, self.tokenizer_sha256]
-        return sha256(json.dumps(key).encode()).hexdigest()
+        return self._splits.cache_key(split, self.tokenizer_sha256)
 
     def _note_lengths(self, split: str, tokens: Sequence[int], noun: str = "rows", what: str = "cut to") -> None:
-        """Summarise once how many tokens a split's rows have before cutting."""
         if split not in self.lengths:
             self.lengths[split] = lengths.summarise(tokens, self.max_length)
             log.info("%s", lengths.line(split, self.lengths[split], noun, what))
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches."""
-        return self._loaders.loader(
-            self._encoded_rows("train"),
-            self.batch_size,
-            shuffle=True,
-            tokens_per_batch=self.tokens_per_batch,
-            resume_at=self._resume_at,
-        )
+        return self._loader("train", self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         """Return the loader of validation batches, none where there is no validation split."""
@@ -298,38 +264,35 @@ class TokenDataModule(LightningDataModule):
     def _training_seed(self) -> int:
         return self.seed if self.seed is not None else int(os.environ.get("PL_GLOBAL_SEED", 0))
 
-    @property
-    def _loaders(self) -> LoaderFactory:
-        return LoaderFactory(
-            trainer=self.trainer,
-            seed=self._training_seed,
-            sample_seed=self.split_seed,
-            group_by_length=self.group_by_length,
-            num_workers=self.num_workers,
-        )
-
     def _dataset(self, split: str) -> Any:
-        """Return what is asked for the rows of a batch by their numbers."""
         return self._encoded[split]
 
-    def _encoded_rows(self, split: str) -> EncodedRows:
-        return EncodedRows(self._dataset(split), self._encoded[split]["length"][:], self._collator(split))
+    def _loader(self, split: str, batch_size: int, limit: float = 1.0) -> DataLoader[Any]:
+        is_train = split == "train"
+        rank, world_size = rank_and_world_size(self.trainer)
+        sampler = LengthGroupedSampler(
+            self._encoded[split]["length"][:],
+            batch_size,
+            shuffle=is_train,
+            seed=self._training_seed if is_train else self.split_seed,
+            group_by_length=self.group_by_length,
+            tokens_per_batch=self.tokens_per_batch,
+            rank=rank,
+            world_size=world_size,
+            resume_at=self._resume_at if is_train else (0, 0),
+            limit=limit,
+        )
+        return make_loader(
+            self._dataset(split), sampler, self._collator(split), self.trainer, self._training_seed, self.num_workers
+        )
 
     def _evaluation_loader(self, split: str, stage: Literal["val", "test", "predict"]) -> DataLoader[Any] | list[Any]:
         if split not in self._encoded:
             return []
-        limit = getattr(self.trainer, f"limit_{stage}_batches") if self.trainer else 1.0
-        batch_size = self.eval_batch_size or 2 * self.batch_size
-        loader = self._loaders.loader(self._encoded_rows(split), batch_size, limit=limit)
-        self._note_sample(split, loader.sampler.taken_rows(), f"trainer.limit_{stage}_batches")  # type: ignore[attr-defined]
+        setting, batch_size = f"limit_{stage}_batches", self.eval_batch_size or 2 * self.batch_size
+        loader = self._loader(split, batch_size, getattr(self.trainer, setting) if self.trainer else 1.0)
+        scored = count_sampled(self._encoded[split], loader.sampler.taken_rows())  # type: ignore[attr-defined]
+        if scored and scored != self._rows_scored.get(split):
+            log.info("%s: a random sample of %d rows is scored (trainer.%s)", split, scored, setting)
+        self._rows_scored[split] = scored
         return loader
-
-    def _note_sample(self, split: str, taken: list[int], limited_by: str) -> None:
-        """Log once that only some rows of a split are scored, and remember how many."""
-        if not 0 < len(taken) < len(self._encoded[split]):
-            self._rows_scored.pop(split, None)
-            return
-        scored = count_rows(self._encoded[split], taken)
-        if self._rows_scored.get(split) != scored:
-            self._rows_scored[split] = scored
-            log.info("%s: a random sample of %d rows is scored (%s)", split, scored, limited_by)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 
 import datasets
@@ -67,83 +67,52 @@ def row_hash(text: str, label: str) -> str:
 
 @dataclass
 class RowReport:
-    """Rows of one split that are worth a look. Row numbers count from 1 in the source; the first few are listed.
+    """Rows of one split that are worth a look; row numbers count from 1 in the source.
 
     Attributes:
         rows: Number of rows.
         labels: Rows of each class, or rows that carry each label; of values the lowest, the mean and the highest.
         notes: What else is worth knowing of the labels.
-        empty_texts: Number of texts that are empty or white space.
-        duplicates: Rows whose text repeats an earlier row of the same split.
-        duplicates_of: Number of rows whose text also stands in another split, by split.
+        empty: Rows with a text that is empty or white space.
+        repeated: Rows whose text repeats an earlier row of the same split.
+        shared: Rows whose text also stands in another split, by split.
     """
 
     rows: int
     labels: dict[str, float]
     notes: list[str] = field(default_factory=list)
-    empty_texts: int = 0
-    empty_text_rows: list[int] = field(default_factory=list)
-    duplicates: int = 0
-    duplicate_rows: list[int] = field(default_factory=list)
-    duplicates_of: dict[str, int] = field(default_factory=dict)
-    duplicate_rows_of: dict[str, list[int]] = field(default_factory=dict)
+    empty: list[int] = field(default_factory=list)
+    repeated: list[int] = field(default_factory=list)
+    shared: dict[str, list[int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, object]:
-        """Return the report as plain JSON values."""
-        return asdict(self)
-
-    def count(self, row: int, text: str, seen: set[int], earlier: Mapping[str, set[int]]) -> None:
-        """Note whether a row's text is empty, and whether it was seen before.
-
-        Args:
-            row: The row's number in the source.
-            text: Its text; a pair joined.
-            seen: The keys of the split's texts so far, completed in place. 64 bits stand for a text, as for a row in
-                the manifest.
-            earlier: The keys of the texts of other splits.
-        """
-        if not all(map(str.strip, text.split(PAIR_SEPARATOR))):
-            self.empty_texts += 1
-            _list(row, self.empty_text_rows)
-        key = hash(text)
-        if key in seen:
-            self.duplicates += 1
-            _list(row, self.duplicate_rows)
-        seen.add(key)
-        for other, theirs in earlier.items():
-            if key in theirs:
-                self.duplicates_of[other] = self.duplicates_of.get(other, 0) + 1
-                _list(row, self.duplicate_rows_of.setdefault(other, []))
+        """Return the report as JSON values: how many rows of each kind there are, and the numbers of the first."""
+        return {
+            "rows": self.rows,
+            "labels": self.labels,
+            "notes": self.notes,
+            "empty_texts": len(self.empty),
+            "empty_text_rows": self.empty[:_LISTED],
+            "duplicates": len(self.repeated),
+            "duplicate_rows": self.repeated[:_LISTED],
+            "duplicates_of": {split: len(rows) for split, rows in self.shared.items()},
+            "duplicate_rows_of": {split: rows[:_LISTED] for split, rows in self.shared.items()},
+        }
 
     def oddities(self) -> str:
         """Return what was found, in brackets; nothing where all is well."""
-        found = [f"{self.empty_texts} empty texts"] * bool(self.empty_texts)
-        found += [f"{self.duplicates} repeated texts"] * bool(self.duplicates)
-        found += [f"{count} texts that also stand in {other}" for other, count in self.duplicates_of.items()]
+        found = [f"{len(self.empty)} empty texts"] * bool(self.empty)
+        found += [f"{len(self.repeated)} repeated texts"] * bool(self.repeated)
+        found += [f"{len(rows)} texts that also stand in {other}" for other, rows in self.shared.items()]
         return f" ({', '.join(found)})" if found else ""
 
     def refuse(self, split: str, source: str) -> None:
-        """Turn what was counted into an error.
-
-        Raises:
-            DataError: The first finding, with its row.
-        """
-        if self.empty_texts:
-            raise DataError(
-                f"{source}, row {self.empty_text_rows[0]}: empty text ({self.empty_texts} in {split}; strict)"
-            )
-        if self.duplicates:
-            raise DataError(
-                f"{source}, row {self.duplicate_rows[0]}: repeats an earlier text ({self.duplicates} do; strict)"
-            )
-        for other, count in self.duplicates_of.items():
-            row = self.duplicate_rows_of[other][0]
-            raise DataError(f"{source}, row {row}: its text also stands in {other} ({count} do; strict)")
-
-
-def _list(row: int, rows: list[int]) -> None:
-    if len(rows) < _LISTED:
-        rows.append(row)
+        """Raise a DataError for the first finding, with its row."""
+        found = [("empty text", self.empty, f"in {split}"), ("repeats an earlier text", self.repeated, "do")]
+        found += [(f"its text also stands in {other}", rows, "do") for other, rows in self.shared.items()]
+        for what, rows, which in found:
+            if rows:
+                raise DataError(f"{source}, row {rows[0]}: {what} ({len(rows)} {which}; strict)")
 
 
 def joined_texts(rows: datasets.Dataset) -> Iterator[str]:
@@ -164,17 +133,25 @@ def describe_splits(
     Returns:
         The report of each split, and its rows' hashes in order.
     """
-    earlier: dict[str, set[int]] = {}
     reports: dict[str, RowReport] = {}
     hashes: dict[str, list[str]] = {}
+    earlier: dict[str, set[int]] = {}  # 64 bits stand for a text, as they do in a row's hash
     for split, part in splits.items():
         rows, values = part["row"][:], part["label"][:]
         report = reports[split] = RowReport(rows=len(rows), labels=labels.summary(values))
-        keys: set[int] = set()
         hashes[split] = []
+        seen: set[int] = set()
         for row, text, value in zip(rows, joined_texts(part), values, strict=True):
             hashes[split].append(row_hash(text, labels.to_csv(value)))
-            report.count(row, text, keys, earlier)
-        earlier[split] = keys
+            if not all(map(str.strip, text.split(PAIR_SEPARATOR))):
+                report.empty.append(row)
+            key = hash(text)
+            if key in seen:
+                report.repeated.append(row)
+            seen.add(key)
+            for other, theirs in earlier.items():
+                if key in theirs:
+                    report.shared.setdefault(other, []).append(row)
+        earlier[split] = seen
         log.info("%s", f"{split}: {len(rows)} rows{report.oddities()}")
     return reports, hashes

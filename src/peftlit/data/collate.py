@@ -101,15 +101,11 @@ def _pad_ids(
     tokenizer: PreTrainedTokenizerBase, input_ids: list[list[int]], side: Literal["left", "right"] | None = None
 ) -> Batch:
     """Return ``input_ids`` and ``attention_mask``, which not every tokenizer returns by default."""
-    batch: Batch = dict(  # type: ignore[assignment]
-        tokenizer.pad({"input_ids": input_ids}, return_tensors="pt", padding_side=side, return_attention_mask=True)
-    )
-    return batch
+    tokens = {"input_ids": input_ids}
+    padded = tokenizer.pad(tokens, return_tensors="pt", padding_side=side, return_attention_mask=True)
+    return dict(padded)  # type: ignore[return-value]
 
 
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str | tuple[str, str]]) -> Batch:
     """Return texts or text pairs as one padded batch, cut to the length that the tokenizer was saved with."""
-    batch: Batch = dict(  # type: ignore[assignment]
-        tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt")
-    )
-    return batch
+    return dict(tokenizer(list(texts), truncation=True, padding=True, return_tensors="pt"))  # type: ignore[return-value]

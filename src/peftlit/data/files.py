@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -15,10 +16,10 @@ import pyarrow
 import pyarrow.parquet
 
 from peftlit.data.cache import cache_file, clean_cache
+from peftlit.data.checks import check_text
+from peftlit.data.lines import iterate_lines
 from peftlit.data.table import AT_ONCE, map_rows, write_rows
 from peftlit.errors import DataError
-
-FORMATS = {".csv": "csv", ".tsv": "csv", ".jsonl": "json", ".json": "json", ".parquet": "parquet"}
 
 
 def read_rows(path: str | Path) -> datasets.Dataset:
@@ -33,14 +34,14 @@ def read_rows(path: str | Path) -> datasets.Dataset:
     path = Path(path)
     if path.is_dir():
         return _read_arrow(path)
-    kind = _kind(path)
-    if kind == "parquet":
+    iterate = _iterator(path)
+    if iterate is _iterate_parquet:
         return _read_parquet(path)
     state = path.stat()
     file = cache_file(["rows", str(path.resolve()), state.st_size, state.st_mtime_ns, state.st_ctime_ns])
     if not file.exists():
         with _naming_bytes(path):
-            write_rows(file, _columns(_iterate_csv(path) if kind == "csv" else _iterate_json(path), path))
+            write_rows(file, _columns(iterate(path), path))
         clean_cache()
     return map_rows(file)
 
@@ -52,41 +53,27 @@ def iterate_rows(path: str | Path) -> Iterator[dict[str, Any]]:
         DataError: As :func:`read_rows` does, when the reader gets there.
     """
     path = Path(path)
-    kind = _kind(path)
-    if kind == "parquet":
-        yield from _iterate_parquet(path)
+    iterate = _iterator(path)
+    if iterate is _iterate_parquet:
+        yield from iterate(path)
         return
     with _naming_bytes(path):
-        yield from _iterate_csv(path) if kind == "csv" else _iterate_json(path)
+        yield from iterate(path)
 
 
 @contextmanager
 def _naming_bytes(path: Path) -> Iterator[None]:
-    """Name the place of what cannot be decoded, or encoded, in a file that is being read."""
+    """Name the place of what cannot be decoded, or encoded, in a text file that is being read."""
     try:
         yield
-    except UnicodeDecodeError as error:
-        check_encoding(path)  # raises, naming the line
-        raise DataError(f"{path}: a text holds bytes that are not UTF-8") from error
-    except DataError:
-        check_encoding(path)  # bytes that are not UTF-8 come first
+    except (UnicodeDecodeError, DataError):
+        check_encoding(path)  # bytes that are not UTF-8 come before all else
         raise
-    except UnicodeEncodeError as error:
-        for number, record in enumerate(_iterate_json(path), 1):
-            for name, value in record.items():
-                if not _is_utf8(json.dumps({name: value}, ensure_ascii=False)):
-                    raise DataError(
-                        f"{path}, line {number}: {name} holds half of a surrogate pair, which is no UTF-8"
-                    ) from error
-        raise
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
     except UnicodeEncodeError:
-        return False
-    return True
+        for row, record in enumerate(_iterate_json(path), 1):
+            for name, value in record.items():
+                check_text(json.dumps({name: value}, ensure_ascii=False), name, str(path), row)
+        raise
 
 
 def require_file(path: Path) -> None:
@@ -95,16 +82,23 @@ def require_file(path: Path) -> None:
         raise DataError(f"{path}: no such file; paths are taken from the folder the command runs in ({Path.cwd()})")
 
 
-def _kind(path: Path) -> str:
+def _iterator(path: Path) -> Callable[[Path], Iterator[dict[str, Any]]]:
+    """Return what iterates over a file's rows."""
     require_file(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
+    iterators = {
+        ".csv": _iterate_csv,
+        ".tsv": _iterate_csv,
+        ".jsonl": _iterate_json,
+        ".json": _iterate_json,
+        ".parquet": _iterate_parquet,
+    }
+    if path.suffix.lower() not in iterators:
         raise DataError(
-            f"{path}: cannot read {path.suffix or 'a file without an ending'}; known are {', '.join(FORMATS)}"
+            f"{path}: cannot read {path.suffix or 'a file without an ending'}; known are {', '.join(iterators)}"
         )
     if path.stat().st_size == 0:
         raise DataError(f"{path}: the file is empty")
-    return kind
+    return iterators[path.suffix.lower()]
 
 
 def find_splits(folder: str | Path) -> dict[str, str]:
@@ -115,10 +109,9 @@ def find_splits(folder: str | Path) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for split in ("train", "validation", "test"):
-        files = [Path(folder, split + ending) for ending in (".jsonl", ".csv", ".tsv", ".parquet")]
-        there = [str(file) for file in files if file.is_file()]
-        if there:
-            found[split] = there[0]
+        for file in (Path(folder, split + ending) for ending in (".jsonl", ".csv", ".tsv", ".parquet")):
+            if file.is_file():
+                found.setdefault(split, str(file))
     if "train" not in found:
         raise DataError(
             f"{Path(folder, 'train.jsonl')}: no such file, nor one that ends in .csv, .tsv or .parquet; "
@@ -144,20 +137,7 @@ def read_hub(path: str, name: str | None, revision: str | None, *, streaming: bo
 
 def check_encoding(path: Path) -> None:
     """Read a text file through once and refuse bytes that are not UTF-8, naming the line and the byte."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise DataError(not_utf8(str(path), number, error)) from error
-
-
-def not_utf8(source: str, number: int, error: UnicodeDecodeError) -> str:
-    """Say which byte of which line is not UTF-8."""
-    return (
-        f"{source}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; convert it: "
-        "iconv -f WINDOWS-1252 -t UTF-8"
-    )
+    deque(iterate_lines(path), maxlen=0)
 
 
 def _columns(records: Iterator[dict[str, Any]], path: Path) -> Iterator[dict[str, list[Any]]]:

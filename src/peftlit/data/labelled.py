@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import datasets
@@ -73,18 +74,13 @@ class TextDataModule(TokenDataModule):
             )
         if self.prompt is not None and self.objective is None:
             raise ConfigError("data.prompt: only a causal language model is asked by a prompt; leave it out")
-        self._label_prompts: LabelPrompts | None = None
 
     def _reader(self, raw: Mapping[str, datasets.Dataset]) -> TextReader:
         for split, rows in raw.items():
             check_columns(rows.column_names, [*self._text_columns.values(), self.label_column], self.sources[split])
+        train, source = raw.get("train"), self.sources.get("train", "")
         self._labels = make_labels(
-            self.problem_type,
-            self.label_column,
-            self.label_names,
-            self.label_separator,
-            raw.get("train"),
-            self.sources.get("train", ""),
+            self.problem_type, self.label_column, self.label_names, self.label_separator, train, source
         )
         self.label_names = self._labels.names
         return self._text_reader(self._cleaner)
@@ -103,14 +99,12 @@ class TextDataModule(TokenDataModule):
         train = self.read().get("train")
         return None if train is None else self._labels.counts(train["label"][:])
 
-    @property
+    @cached_property
     def label_prompts(self) -> LabelPrompts:
         """Puts texts to a causal language model."""
-        if self._label_prompts is None:
-            self.read()
-            prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
-            self._label_prompts = LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
-        return self._label_prompts
+        self.read()
+        prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
+        return LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
 
     def _default_prompt(self) -> Prompt:
         names, pair = self.label_names or [], "\n{text_pair}" if self.text_pair_column else ""

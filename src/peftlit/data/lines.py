@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from peftlit.data.files import not_utf8
 from peftlit.errors import DataError
 
 
@@ -26,5 +25,8 @@ def decode_lines(file: BinaryIO, source: str) -> Iterator[str]:
             try:
                 text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise DataError(not_utf8(source, number, error)) from error
+                raise DataError(
+                    f"{source}, line {number}: byte 0x{error.object[error.start]:02x} is not UTF-8; convert it: "
+                    "iconv -f WINDOWS-1252 -t UTF-8"
+                ) from error
             yield text.rstrip("\r\n")

@@ -44,7 +44,7 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
             batch, Lightning's sanity check included.
         seed: Seed of the orders; without ``shuffle``, of the sample.
         group_by_length: Batch rows of similar length together; False = plain shuffling.
-        tokens_per_batch: Padded tokens per batch and rank at most; batches then vary in rows.
+        tokens_per_batch: With ``shuffle``, padded tokens per batch and rank at most; batches then vary in rows.
         rank: This process among ``world_size``.
         world_size: Number of processes.
         resume_at: The epoch of a checkpoint, and how many of its batches are done and skipped.
@@ -94,15 +94,14 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
     def _global_batches(self) -> list[torch.Tensor]:
         if not len(self._lengths):
             return []
-        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
-        if self.tokens_per_batch is not None:
-            batches = self._by_token_budget(self.tokens_per_batch, generator)
-        elif self.shuffle:
-            batches = self._by_rows(generator)
-        else:
+        if not self.shuffle:
             return self._sample_first()
-        batches = self._fill_ranks(batches)
-        if self.shuffle and (self.group_by_length or self.tokens_per_batch is not None):
+        generator = torch.Generator().manual_seed(self.seed + 1_000_003 * self.epoch)
+        if self.tokens_per_batch is None:
+            batches = self._fill_ranks(self._by_rows(generator))
+        else:
+            batches = self._fill_ranks(self._by_token_budget(self.tokens_per_batch, generator))
+        if self.group_by_length or self.tokens_per_batch is not None:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         return batches
 
@@ -140,8 +139,7 @@ class LengthGroupedSampler(Sampler[RowNumbers]):
         The sequence of lengths is then the same in every epoch, and so is the number of batches.
         """
         rounded = (self._lengths + _LENGTH_STEP - 1) // _LENGTH_STEP * _LENGTH_STEP
-        order = torch.randperm(len(rounded), generator=generator) if self.shuffle else torch.arange(len(rounded))
-        order = _longest_first(order, rounded)
+        order = _longest_first(torch.randperm(len(rounded), generator=generator), rounded)
         batches = []
         while len(order):
             longest = max(1, int(rounded[order[0]]))

@@ -22,13 +22,15 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 
+_PROBE_ROWS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
     """The rows of each split, and all that names them: two runs with the same manifest hash have seen the same data.
 
     Attributes:
-        rows: Rows by split.
+        rows: Rows by split, in the order of ``SPLITS``.
         labels: What their labels are.
         sources: Where each split is from; the same rows in another folder are the same data.
         cut_from_train: Shares and seed of the cut, None where the set brought its splits.
@@ -44,6 +46,17 @@ class Splits:
     max_train_samples: int | None
     reports: dict[str, RowReport]
     hashes: dict[str, list[str]]
+
+    def cache_key(self, split: str, tokenizer: str) -> str:
+        """Name what a split's tokens depend on: the rows with their numbers and labels, and the tokenizer's digest."""
+        numbers = self.rows[split]["row"][:]
+        key = [numbers, self.hashes[split], self.labels.problem_type, self.labels.names, tokenizer]
+        return sha256(json.dumps(key).encode()).hexdigest()
+
+    def probe(self) -> list[str | tuple[str, str]]:
+        """Return a few texts, or pairs, of the last split."""
+        rows = list(self.rows.values())[-1][:_PROBE_ROWS]
+        return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])
 
     def manifest(self, cleaner: Cleaner, lengths: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
         """Describe the splits; ``sha256`` names all of it but the sources, the characters removed and the lengths.
@@ -96,8 +109,6 @@ class Splitter:
         if sum(self.shares.values()) >= 1:
             named = " and ".join(f"{split}_share {share}" for split, share in self.shares.items())
             raise ConfigError(f"data: {named} leave no train rows")
-        if self.max_train_samples is not None and self.max_train_samples < 1:
-            raise ConfigError(f"data.max_train_samples: got {self.max_train_samples}, needs 1 or more")
 
     def split(self, rows: dict[str, datasets.Dataset], labels: Labels, sources: dict[str, str]) -> Splits:
         """Cut, limit, check and describe.

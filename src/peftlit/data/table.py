@@ -46,12 +46,22 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
     A column's type widens to fit all its values, and a column that a part lacks is empty there. Values that share no
     type, such as numbers and texts, are kept as ``datasets.Json``.
     """
-    aside = _Writer(file.with_name(f"tmp{uuid.uuid4().hex}"))
+    aside, narrow = (file.with_name(f"tmp{uuid.uuid4().hex}") for _ in range(2))
+    types: dict[str, pyarrow.DataType] = {}
     try:
-        for part in parts:
-            aside.write(part)
-        aside.close()
-        aside.path.replace(file)
+        with narrow.open("wb") as stream:  # each part with types of its own
+            for part in parts:
+                batch = pyarrow.record_batch({name: _array(values) for name, values in part.items()})
+                for field in batch.schema:
+                    types[field.name] = _common(types.get(field.name, field.type), field.type)
+                with pyarrow.ipc.new_stream(stream, batch.schema) as writer:
+                    writer.write_batch(batch)
+        schema = pyarrow.schema(list(types.items()))
+        with narrow.open("rb") as stream, pyarrow.ipc.new_stream(str(aside), schema) as writer:
+            while stream.peek(1):
+                for batch in pyarrow.ipc.open_stream(stream):
+                    writer.write_batch(_widened(batch, schema))
+        aside.replace(file)
     except OSError as error:
         if disk_problem(error) is None:
             raise
@@ -60,67 +70,14 @@ def write_rows(file: Path, parts: Iterable[Mapping[str, list[Any]]]) -> None:
             "HF_DATASETS_CACHE to another folder"
         ) from error
     finally:
-        aside.close()
-        aside.path.unlink(missing_ok=True)
+        aside.unlink(missing_ok=True)
+        narrow.unlink(missing_ok=True)
 
 
 def map_rows(file: Path) -> datasets.Dataset:
     """Map a file that :func:`write_rows` wrote."""
     # named at random: datasets would pickle the rows to name them after their content
     return datasets.Dataset(datasets.table.MemoryMappedTable.from_file(str(file)), fingerprint=uuid.uuid4().hex[:16])
-
-
-class _Writer:
-    """An Arrow stream that is written anew when a column's type has to widen."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.schema = pyarrow.schema([])
-        self._stream: Any = None
-
-    def write(self, columns: Mapping[str, list[Any]]) -> None:
-        arrays = {name: _array(values) for name, values in columns.items()}
-        types = {field.name: field.type for field in self.schema}
-        for name, array in arrays.items():
-            types[name] = _common(types.get(name, pyarrow.null()), array.type)
-        schema = pyarrow.schema(list(types.items()))
-        if self._stream is None:
-            self._open(schema)
-        elif schema != self.schema:
-            self._rewrite(schema)
-        rows = len(next(iter(arrays.values()), ()))
-        self._write(arrays, columns, rows)
-
-    def close(self) -> None:
-        if self._stream is not None:
-            self._stream.close()
-            self._stream = None
-
-    def _open(self, schema: pyarrow.Schema) -> None:
-        self.schema, self._stream = schema, pyarrow.ipc.new_stream(str(self.path), schema)
-
-    def _rewrite(self, schema: pyarrow.Schema) -> None:
-        self.close()
-        narrow = self.path.rename(self.path.with_name(f"{self.path.name}-narrow"))
-        self._open(schema)
-        try:
-            with pyarrow.ipc.open_stream(str(narrow)) as batches:
-                for batch in batches:
-                    arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-                    values = {name: array.to_pylist() for name, array in arrays.items()}
-                    self._write(arrays, values, len(batch))
-        finally:
-            narrow.unlink()
-
-    def _write(self, arrays: Mapping[str, Any], columns: Mapping[str, list[Any]], rows: int) -> None:
-        """Write a batch; an array whose type is not the schema's is made again from its values."""
-        fitting = [
-            arrays[name]
-            if name in arrays and arrays[name].type == kind
-            else _array(columns.get(name, [None] * rows), kind)
-            for name, kind in zip(self.schema.names, self.schema.types, strict=True)
-        ]
-        self._stream.write_batch(pyarrow.record_batch(fitting, schema=self.schema))
 
 
 def _array(values: list[Any], kind: pyarrow.DataType | None = None) -> pyarrow.Array:
@@ -142,6 +99,17 @@ def _common(first: pyarrow.DataType, second: pyarrow.DataType) -> pyarrow.DataTy
         return pyarrow.unify_schemas(schemas, promote_options="permissive").field(0).type
     except pyarrow.ArrowException:
         return _JSON
+
+
+def _widened(batch: pyarrow.RecordBatch, schema: pyarrow.Schema) -> pyarrow.RecordBatch:
+    """Return a batch with the columns of a schema; one whose type differs is made again from its values."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    arrays = [columns.get(name, pyarrow.nulls(len(batch))) for name in schema.names]
+    wide = [
+        array if array.type == kind else _array(array.to_pylist(), kind)
+        for array, kind in zip(arrays, schema.types, strict=True)
+    ]
+    return pyarrow.record_batch(wide, schema=schema)
 
 
 def column_values(rows: datasets.Dataset, column: str, source: str) -> Iterator[Any]:

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from glob import glob
 from typing import Any
 
 import datasets
 from torch.utils.data import DataLoader
 
+from peftlit.data.batches import pin_memory, rank_and_world_size
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.files import iterate_rows, read_hub, read_rows
 from peftlit.data.files_or_hub import FilesOrHub
@@ -85,9 +86,10 @@ class StreamedText(FilesOrHub, TextDataModule):
                 self.sources[split] = file
         return whole
 
-    def _split(self, raw: dict[str, datasets.Dataset]) -> Splits:
+    @cached_property
+    def _splits(self) -> Splits:
         """Check validation and test rows, and the first training row of each file, or of a hub set's first shard."""
-        splits, reader = self._check_and_split(raw), self._stream_reader()
+        splits, reader = self._split(self.load()), self._stream_reader()
         for source in self._train if self.path is None else self._train[:1]:
             first = next(source.read(), None)
             if first is not None:
@@ -122,7 +124,7 @@ class StreamedText(FilesOrHub, TextDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of training batches, all of ``batch_size`` rows, without end."""
         self.read()
-        rank, world_size = self._loaders.rank_and_world_size
+        rank, world_size = rank_and_world_size(self.trainer)
         return StreamLoader(
             RowStream(
                 self._train,
@@ -135,7 +137,7 @@ class StreamedText(FilesOrHub, TextDataModule):
             collate_fn=StreamCollator(self._stream_reader(), self.get_tokenizer(), self.max_length),
             num_workers=self.num_workers,
             worker_init_fn=_tokenize_alone,
-            pin_memory=self._loaders.pin_memory,
+            pin_memory=pin_memory(self.trainer),
         )
 
 
