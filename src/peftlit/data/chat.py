@@ -139,7 +139,7 @@ class Renderer:
     def encode(
         self, samples: Sequence[Sample], source: str, rows: Sequence[int], *, completion_only: bool
     ) -> list[Encoded]:
-        """Return samples as tokens with labels.
+        """Return samples, as :class:`~peftlit.data.samples.SampleReader` reads them, as tokens with labels.
 
         A text completion ends with one eos token, which is learned; a conversation ends as its template renders it.
         A token that merges an earlier turn with the text around it is not learned.
@@ -152,7 +152,7 @@ class Renderer:
 
         Raises:
             ConfigError: A conversation has no template.
-            DataError: A row is malformed, or has nothing to learn.
+            DataError: A row has nothing to learn.
         """
         texts = [self._render(s, source, row, completion_only) for s, row in zip(samples, rows, strict=True)]
         tokens = iter(self.tokenize([text for group in texts for text in group]))
@@ -179,17 +179,9 @@ class Renderer:
         """Return a sample up to the start and end of every learned turn, each text a prefix of the next."""
         prompt, completion = sample
         where = f"{source}, row {row}"
-        if isinstance(prompt, str) and isinstance(completion, str):
-            check_text(prompt, "prompt", source, row)
-            check_text(completion, "completion", source, row)
-            return [prompt, prompt + completion]
-        if isinstance(prompt, str) or not isinstance(completion, (list, tuple, type(None))):
-            raise DataError(
-                f"{where}: prompt is a {type(prompt).__name__} and completion a {type(completion).__name__}; "
-                "needs two texts or two lists of messages"
-            )
-        messages = [*prompt, *(completion or [])] if isinstance(prompt, (list, tuple)) else prompt
-        check_messages(messages, source, row)
+        if isinstance(prompt, str):
+            return [prompt, f"{prompt}{completion}"]
+        messages = [*prompt, *(completion or [])]
         first = 0 if completion is None else len(prompt)
         turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         if not turns:

@@ -14,7 +14,7 @@ from peftlit.data.blocks import pack
 from peftlit.data.chat import Renderer
 from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
-from peftlit.data.samples import SampleEncoder, SampleReader
+from peftlit.data.samples import SampleReader, encode_samples
 from peftlit.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -82,9 +82,16 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
         merged_before = self._renderer.merged
-        encoder = SampleEncoder(self._renderer, self.max_length, completion_only=self.completion_only)
-        key = [self._cache_key(split), tokenizer.chat_template]
-        encoded = encoder.encode(self.read()[split], key, self.num_proc, self.sources[split], split)
+        encoded = encode_samples(
+            self.read()[split],
+            self._renderer,
+            [self._cache_key(split), tokenizer.chat_template],
+            max_length=self.max_length,
+            completion_only=self.completion_only,
+            num_proc=self.num_proc,
+            source=self.sources[split],
+            split=split,
+        )
         self._note_lengths(split, encoded["tokens"][:])
         if merged := self._renderer.merged - merged_before:
             log.info("%s: %d completions begin within a token of the whole text", split, merged)
