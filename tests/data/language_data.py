@@ -94,9 +94,9 @@ def ids(tokenizer: Any, text: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def learned(rows: Iterable[Any]) -> list[int]:
-    """The labels of all rows that are learned, in order."""
-    return [label for row in rows for label in row["labels"] if label != IGNORE_INDEX]
+def learned(labels: Iterable[Iterable[int]]) -> list[int]:
+    """All labels of some rows that are learned, in order."""
+    return [label for row in labels for label in row if label != IGNORE_INDEX]
 
 
 def on_rank(rank: int, world_size: int) -> Any:

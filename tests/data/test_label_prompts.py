@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from pathlib import Path
 
 import datasets
 import pytest
@@ -17,9 +15,8 @@ from peftlit.data.encode import tokenizer_state
 from peftlit.data.label_prompts import LabelPrompts
 from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError
-from tests import tiny
-from tests.data.helpers import text_files, write_jsonl
-from tests.data.language_data import TEMPLATE
+from tests.data.helpers import refusal, text_files, write_jsonl
+from tests.data.language_data import TEMPLATE, ids, other_tokenizer
 
 NAMES = ["bad", "good"]
 WORDS = [" bad", " good"]
@@ -27,36 +24,18 @@ ROWS = [{"text": "the film was dull", "label": "bad"}, {"text": "it works", "lab
 
 
 @pytest.fixture
-def tokenizer(tmp_path) -> PreTrainedTokenizerBase:
-    tokenizer = tiny.write_tokenizer(tmp_path / "tokenizer", decoder=True)
+def tokenizer(tokenizer) -> PreTrainedTokenizerBase:
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@pytest.fixture
-def decoder(tmp_path, tokenizer) -> str:
-    return str(tmp_path / "tokenizer")
-
-
-def with_template(folder: str, to: Path, template: str = TEMPLATE) -> str:
-    """The same tokenizer with a chat template."""
-    shutil.copytree(folder, to)
-    file = to / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "chat_template": template}))
-    return str(to)
 
 
 def causal(folder, rows=ROWS, **settings) -> TextFiles:
     return text_files(folder, rows, **{"objective": "causal", "max_length": 32, "batch_size": 2, **settings})
 
 
-def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
-    key = f"{rows}{state or tokenizer_state(prompts._renderer.tokenizer)}"
+def encode(rows, prompts: LabelPrompts) -> list[dict]:
+    key = f"{rows}{tokenizer_state(prompts._renderer.tokenizer)}"
     return list(prompts.encode_rows(datasets.Dataset.from_list(rows), key, 1, "a.jsonl", "train"))
-
-
-def ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
 def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
@@ -71,24 +50,18 @@ def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
     assert (second["length"], second["tokens"]) == (8, 9)
 
 
-@pytest.mark.parametrize("changed", ["template", "words", "max_length", "chat", "chat template", "text"])
-def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
-    if changed == "chat template":
-        tokenizer.chat_template = "it " + TEMPLATE
-    rows = [{"row": 1, "text": "the film was long", "label": 0}]
-    settings = {"template": "{text} is", "label_words": WORDS}
-    before = encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32))
-    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32)) == before
-    if changed == "template":
-        settings["template"] = "{text} was"
-    elif changed == "words":
-        settings["label_words"] = WORDS[::-1]
-    elif changed in ("chat", "chat template"):
-        tokenizer.chat_template = TEMPLATE
-    elif changed == "text":
-        rows = [{**rows[0], "text": "it"}]
-    window = 5 if changed == "max_length" else 32
-    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, window)) != before
+def test_the_cache_is_not_used_for_anything_else(tokenizer):
+    def encoded(text="the film was long", template="{text} is", words=WORDS, max_length=32, chat_template=None):
+        tokenizer.chat_template = chat_template
+        prompts = LabelPrompts(Prompt(template, label_words=words), tokenizer, NAMES, max_length)
+        return encode([{"row": 1, "text": text, "label": 0}], prompts)
+
+    chat = encoded(chat_template=TEMPLATE)
+    assert encoded() == encoded()
+    for change in ({"text": "it"}, {"template": "{text} was"}, {"words": WORDS[::-1]}, {"max_length": 5}):
+        assert encoded(**change) != encoded()
+    assert chat != encoded()
+    assert chat != encoded(chat_template="it " + TEMPLATE)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -124,7 +97,7 @@ def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_ther
     assert data.label_prompts.prompt.fill("it works") == "it works\nLabel:"
     record = {"template": "{text}\nLabel:", "system": None, "label_words": [" bad", " good"], "chat": False}
     assert json.loads(json.dumps(data.prompt_record)) == {**record, "chat_template": None}
-    chat = causal(tmp_path, tokenizer=with_template(decoder, tmp_path / "chat"))
+    chat = causal(tmp_path, tokenizer=other_tokenizer(decoder, tmp_path / "chat", chat_template=TEMPLATE))
     assert chat.label_prompts.prompt.messages("it works") == [
         {"role": "system", "content": "Label of the text? Answer with one of: bad, good."},
         {"role": "user", "content": "it works"},
@@ -137,10 +110,8 @@ def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_ther
         assert data.label_prompts.prompt.fill(("it works", "a book")) == asked
 
 
-@pytest.mark.parametrize("kind", [IMDB, SST2, Reviews, TweetSentiment])
-def test_sets_with_a_name_for_their_label_ask_by_it(kind):
-    assert kind.question
-    assert "\n" not in kind.question
+def test_sets_with_a_name_for_their_label_ask_by_it():
+    assert [kind.question for kind in (IMDB, SST2, TweetSentiment, Reviews)] == ["Sentiment"] * 3 + ["Label"]
 
 
 def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_texts(tmp_path, decoder):
@@ -183,7 +154,7 @@ def test_what_is_cut_is_counted(tmp_path, decoder, caplog):
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path, decoder):
-    few = Prompt("{text}", label_words=[" good"])
+    few = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text}", label_words=[" good"]))
     for action, said in (
         (
             lambda: causal(tmp_path, objective="masked"),
@@ -193,11 +164,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, decoder):
             lambda: causal(tmp_path, objective=None, prompt=Prompt("{text}")),
             "data.prompt: only a causal language model is asked by a prompt; leave it out",
         ),
-        (
-            lambda: causal(tmp_path, tokenizer=decoder, prompt=few).prepare_data(),
-            "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good",
-        ),
+        (few.prepare_data, "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            action()
-        assert str(caught.value) == said
+        assert refusal(action, ConfigError) == said
