@@ -13,7 +13,8 @@ from peftlit.data.masking import EpochRows, Masking, MaskingCollator
 from peftlit.data.sampler import RowNumbers
 from peftlit.errors import ConfigError
 from tests import tiny
-from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines, write_pieces
+from tests.data.helpers import refusal
+from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines
 
 VOCABULARY, OUTSIDE = 50, 99
 
@@ -88,19 +89,16 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
             assert not left or int(chosen.sum()) + min(left) > wanted, "a word that fits is taken"
 
 
-def test_whole_words_are_those_of_the_tokenizer(tmp_path):
-    tokenizer = write_pieces(tmp_path)
-    lines = ["films worked , plots broken .", "enjoyed slower casts again and again"] * 30
-    data = text_lines(
-        tmp_path, lines, objective="masked", tokenizer=str(tmp_path), masking=Masking(0.5, whole_words=True)
-    )
+def test_whole_words_are_those_of_the_tokenizer(tmp_path, pieces):
+    lines, masking = ["films worked , plots broken ."] * 60, Masking(0.5, whole_words=True)
+    data = text_lines(tmp_path, lines, objective="masked", tokenizer=pieces, masking=masking)
     data.setup("fit")
     split = 0
     for (_, whole), (_, labels) in masks_of(data.train_dataloader()).items():
-        pieces = tokenizer.convert_ids_to_tokens(list(whole))
-        for i, piece in enumerate(pieces):
+        spelt = data.get_tokenizer().convert_ids_to_tokens(list(whole))
+        for i, piece in enumerate(spelt):
             if piece.startswith("##"):
-                assert (labels[i] == IGNORE_INDEX) == (labels[i - 1] == IGNORE_INDEX), pieces
+                assert (labels[i] == IGNORE_INDEX) == (labels[i - 1] == IGNORE_INDEX), spelt
                 split += 1
     assert split > 20
 
@@ -112,9 +110,7 @@ def test_shares_out_of_range_are_refused():
         ({"mask_share": -0.1}, ": mask_share -0.1 and random_share 0.1 need to be shares of 1"),
         ({"random_share": 0.3}, ": mask_share 0.8 and random_share 0.3 need to be shares of 1"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            Masking(**settings)
-        assert str(caught.value) == f"data.masking{said}"
+        assert refusal(lambda given=settings: Masking(**given), ConfigError) == f"data.masking{said}"
 
 
 COLUMNS = {
