@@ -3,14 +3,12 @@ from __future__ import annotations
 import math
 import random
 
-import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data.masking import EpochRows, Masking, MaskingCollator
-from peftlit.data.sampler import RowNumbers
+from peftlit.data.masking import Masking, MaskingCollator
 from peftlit.errors import ConfigError
 from tests import tiny
 from tests.data.helpers import refusal
@@ -26,13 +24,6 @@ def chance(seed: int = 0) -> torch.Generator:
 def words(*pieces: int) -> torch.Tensor:
     """Words of so many pieces each, between two special tokens."""
     return torch.tensor([-1, *(word for word, count in enumerate(pieces) for _ in range(count)), -1])
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny.write_tokenizer(folder)
-    return str(folder)
 
 
 def test_exactly_the_share_of_tokens_is_selected_and_at_least_one():
@@ -154,25 +145,19 @@ def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
     assert all(other != mask() for other in others)
 
 
-def test_rows_know_the_epoch_they_are_asked_for_in():
-    rows = EpochRows(datasets.Dataset.from_dict({"row": [4, 5, 6]}))
-    assert len(rows) == 3
-    assert rows[RowNumbers([2, 0], 7)] == {"row": [6, 4], "epoch": [7, 7]}
-
-
-def _training(folder, encoder, **settings) -> DataLoader:
-    data = text_lines(folder, documents(40), objective="masked", tokenizer=encoder, **{"seed": 1, **settings})
+def _training(folder, pieces, **settings) -> DataLoader:
+    data = text_lines(folder, documents(40), objective="masked", tokenizer=pieces, **{"seed": 1, **settings})
     data.setup("fit")
     return data.train_dataloader()
 
 
-def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tmp_path, encoder):
-    first, again = _training(tmp_path, encoder), _training(tmp_path, encoder)
+def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tmp_path, pieces):
+    first, again = _training(tmp_path, pieces), _training(tmp_path, pieces)
     epochs = [masks_of(epoch_of(first, epoch)) for epoch in range(3)]
     assert [set(epoch) for epoch in epochs] == [set(epochs[0])] * 3, "always all blocks"
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert [masks_of(epoch_of(again, epoch)) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
-    assert masks_of(epoch_of(_training(tmp_path, encoder, seed=2), 0)) != epochs[0]
+    assert masks_of(epoch_of(_training(tmp_path, pieces, seed=2), 0)) != epochs[0]
 
 
 @pytest.mark.parametrize(
@@ -186,16 +171,16 @@ def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tm
     ],
     ids=str,
 )
-def test_training_masks_do_not_depend_on_who_asks(tmp_path, encoder, settings):
-    plain, other = _training(tmp_path, encoder), _training(tmp_path, encoder, **settings)
+def test_training_masks_do_not_depend_on_who_asks(tmp_path, pieces, settings):
+    plain, other = _training(tmp_path, pieces), _training(tmp_path, pieces, **settings)
     for epoch in range(2):
         assert masks_of(epoch_of(other, epoch)) == masks_of(epoch_of(plain, epoch))
 
 
-def test_ranks_hide_what_one_process_hides(tmp_path, encoder):
-    alone, together = masks_of(epoch_of(_training(tmp_path, encoder), 1)), {}
+def test_ranks_hide_what_one_process_hides(tmp_path, pieces):
+    alone, together = masks_of(epoch_of(_training(tmp_path, pieces), 1)), {}
     for rank in range(2):
-        data = text_lines(tmp_path, documents(40), objective="masked", tokenizer=encoder, seed=1, batch_size=2)
+        data = text_lines(tmp_path, documents(40), objective="masked", tokenizer=pieces, seed=1, batch_size=2)
         data.trainer = on_rank(rank, 2)
         data.setup("fit")
         together |= masks_of(epoch_of(data.train_dataloader(), 1))
