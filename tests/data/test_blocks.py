@@ -11,7 +11,6 @@ from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data.blocks import BlockEncoder, best_fit, pack, special_tokens
-from peftlit.data.encode import tokenizer_state
 from tests import tiny
 from tests.data import language_data
 from tests.data.language_data import documents, ids
@@ -25,9 +24,9 @@ def encoder(pieces) -> PreTrainedTokenizerBase:
 
 
 def blocks_of(tokenizer, texts, objective="causal", max_length=8, long="split") -> list[dict]:
-    rows = datasets.Dataset.from_dict({"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts})
-    encoder = BlockEncoder(tokenizer, objective, max_length, long)
-    return list(encoder.encode(rows, f"{texts}{tokenizer_state(tokenizer)}", 1, "train"))
+    columns = {"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts}
+    blocks = BlockEncoder(tokenizer, objective, max_length, long).encode(columns)
+    return [dict(zip(blocks, values, strict=True)) for values in zip(*blocks.values(), strict=True)]
 
 
 def learned(blocks) -> list[int]:
@@ -126,21 +125,6 @@ def test_a_tokenizer_that_does_not_tell_words_apart_has_each_token_for_one(tmp_p
     ByT5Tokenizer().save_pretrained(tmp_path)
     (block,) = blocks_of(AutoTokenizer.from_pretrained(tmp_path), ["film"], "masked", 16)
     assert block["word_ids"] == [0, 1, 2, 3, -1]
-
-
-def test_the_cache_is_not_used_for_anything_else(tokenizer, encoder):
-    text = ["the film was very long and slow but the ending was superb"]
-    for one, objective, max_length, long, lengths in (
-        (tokenizer, "causal", 8, "split", [8, 6]),
-        (tokenizer, "causal", 9, "split", [9, 5]),
-        (tokenizer, "causal", 8, "cut", [8]),
-        (encoder, "masked", 8, "split", [8, 8]),
-        (encoder, "masked", 9, "cut", [9]),
-    ):
-        assert [block["length"] for block in blocks_of(one, text, objective, max_length, long)] == lengths
-    for end in ("</s>", "!"):
-        tokenizer.eos_token = end
-        assert blocks_of(tokenizer, ["film"])[0]["input_ids"][-1] == tokenizer.convert_tokens_to_ids(end)
 
 
 def test_real_blocks_begin_with_their_special_token_and_end_with_one(stories):

@@ -85,6 +85,21 @@ def test_lengths_are_those_of_documents_and_not_of_blocks(tmp_path, decoder, cap
     assert len(data._encoded["train"]) == rows
 
 
+def test_the_cache_is_not_used_for_anything_else(tmp_path, decoder, pieces):
+    for settings, lengths in (
+        ({"max_length": 8}, [8, 6]),
+        ({"max_length": 9}, [9, 5]),
+        ({"max_length": 8, "long": "cut"}, [8]),
+        ({"max_length": 8, "tokenizer": pieces}, [8, 7]),
+        ({"max_length": 8, "tokenizer": pieces, "objective": "masked"}, [8, 8]),
+        ({"max_length": 9, "tokenizer": pieces, "objective": "masked", "long": "cut"}, [9]),
+    ):
+        text = "the film was very long and slow but the ending was superb"
+        data = text_lines(tmp_path, [text], **{"tokenizer": decoder, **settings})
+        data.setup("fit")
+        assert data._encoded["train"]["length"][:] == lengths, settings
+
+
 def test_packed_rows_are_fewer_and_hold_the_same_labels(tmp_path, decoder, caplog):
     plain, packed = (
         text_lines(tmp_path, documents(40), tokenizer=decoder, packing=packing) for packing in (False, True)

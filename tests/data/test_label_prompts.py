@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import logging
 
-import datasets
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -11,7 +10,6 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import IMDB, SST2, Reviews, TextFiles, TweetSentiment
 from peftlit.data.collate import PadCollator, PromptCollator
-from peftlit.data.encode import tokenizer_state
 from peftlit.data.label_prompts import LabelPrompts
 from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError
@@ -33,35 +31,33 @@ def causal(folder, rows=ROWS, **settings) -> TextFiles:
     return text_files(folder, rows, **{"objective": "causal", "max_length": 32, "batch_size": 2, **settings})
 
 
-def encode(rows, prompts: LabelPrompts) -> list[dict]:
-    key = f"{rows}{tokenizer_state(prompts._renderer.tokenizer)}"
-    return list(prompts.encode_rows(datasets.Dataset.from_list(rows), key, 1, "a.jsonl", "train"))
-
-
 def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
     prompts = LabelPrompts(Prompt("{text} is", label_words=[" very bad", " good"]), tokenizer, NAMES, 8)
-    rows = [{"row": 4, "text": "it", "label": 1}, {"row": 9, "text": "the film was long and slow", "label": 0}]
-    first, second = encode(rows, prompts)
-    assert first == {
-        "row": 4, "label": 1, "input_ids": ids(tokenizer, "it is"), "length": 4, "tokens": 4,
-        "label_ids": [ids(tokenizer, "very bad"), ids(tokenizer, "good")],
-    }  # fmt: skip
-    assert second["input_ids"] == ids(tokenizer, "the film was long and is")
-    assert (second["length"], second["tokens"]) == (8, 9)
+    rows = {"row": [4, 9], "text": ["it", "the film was long and slow"], "label": [1, 0]}
+    assert prompts.encode_columns(rows, "a.jsonl") == {
+        "row": [4, 9],
+        "label": [1, 0],
+        "input_ids": [ids(tokenizer, "it is"), ids(tokenizer, "the film was long and is")],
+        "label_ids": [[ids(tokenizer, "very bad"), ids(tokenizer, "good")]] * 2,
+        "length": [4, 8],
+        "tokens": [4, 9],
+    }
 
 
-def test_the_cache_is_not_used_for_anything_else(tokenizer):
-    def encoded(text="the film was long", template="{text} is", words=WORDS, max_length=32, chat_template=None):
-        tokenizer.chat_template = chat_template
-        prompts = LabelPrompts(Prompt(template, label_words=words), tokenizer, NAMES, max_length)
-        return encode([{"row": 1, "text": text, "label": 0}], prompts)
+def test_the_cache_is_not_used_for_anything_else(tmp_path, decoder):
+    def encoded(tokenizer=decoder, max_length=32, **prompt):
+        prompt = Prompt(**{"template": "{text} is", "label_words": WORDS, **prompt})
+        data = causal(tmp_path, tokenizer=tokenizer, max_length=max_length, prompt=prompt)
+        data.setup("fit")
+        return str(data._encoded["train"][:])
 
-    chat = encoded(chat_template=TEMPLATE)
+    changes = [
+        *({"template": "{text} was"}, {"label_words": WORDS[::-1]}, {"max_length": 4}),
+        *({"chat_template": TEMPLATE}, {"chat_template": "it " + TEMPLATE}),
+        {"tokenizer": other_tokenizer(decoder, tmp_path / "other", chat_template="it it " + TEMPLATE)},
+    ]
     assert encoded() == encoded()
-    for change in ({"text": "it"}, {"template": "{text} was"}, {"words": WORDS[::-1]}, {"max_length": 5}):
-        assert encoded(**change) != encoded()
-    assert chat != encoded()
-    assert chat != encoded(chat_template="it " + TEMPLATE)
+    assert len({encoded(**change) for change in [{}, *changes]}) == 1 + len(changes)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -78,18 +74,6 @@ def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
     assert batch["attention_mask"].sum(1).tolist() == [1, 3]
     assert batch["label_ids"].tolist() == [[[9, IGNORE_INDEX], [10, 11]], [[9, IGNORE_INDEX], [12, IGNORE_INDEX]]]
     assert (batch["labels"].tolist(), batch["row"].tolist()) == ([1, 0], [2, 4])
-
-
-def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
-    data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
-    data.setup("fit")
-    (trained,) = data.train_dataloader()
-    asked = data.label_prompts.batch([row["text"] for row in ROWS], range(1, len(ROWS) + 1))
-    order = trained.pop("row").argsort()
-    assert asked.pop("row").tolist() == [1, 2]
-    assert "labels" not in asked
-    for name, value in asked.items():
-        assert torch.equal(value, trained[name][order])
 
 
 def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_there_is_a_template(tmp_path, decoder):

@@ -156,34 +156,31 @@ REVIEWS = Path(__file__).parents[2] / "configs" / "data" / "product_reviews.csv"
 MULTI = {"problem_type": "multi_label_classification"}
 
 
-def _columns() -> dict[str, list[str]]:
+@pytest.mark.parametrize(
+    ("column", "names", "settings", "parse"),
+    [
+        (
+            "aspects",
+            ["delivery", "price", "quality", "service", "usability"],
+            MULTI,
+            lambda names, text: [float(name in text.split(";")) for name in names],
+        ),
+        ("stars", ["stars"], {"problem_type": "regression"}, lambda names, text: float(text)),
+    ],
+    ids=["aspects", "stars"],
+)
+def test_the_shipped_reviews_have_label_sets_and_values(column, names, settings, parse):
     with REVIEWS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def test_the_aspects_of_the_shipped_reviews_are_label_sets():
-    data = Reviews(file=str(REVIEWS), label_column="aspects", **MULTI)
-    written = _columns()["aspects"]
-    read = {row: label for part in data.read().values() for row, label in zip(part["row"], part["label"], strict=True)}
-    assert data.label_names == ["delivery", "price", "quality", "service", "usability"]
-    for row, aspects in enumerate(written, 1):
-        named = [name for name, carried in zip(data.label_names, read[row], strict=True) if carried]
-        assert named == sorted(filter(None, aspects.split(";"))), f"row {row}"
-    train = [set(written[row - 1].split(";")) for row in data.read()["train"]["row"]]
-    assert data.class_counts == [sum(name in aspects for aspects in train) for name in data.label_names]
-    assert list(data.reports["train"].labels.values()) == data.class_counts
-    assert data.manifest()["problem_type"] == "multi_label_classification"
-
-
-def test_the_stars_of_the_shipped_reviews_are_values():
-    data = Reviews(file=str(REVIEWS), label_column="stars", problem_type="regression")
-    written = _columns()["stars"]
-    for part in data.read().values():
-        assert part["label"][:] == [float(written[row - 1]) for row in part["row"]]
-    assert data.label_names == ["stars"]
-    assert data.class_counts is None
-    assert data.reports["train"].labels["lowest"] == 1.0
+        written = {number: parse(names, row[column]) for number, row in enumerate(csv.DictReader(file), 1)}
+    data = Reviews(file=str(REVIEWS), label_column=column, **settings)
+    splits = data.read().values()
+    assert {row: label for part in splits for row, label in zip(part["row"], part["label"], strict=True)} == written
+    assert data.label_names == names
+    train, report = data.read()["train"]["label"], data.reports["train"].labels
+    counts = None if column == "stars" else [sum(map(int, carried)) for carried in zip(*train, strict=True)]
+    assert data.class_counts == counts
+    assert list(report.values()) == counts if counts else report["lowest"] == 1.0
+    assert data.manifest()["problem_type"] == settings["problem_type"]
     json.dumps(data.manifest(), allow_nan=False)
 
 

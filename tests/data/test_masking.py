@@ -12,7 +12,7 @@ from peftlit.data.masking import Masking, MaskingCollator
 from peftlit.errors import ConfigError
 from tests import tiny
 from tests.data.helpers import refusal
-from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines
+from tests.data.language_data import documents, epoch_of, masks_of, text_lines
 
 VOCABULARY, OUTSIDE = 50, 99
 
@@ -175,13 +175,3 @@ def test_training_masks_do_not_depend_on_who_asks(tmp_path, pieces, settings):
     plain, other = _training(tmp_path, pieces), _training(tmp_path, pieces, **settings)
     for epoch in range(2):
         assert masks_of(epoch_of(other, epoch)) == masks_of(epoch_of(plain, epoch))
-
-
-def test_ranks_hide_what_one_process_hides(tmp_path, pieces):
-    alone, together = masks_of(epoch_of(_training(tmp_path, pieces), 1)), {}
-    for rank in range(2):
-        data = text_lines(tmp_path, documents(40), objective="masked", tokenizer=pieces, seed=1, batch_size=2)
-        data.trainer = on_rank(rank, 2)
-        data.setup("fit")
-        together |= masks_of(epoch_of(data.train_dataloader(), 1))
-    assert together == alone

@@ -5,7 +5,7 @@ import logging
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from peftlit.data.batches import EncodedRows, LoaderFactory, count_rows, trainin
 from peftlit.data.checks import RowReport
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
-from peftlit.data.encode import tokenizer_state
+from peftlit.data.encode import Columns, map_once, tokenizer_state
 from peftlit.data.files import read_rows
 from peftlit.data.rows import RowReader
 from peftlit.data.split import SPLITS, Splits, Splitter
@@ -129,6 +129,17 @@ class TokenDataModule(LightningDataModule):
     @abstractmethod
     def _collator(self, split: str) -> Collator:
         """Return what makes batches of a split's encoded rows."""
+
+    def _map_once(self, split: str, encode: Callable[[Columns], Columns], *key: Any) -> datasets.Dataset:
+        """Encode the columns of a split's rows, or take what came of it from the cache.
+
+        Args:
+            split: The split.
+            encode: Does so with some rows at a time; other processes get a copy of it, so it must not hold this module.
+            key: What its result depends on, as JSON, beside the rows and the tokenizer.
+        """
+        rows, whole_key, desc = self.read()[split], [self._cache_key(split), *key], f"tokenizing {split}"
+        return map_once(rows, encode, whole_key, num_proc=self.num_proc, desc=desc, remove=rows.column_names)
 
     def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
         """Return the rows of local files, one for each split, and note where they are from."""

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import datasets
@@ -82,16 +83,14 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
         merged_before = self._renderer.merged
-        encoded = encode_samples(
-            self.read()[split],
-            self._renderer,
-            [self._cache_key(split), tokenizer.chat_template],
+        encode = partial(
+            encode_samples,
+            renderer=self._renderer,
             max_length=self.max_length,
             completion_only=self.completion_only,
-            num_proc=self.num_proc,
             source=self.sources[split],
-            split=split,
         )
+        encoded = self._map_once(split, encode, tokenizer.chat_template, self.max_length, self.completion_only)
         self._note_lengths(split, encoded["tokens"][:])
         if merged := self._renderer.merged - merged_before:
             log.info("%s: %d completions begin within a token of the whole text", split, merged)
