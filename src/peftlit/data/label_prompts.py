@@ -63,12 +63,8 @@ class LabelPrompts:
     def encode(self, texts: Sequence[Text], source: str, rows: Sequence[int]) -> list[EncodedPrompt]:
         """Return the tokens of every prompt with every label, tokenized together.
 
-        A text that is too long is cut at its right end; of a pair, the longer one first.
-
-        Args:
-            texts: Texts, or pairs of texts.
-            source: Where the rows are from.
-            rows: Their numbers there.
+        A text that is too long is cut at its right end; of a pair, the longer one first. ``rows`` are the texts'
+        numbers in ``source``.
 
         Raises:
             ConfigError: Two labels cannot be told apart, or the template alone is longer than ``max_length``.
