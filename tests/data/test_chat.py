@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data.chat import Renderer, Sample, common_length
+from peftlit.data.chat import Renderer, Sample
 from peftlit.errors import ConfigError
 from tests import tiny
 from tests.data.helpers import refusal
@@ -45,12 +47,6 @@ def encode(renderer: Renderer, sample: Sample, *, completion_only: bool = True):
 def random_text(chance: random.Random, *, least: int = 0) -> str:
     pieces = [*tiny.WORDS, " ", "  ", "\n", "\n\n", " the", "s", "é", "日本", "🙂", "<", "{text}", "\t", "'s", "12"]
     return "".join(chance.choice(pieces) + chance.choice(["", " "]) for _ in range(chance.randint(least, 8)))
-
-
-def test_common_length():
-    assert common_length([1, 2, 3], [1, 2, 3, 4]) == 3
-    assert common_length([1, 2, 3], [1, 5, 3]) == 1
-    assert common_length([], [1]) == 0
 
 
 def test_a_completion_is_learned_with_one_end_token_and_its_prompt_is_not(tokenizer):
@@ -125,45 +121,38 @@ def test_a_token_that_joins_an_earlier_turn_with_its_neighbours_is_not_learned(s
     assert encoded.labels == [*[IGNORE_INDEX] * 3, 262, 294, *[IGNORE_INDEX] * 3, 280, 294]
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-@pytest.mark.parametrize("completion_only", [True, False])
-def test_predict_feeds_the_very_tokens_in_front_of_the_last_turn(any_tokenizer, template, completion_only):
-    renderer = Renderer(any_tokenizer, chat_template=TEMPLATES[template])
-    chance = random.Random(0)
-    prompts, samples = [], []
+def random_samples(chance: random.Random, template: str | None) -> Iterator[Sample]:
     for _ in range(150):
+        if template is None:
+            yield Sample(random_text(chance) + "the", random_text(chance) + " a")
+            continue
         contents = (random_text(chance, least=1) for _ in range(2 * chance.randint(1, 3)))
         messages = turns(*(text if text.strip() else text + "the" for text in contents))
-        prompts.append(messages[:-1])
-        samples.append(Sample(messages))
-        if template == "llama-2":
-            continue
-        prompts.append([{"role": "system", "content": random_text(chance)}, *messages[:-1]])
-        samples.append(Sample(prompts[-1], messages[-1:]))
+        yield Sample(messages)
+        if template != "llama-2":
+            yield Sample([{"role": "system", "content": random_text(chance)}, *messages[:-1]], messages[-1:])
+
+
+@pytest.mark.parametrize("template", [None, *TEMPLATES])
+@pytest.mark.parametrize("completion_only", [True, False])
+def test_predict_feeds_the_very_tokens_in_front_of_what_is_learned_last(any_tokenizer, template, completion_only):
+    renderer = Renderer(any_tokenizer, chat_template=TEMPLATES.get(template))
+    samples = list(random_samples(random.Random(0), template))
     rows = range(1, len(samples) + 1)
     encoded = renderer.encode(samples, "a.jsonl", rows, completion_only=completion_only)
-    for prompt, one in zip(renderer.encode_prompts(prompts, "a.jsonl", rows), encoded, strict=True):
+    questions = [prompt[:-1] if completion is None else prompt for prompt, completion in samples]
+    prompts = renderer.encode_prompts(questions, "a.jsonl", rows)
+    for sample, prompt, one in zip(samples, prompts, encoded, strict=True):
         assert one.input_ids[: len(prompt)] == prompt
         assert len(one.input_ids) > len(prompt) > 0
         assert one.labels[len(prompt) :] == one.input_ids[len(prompt) :]
-
-
-def test_predict_feeds_the_very_tokens_in_front_of_a_completion(any_tokenizer):
-    renderer = Renderer(any_tokenizer)
-    chance = random.Random(0)
-    samples = [Sample(random_text(chance) + "the", random_text(chance) + " a") for _ in range(400)]
-    rows = range(1, len(samples) + 1)
-    encoded = renderer.encode(samples, "a.jsonl", rows, completion_only=True)
-    prompts = renderer.encode_prompts([sample.prompt for sample in samples], "a.jsonl", rows)
-    for sample, prompt, one in zip(samples, prompts, encoded, strict=True):
-        assert one.input_ids[: len(prompt)] == prompt
-        assert one.labels == [IGNORE_INDEX] * len(prompt) + one.input_ids[len(prompt) :]
-        assert one.input_ids.count(any_tokenizer.eos_token_id) == 1
-        assert one.input_ids[-1] == any_tokenizer.eos_token_id
-        if any_tokenizer.bos_token is not None:
-            whole = any_tokenizer(sample.prompt + sample.completion)["input_ids"]
-            assert any_tokenizer.decode(one.input_ids[:-1]) == any_tokenizer.decode(whole)
-    assert 0 < renderer.merged < len(samples) / 2
+        if template is None:
+            assert not completion_only or set(one.labels[: len(prompt)]) == {IGNORE_INDEX}
+            assert one.input_ids.index(any_tokenizer.eos_token_id) == len(one.input_ids) - 1
+            if any_tokenizer.bos_token is not None:
+                whole = any_tokenizer(sample.prompt + sample.completion)["input_ids"]
+                assert any_tokenizer.decode(one.input_ids[:-1]) == any_tokenizer.decode(whole)
+    assert template is not None or 0 < renderer.merged < len(samples) / 2
 
 
 def test_a_completion_that_an_unknown_word_would_swallow_is_learned(tokenizer):
@@ -177,31 +166,18 @@ OTHERWISE = (
     "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' and loop.last %} !{% endif %}{% endfor %}"
 )
 BLANK = "{{ messages[0].content }}{% if messages | length > 1 %} \n{% endif %}"
-SYSTEM = {"role": "system", "content": "be short"}
-MUTE = {**ANSWER, "content": " \n"}
+SYSTEM, MUTE = {"role": "system", "content": "be short"}, {**ANSWER, "content": " \n"}
 EMPTY = "the completion is empty, nothing to learn; drop the row"
+UNCLEAR = "does not render an assistant's turn as a continuation of the text before it; set data.completion_only: false"
 REFUSED = [
     (None, Sample("the film", ""), EMPTY),
     (None, Sample("the film", "</s>"), EMPTY),
     ("zephyr", Sample([QUESTION, ANSWER], []), EMPTY),
     ("zephyr", Sample([QUESTION, MUTE]), "message 2 is empty, nothing to learn; drop the row"),
-    (
-        "llama-2",
-        Sample([SYSTEM, QUESTION, ANSWER]),
-        "the chat template refuses the conversation: No system message here",
-    ),
-    (
-        NOTHING,
-        Sample([QUESTION, ANSWER]),
-        "the chat template renders nothing of message 2, nothing to learn; fix data.chat_template",
-    ),
-    (
-        OTHERWISE,
-        Sample([QUESTION, ANSWER, QUESTION, ANSWER]),
-        "the chat template does not render an assistant's turn as a continuation of the text before it; "
-        "set data.completion_only: false",
-    ),
     (BLANK, Sample([QUESTION, ANSWER]), "no token after the prompt, nothing to learn; drop the row"),
+    ("llama-2", Sample([SYSTEM, QUESTION, ANSWER]), "{} refuses the conversation: No system message here"),
+    (NOTHING, Sample([QUESTION, ANSWER]), "{} renders nothing of message 2, nothing to learn; fix data.chat_template"),
+    (OTHERWISE, Sample([QUESTION, ANSWER, QUESTION, ANSWER]), f"{{}} {UNCLEAR}"),
 ]
 
 
@@ -209,11 +185,9 @@ def test_rows_with_nothing_to_learn_are_refused_by_number(tokenizer):
     for template, sample, said in REFUSED:
         tokenizer.chat_template = None
         renderer = Renderer(tokenizer, chat_template=TEMPLATES.get(template, template))
-        assert refusal(lambda one=renderer, row=sample: encode(one, row)) == f"a.jsonl, row 7: {said}"
-    renderer = Renderer(tokenizer)
-    samples = [Sample("the film", " good"), Sample("the film", "")]
-    message = refusal(lambda: renderer.encode(samples, "a.jsonl", [4, 7], completion_only=True))
-    assert message == f"a.jsonl, row 7: {EMPTY}"
+        samples, rows = ([sample], [7]) if template else ([Sample("the film", " good"), sample], [4, 7])
+        encode_all = partial(renderer.encode, samples, "a.jsonl", rows, completion_only=True)
+        assert refusal(encode_all) == f"a.jsonl, row 7: {said.format('the chat template')}"
 
 
 def test_prompts_that_cannot_be_answered_are_refused(tokenizer):

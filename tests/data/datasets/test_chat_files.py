@@ -70,27 +70,20 @@ def test_columns_go_by_the_names_that_are_told_whatever_the_kind_of_file(tmp_pat
         assert read(ChatFiles(train_file=file, **WHOLE, **columns)) == expected
 
 
-def test_all_that_is_said_is_cleaned_and_counted(tmp_path):
+def test_all_that_is_said_is_cleaned_and_the_space_between_prompt_and_completion_stays(tmp_path):
+    steps = ["html", "tags"]
     for row, cleaned in (
         ({"messages": turns("a &amp; b", "<b>good")}, [turns("a & b", " good"), None]),
         ({**SPLIT[0], "prompt": turns("a &amp; b")}, [turns("a & b"), [YES]]),
         ({"prompt": "a &lt;", "completion": " <i>b"}, ["a <", "  b"]),
     ):
-        data = chat_files(tmp_path, [row], cleaning_steps=["html", "tags"])
+        data = chat_files(tmp_path, [row], cleaning_steps=steps)
         assert read(data) == [cleaned]
     assert data.manifest()["cleaning"] == {"html": 1, "tags": 1}
-
-
-def test_cleaning_keeps_the_space_between_prompt_and_completion(tmp_path):
-    for given, cleaned in (
-        ((" the film", " was  good "), ["the film", " was good"]),
-        (("the film ", "was good"), ["the film", " was good"]),
-        (("the film<br>", "was good"), ["the film", " was good"]),
-        (("film", "s"), ["film", "s"]),
-        (("a <", "b>"), ["a <", "b>"]),
-    ):
-        rows = [dict(zip(("prompt", "completion"), given, strict=True))]
-        assert read(chat_files(tmp_path, rows, cleaning_steps=["html", "tags", "whitespace"])) == [cleaned]
+    spaced = [(" the film", " was  good "), ("the film ", "was good"), ("the film<br>", "was good")]
+    rows = [{"prompt": prompt, "completion": rest} for prompt, rest in [*spaced, ("film", "s"), ("a <", "b>")]]
+    cleaned = read(chat_files(tmp_path, rows, cleaning_steps=[*steps, "whitespace"]))
+    assert cleaned == [*[["the film", " was good"]] * 3, ["film", "s"], ["a <", "b>"]]
 
 
 def test_rows_that_repeat_are_found_whatever_their_form(tmp_path):

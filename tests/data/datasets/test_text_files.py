@@ -35,20 +35,6 @@ def test_files_of_different_kinds_go_together(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("train", "test", "says"),
-    [
-        (["neg", "pos"], ["pos", "neutral"], "unknown label 'neutral'"),
-        ([0, 1], [1, 2], "unknown label 2"),
-        ([1, 2], [1, 0], "unknown label 0"),
-        ([1.0, 2.0], [1.0, 0.0], "unknown label 0.0"),
-    ],
-)
-def test_a_label_that_train_does_not_have_is_refused_in_test(tmp_path, train, test, says):
-    message = refusal(text_files(tmp_path, labelled(train), labelled(test)).read)
-    assert f"{tmp_path / 'test.jsonl'}, row 2: {says}" in message
-
-
 def test_labels_may_be_names_in_one_file_and_ids_in_another(tmp_path):
     data = text_files(tmp_path, labelled(["neg", "pos"]), labelled([1, 0]), label_names=["neg", "pos"])
     assert data.read()["test"]["label"][:] == [1, 0]
