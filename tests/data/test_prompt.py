@@ -32,9 +32,7 @@ def test_the_template_takes_texts_as_they_are():
 
 
 def test_settings_make_the_same_prompt_again():
-    given = {
-        "template": "{text} ?", "system": "be short", "label_words": WORDS, "chat": True, "chat_template": "{{ 1 }}",
-    }  # fmt: skip
+    given = {"template": "{text} ?", "system": "be short", "label_words": WORDS, "chat": True, "chat_template": "a"}
     assert Prompt(**given).settings() == given == json.loads(json.dumps(given))
     assert Prompt(**Prompt().settings()).settings() == Prompt().settings()
 
@@ -86,18 +84,14 @@ def test_it_is_a_chat_where_there_is_a_template_and_needs_one(tokenizer):
 
 
 def test_prompts_and_their_labels(tokenizer):
-    for prompt, text, expected in (
-        (Prompt("{text} it is", label_words=WORDS), "the film !", "the film ! it is"),
-        (Prompt("{text_pair} but {text} :", label_words=WORDS), ("the film", "a book"), "a book but the film :"),
-        (
-            Prompt("{text} ?", system="be short", label_words=WORDS, chat_template=TEMPLATES["zephyr"]),
-            "the film",
-            "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n",
-        ),
+    chat = "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n"
+    for text, expected, settings in (
+        ("the film !", "the film ! it is", {"template": "{text} it is"}),
+        (("the film", "a book"), "a book but the film :", {"template": "{text_pair} but {text} :"}),
+        ("the film", chat, {"template": "{text} ?", "system": "be short", "chat_template": TEMPLATES["zephyr"]}),
     ):
-        found = ask(tokenizer, prompt, text)
+        found = ask(tokenizer, Prompt(**settings, label_words=WORDS), text)
         assert found == (ids(tokenizer, expected), [ids(tokenizer, "bad"), ids(tokenizer, "good")], size(found))
-        tokenizer.chat_template = None
 
 
 def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import datasets
 import pytest
 
@@ -23,16 +25,15 @@ def test_columns_are_mapped_by_name(tmp_path):
     assert data.label_names == ["1", "5"]
 
 
-def test_files_of_different_kinds_go_together(tmp_path):
-    train = write_jsonl(tmp_path / "train.jsonl", labelled(["neg", "pos", "neg", "pos"]))
-    (tmp_path / "test.csv").write_text("label,text\npos,fine\n", encoding="utf-8")
-    datasets.Dataset.from_list(labelled(["pos"])).save_to_disk(tmp_path / "validation")
-    data = TextFiles(
-        train_file=train, validation_file=str(tmp_path / "validation"), test_file=str(tmp_path / "test.csv")
-    )
-    assert {name: rows["label"][:] for name, rows in data.read().items()} == {
-        "train": [0, 1, 0, 1], "validation": [1], "test": [1]
-    }  # fmt: skip
+def test_splits_are_those_of_the_files_of_whatever_kinds(tmp_path):
+    files = {"train": write_jsonl(tmp_path / "train.jsonl", labelled(["neg", "pos", "neg", "pos"]))}
+    files |= {"validation": str(tmp_path / "validation"), "test": str(tmp_path / "test.csv")}
+    Path(files["test"]).write_text("label,text\npos,fine\n", encoding="utf-8")
+    datasets.Dataset.from_list(labelled(["pos"])).save_to_disk(files["validation"])
+    data = TextFiles(**{f"{split}_file": file for split, file in files.items()})
+    labels = {split: rows["label"][:] for split, rows in data.read().items()}
+    assert labels == {"train": [0, 1, 0, 1], "validation": [1], "test": [1]}
+    assert (data.manifest()["cut_from_train"], data.manifest()["sources"]) == (None, files)
 
 
 def test_labels_may_be_names_in_one_file_and_ids_in_another(tmp_path):

@@ -69,17 +69,3 @@ def test_rows_without_a_text_are_refused_with_file_and_row(tmp_path):
     ):
         path = write_jsonl(tmp_path / "train.jsonl", [row, row])
         assert refusal(lambda path=path: read(path)) == f"{path}{said}"
-
-
-def test_splits_are_those_of_the_files(tmp_path):
-    files = {}
-    for split in ("train", "validation", "test"):
-        (tmp_path / f"{split}.txt").write_text(f"{split} one\n{split} two\n", encoding="utf-8")
-        files[f"{split}_file"] = str(tmp_path / f"{split}.txt")
-    data = TextLines(**files)
-    assert {split: part["text"][:] for split, part in data.read().items()} == {
-        split: [f"{split} one", f"{split} two"] for split in ("train", "validation", "test")
-    }
-    manifest = data.manifest()
-    assert manifest["cut_from_train"] is None
-    assert manifest["sources"] == {split: files[f"{split}_file"] for split in data.read()}

@@ -5,8 +5,7 @@ import pytest
 
 from peftlit.data import WikiText2
 from peftlit.data.datasets.wikitext import articles
-from tests import tiny
-from tests.data.helpers import WHOLE, refusal, write_jsonl
+from tests.data.helpers import refusal, write_jsonl
 
 RIVER = ["", " = River = \n", "", " It is long . \n", "", " = = References = = \n", "", " A book . \n", ""]
 SHIP = ["", " = Ship = \n", "", " It is fast . \n", " = = References = = \n", " A book . \n", ""]
@@ -72,34 +71,16 @@ def test_a_split_without_texts_is_refused(hub, changes, said):
     assert refusal(WikiText2().read) == f"{HUB} {said}"
 
 
-def test_local_files_are_lines_as_well(tmp_path):
-    for split, lines in (("train", RIVER + SHIP), ("test", TOWN)):
-        write_jsonl(tmp_path / f"{split}.jsonl", [{"text": line} for line in lines])
-    data = WikiText2(data_dir=str(tmp_path), validation_share=0.0)
-    assert {split: part["text"][:] for split, part in data.read().items()} == {
-        "train": list(articles(RIVER + SHIP)), "test": list(articles(TOWN))
-    }  # fmt: skip
-    assert data.sources["train"] == str(tmp_path / "train.jsonl")
-
-
-def test_validation_is_cut_by_article_where_there_is_none(tmp_path):
+def test_local_files_are_lines_as_well_and_validation_is_cut_by_article(tmp_path):
     lines = [line for i in range(30) for line in (f" = Ship {i} = ", f" number {i} ", " = = References = = ")]
-    write_jsonl(tmp_path / "train.jsonl", [{"text": line} for line in lines])
-    splits = WikiText2(data_dir=str(tmp_path), validation_share=0.2).read()
-    assert {split: len(part) for split, part in splits.items()} == {"train": 24, "validation": 6}
-    assert all(text.startswith(" = Ship ") for part in splits.values() for text in part["text"])
-
-
-def test_no_block_holds_two_articles(tmp_path, decoder):
-    lines = [line for i in range(9) for line in (f" = {tiny.WORDS[i]} = ", f" {tiny.WORDS[i]} " * 15)]
-    write_jsonl(tmp_path / "train.jsonl", [{"text": line} for line in lines])
-    data = WikiText2(data_dir=str(tmp_path), tokenizer=decoder, max_length=8, seed=1, **WHOLE)
-    data.setup("fit")
-    rows = [row for batch in data.train_dataloader() for row in zip(batch["input_ids"], batch["row"], strict=True)]
-    assert len(rows) == 9 * 3
-    first = data.get_tokenizer().convert_tokens_to_ids(tiny.WORDS[0])
-    for ids, number in rows:
-        assert {i for i in ids.tolist() if i >= first} == {first + int(number) - 1}
+    for split, part in (("train", lines), ("test", TOWN)):
+        write_jsonl(tmp_path / f"{split}.jsonl", [{"text": line} for line in part])
+    data = WikiText2(data_dir=str(tmp_path), validation_share=0.2)
+    splits = {split: part["text"][:] for split, part in data.read().items()}
+    assert {split: len(texts) for split, texts in splits.items()} == {"train": 24, "validation": 6, "test": 1}
+    assert sorted(splits["train"] + splits["validation"]) == sorted(articles(lines))
+    assert splits["test"] == list(articles(TOWN))
+    assert data.sources["validation"] == data.sources["train"] == str(tmp_path / "train.jsonl")
 
 
 def test_real_wikitext_is_read_by_article(shared):
