@@ -138,8 +138,10 @@ class TokenDataModule(LightningDataModule):
             encode: Does so with some rows at a time; other processes get a copy of it, so it must not hold this module.
             key: What its result depends on, as JSON, beside the rows and the tokenizer.
         """
-        rows, whole_key, desc = self.read()[split], [self._cache_key(split), *key], f"tokenizing {split}"
-        return map_once(rows, encode, whole_key, num_proc=self.num_proc, desc=desc, remove=rows.column_names)
+        rows, whole_key = self.read()[split], [self._cache_key(split), *key]
+        return map_once(
+            rows, encode, whole_key, num_proc=self.num_proc, desc=f"tokenizing {split}", remove=rows.column_names
+        )
 
     def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
         """Return the rows of local files, one for each split, and note where they are from."""
