@@ -62,15 +62,15 @@ def own_set(**labels: Iterable[Any]) -> TextDataModule:
     return type("Mine", (TextDataModule,), {"load": lambda self: splits})()
 
 
-def refusal(action: Callable[[], object]) -> str:
-    """Return the one-line message of the DataError that an action must end in."""
+def refusal(action: Callable[[], object], kind: type[PeftlitError] = DataError) -> str:
+    """Return the one-line message of the error that an action must end in."""
     refused: PeftlitError | None = None
     try:
         action()
     except PeftlitError as error:
         refused = error
     assert refused is not None, "this had to be refused"
-    assert isinstance(refused, DataError), f"{type(refused).__name__} came first: {refused}"
+    assert isinstance(refused, kind), f"{type(refused).__name__} came first: {refused}"
     assert "\n" not in str(refused), f"more than one line: {refused}"
     return str(refused)
 

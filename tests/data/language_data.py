@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +79,24 @@ def write_pieces(folder: Path) -> PreTrainedTokenizerFast:
     )  # fmt: skip
     tokenizer.save_pretrained(folder)
     return tokenizer
+
+
+def other_tokenizer(folder: str, to: Path, **settings: str) -> str:
+    """Write a copy of a tokenizer with other settings, such as its chat template."""
+    shutil.copytree(folder, to)
+    file = to / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **settings}))
+    return str(to)
+
+
+def ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text alone."""
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def learned(labels: Iterable[Iterable[int]]) -> list[int]:
+    """All labels of some rows that are learned, in order."""
+    return [label for row in labels for label in row if label != IGNORE_INDEX]
 
 
 def on_rank(rank: int, world_size: int) -> Any:

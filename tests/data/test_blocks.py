@@ -2,58 +2,49 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from itertools import chain
+from itertools import chain, pairwise
 
 import datasets
 import pytest
 from tokenizers import processors
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data.blocks import BlockEncoder, best_fit, pack, special_tokens
-from peftlit.data.encode import tokenizer_state
 from tests import tiny
-from tests.data.language_data import documents, write_pieces
+from tests.data import language_data
+from tests.data.language_data import documents, ids
 
 END = 1  # of the tiny decoder
 
 
 @pytest.fixture
-def decoder(tmp_path) -> PreTrainedTokenizerBase:
-    return tiny.write_tokenizer(tmp_path / "decoder", decoder=True)
-
-
-@pytest.fixture
-def encoder(tmp_path) -> PreTrainedTokenizerBase:
-    return write_pieces(tmp_path / "encoder")
+def encoder(pieces) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(pieces)
 
 
 def blocks_of(tokenizer, texts, objective="causal", max_length=8, long="split") -> list[dict]:
-    rows = datasets.Dataset.from_dict({"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts})
-    encoder = BlockEncoder(tokenizer, objective, max_length, long)
-    return list(encoder.encode(rows, f"{texts}{tokenizer_state(tokenizer)}", 1, "train"))
-
-
-def ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
+    columns = {"row": [i * 10 for i in range(1, len(texts) + 1)], "text": texts}
+    blocks = BlockEncoder(tokenizer, objective, max_length, long).encode(columns)
+    return [dict(zip(blocks, values, strict=True)) for values in zip(*blocks.values(), strict=True)]
 
 
 def learned(blocks) -> list[int]:
-    return [label for block in blocks for label in block["labels"] if label != IGNORE_INDEX]
+    return language_data.learned(block["labels"] for block in blocks)
 
 
 @pytest.mark.parametrize("max_length", [8, 9, 16, 64])
-def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_length):
-    decoder.pad_token = decoder.eos_token  # must not hide the end
+def test_every_token_but_a_documents_first_is_learned_exactly_once(tokenizer, max_length):
+    tokenizer.pad_token = tokenizer.eos_token  # must not hide the end
     texts = documents(60)
-    blocks = blocks_of(decoder, texts, max_length=max_length)
+    blocks = blocks_of(tokenizer, texts, max_length=max_length)
     for number, text in enumerate(texts, 1):
         own = [block for block in blocks if block["row"] == 10 * number]
-        whole = [*ids(decoder, text), END]
+        whole = [*ids(tokenizer, text), END]
         assert learned(own) == whole[1:]
         assert learned(own).count(END) == 1
         assert own[0]["input_ids"][0] == whole[0]
-        for before, after in zip(own, own[1:], strict=False):
+        for before, after in pairwise(own):
             assert after["input_ids"][0] == before["input_ids"][-1], "the last token stands before the next"
     for block in blocks:
         assert 2 <= len(block["input_ids"]) == block["length"] <= max_length
@@ -61,8 +52,8 @@ def test_every_token_but_a_documents_first_is_learned_exactly_once(decoder, max_
 
 
 @pytest.mark.parametrize("objective", ["causal", "masked"])
-def test_blocks_are_numbered_in_their_document_and_hold_no_other(decoder, encoder, objective):
-    tokenizer, around = (decoder, 1) if objective == "causal" else (encoder, 2)
+def test_blocks_are_numbered_in_their_document_and_hold_no_other(tokenizer, encoder, objective):
+    tokenizer, around = (tokenizer, 1) if objective == "causal" else (encoder, 2)
     counts = dict(zip(tiny.WORDS, range(1, 40), strict=False))
     texts = [" ".join([word] * count) for word, count in counts.items()]
     whole = blocks_of(tokenizer, ["", *texts, " \n "], objective)
@@ -78,28 +69,30 @@ def test_blocks_are_numbered_in_their_document_and_hold_no_other(decoder, encode
     assert cut == [block for block in whole if block["block"] == 0]
 
 
-def test_a_document_that_just_fits_makes_no_block_of_a_single_token(decoder):
+def test_a_document_that_just_fits_makes_no_block_of_a_single_token(tokenizer):
     for count in (6, 7, 8, 13, 14, 15):
-        blocks = blocks_of(decoder, [" ".join(["film"] * count)])
+        blocks = blocks_of(tokenizer, [" ".join(["film"] * count)])
         assert sum(len(block["input_ids"]) - 1 for block in blocks) == count
         assert len(blocks) == -(-count // 7)
 
 
-def test_special_tokens_in_front_stand_there_once_a_document(tmp_path, decoder):
-    backend = decoder.backend_tokenizer
+def test_special_tokens_in_front_stand_there_once_a_document(tokenizer):
+    backend = tokenizer.backend_tokenizer
     backend.post_processor = processors.TemplateProcessing(
         single="[UNK] $A </s>", special_tokens=[("[UNK]", 0), ("</s>", 1)]
     )
-    assert special_tokens(decoder) == ([0], [END])
-    blocks = blocks_of(decoder, ["the film " * 10])
+    assert special_tokens(tokenizer) == ([0], [END])
+    blocks = blocks_of(tokenizer, ["the film " * 10])
     assert blocks[0]["input_ids"][0] == 0
     assert [block["input_ids"].count(0) for block in blocks] == [1, *[0] * (len(blocks) - 1)]
-    assert learned(blocks) == [*ids(decoder, "the film " * 10), END], "an end token of the tokenizer's is not put twice"
+    assert learned(blocks) == [*ids(tokenizer, "the film " * 10), END], (
+        "an end token of the tokenizer's is not put twice"
+    )
 
 
-def test_a_document_of_one_token_without_specials_has_nothing_to_learn(decoder):
-    decoder.eos_token = None
-    assert [block["labels"] for block in blocks_of(decoder, ["film"])] == [[IGNORE_INDEX]]
+def test_a_document_of_one_token_without_specials_has_nothing_to_learn(tokenizer):
+    tokenizer.eos_token = None
+    assert [block["labels"] for block in blocks_of(tokenizer, ["film"])] == [[IGNORE_INDEX]]
 
 
 @pytest.mark.parametrize("max_length", [8, 16, 33])
@@ -129,35 +122,13 @@ def test_word_numbers_stand_beside_the_pieces_of_the_word(encoder):
 
 
 def test_a_tokenizer_that_does_not_tell_words_apart_has_each_token_for_one(tmp_path):
-    from transformers import ByT5Tokenizer
-
     ByT5Tokenizer().save_pretrained(tmp_path)
     (block,) = blocks_of(AutoTokenizer.from_pretrained(tmp_path), ["film"], "masked", 16)
     assert block["word_ids"] == [0, 1, 2, 3, -1]
 
 
-def test_the_cache_is_not_used_for_anything_else(decoder, encoder):
-    text = ["the film was very long and slow but the ending was superb"]
-    for tokenizer, objective, max_length, long, lengths in (
-        (decoder, "causal", 8, "split", [8, 6]),
-        (decoder, "causal", 9, "split", [9, 5]),
-        (decoder, "causal", 8, "cut", [8]),
-        (encoder, "masked", 8, "split", [8, 8]),
-        (encoder, "masked", 9, "cut", [9]),
-    ):
-        found = blocks_of(tokenizer, text, objective, max_length, long)
-        assert [block["length"] for block in found] == lengths
-
-
-def test_another_end_token_makes_other_blocks(decoder):
-    assert blocks_of(decoder, ["film"])[0]["input_ids"][-1] == END
-    decoder.eos_token = "!"
-    assert blocks_of(decoder, ["film"])[0]["input_ids"][-1] == decoder.convert_tokens_to_ids("!")
-
-
-def test_real_blocks_begin_with_their_special_token_and_end_with_one(shared):
-    tokenizer = AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
-    (block,) = blocks_of(tokenizer, ["a cat sat"], max_length=16)
+def test_real_blocks_begin_with_their_special_token_and_end_with_one(stories):
+    (block,) = blocks_of(stories, ["a cat sat"], max_length=16)
     assert block["input_ids"] == [1, 261, 280, 294, 262, 294, 2]  # <s> ▁a ▁c at ▁s at </s>
     assert block["labels"] == [IGNORE_INDEX, 261, 280, 294, 262, 294, 2]
 
@@ -171,7 +142,7 @@ def test_best_fit_loses_nothing_and_keeps_the_capacity(capacity):
         assert Counter(chain(*bins)) == Counter(range(count))
         assert all(0 < sum(lengths[i] for i in items) <= capacity for items in bins)
         assert best_fit(lengths, capacity) == bins
-        for one, other in zip(bins, bins[1:], strict=False):
+        for one, other in pairwise(bins):
             assert sum(lengths[i] for i in one) + min(lengths[i] for i in other) > capacity, "a bin had room left"
 
 
@@ -180,8 +151,8 @@ def test_best_fit_puts_each_item_where_it_leaves_least_room():
     assert best_fit([5, 5, 5, 5], 10) == [[0, 1], [2, 3]]
 
 
-def test_packed_rows_hold_every_block_once_with_its_own_positions(decoder):
-    rows = blocks_of(decoder, documents(50), max_length=16)
+def test_packed_rows_hold_every_block_once_with_its_own_positions(tokenizer):
+    rows = blocks_of(tokenizer, documents(50), max_length=16)
     packed = list(pack(datasets.Dataset.from_list(rows), 16))
     assert len(packed) < len(rows)
     found = []

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
-from pathlib import Path
 
-import datasets
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -13,13 +10,11 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.batch import IGNORE_INDEX
 from peftlit.data import IMDB, SST2, Reviews, TextFiles, TweetSentiment
 from peftlit.data.collate import PadCollator, PromptCollator
-from peftlit.data.encode import tokenizer_state
 from peftlit.data.label_prompts import LabelPrompts
 from peftlit.data.prompt import Prompt
 from peftlit.errors import ConfigError
-from tests import tiny
-from tests.data.helpers import text_files, write_jsonl
-from tests.data.language_data import TEMPLATE
+from tests.data.helpers import refusal, text_files, write_jsonl
+from tests.data.language_data import TEMPLATE, ids, other_tokenizer
 
 NAMES = ["bad", "good"]
 WORDS = [" bad", " good"]
@@ -27,96 +22,60 @@ ROWS = [{"text": "the film was dull", "label": "bad"}, {"text": "it works", "lab
 
 
 @pytest.fixture
-def tokenizer(tmp_path) -> PreTrainedTokenizerBase:
-    tokenizer = tiny.write_tokenizer(tmp_path / "tokenizer", decoder=True)
+def tokenizer(tokenizer) -> PreTrainedTokenizerBase:
     tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-@pytest.fixture
-def decoder(tmp_path, tokenizer) -> str:
-    return str(tmp_path / "tokenizer")
-
-
-def with_template(folder: str, to: Path, template: str = TEMPLATE) -> str:
-    """The same tokenizer with a chat template."""
-    shutil.copytree(folder, to)
-    file = to / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "chat_template": template}))
-    return str(to)
 
 
 def causal(folder, rows=ROWS, **settings) -> TextFiles:
     return text_files(folder, rows, **{"objective": "causal", "max_length": 32, "batch_size": 2, **settings})
 
 
-def encode(rows, prompts: LabelPrompts, state: str = "") -> list[dict]:
-    key = f"{rows}{state or tokenizer_state(prompts._renderer.tokenizer)}"
-    return list(prompts.encode_rows(datasets.Dataset.from_list(rows), key, 1, "a.jsonl", "train"))
-
-
-def ids(tokenizer, text: str) -> list[int]:
-    return tokenizer(text, add_special_tokens=False)["input_ids"]
-
-
 def test_rows_become_prompts_with_the_tokens_of_every_label(tokenizer):
     prompts = LabelPrompts(Prompt("{text} is", label_words=[" very bad", " good"]), tokenizer, NAMES, 8)
-    rows = [{"row": 4, "text": "it", "label": 1}, {"row": 9, "text": "the film was long and slow", "label": 0}]
-    first, second = encode(rows, prompts)
-    assert first == {
-        "row": 4, "label": 1, "input_ids": ids(tokenizer, "it is"), "length": 4, "tokens": 4,
-        "label_ids": [ids(tokenizer, "very bad"), ids(tokenizer, "good")],
-    }  # fmt: skip
-    assert second["input_ids"] == ids(tokenizer, "the film was long and is")
-    assert (second["length"], second["tokens"]) == (8, 9)
+    rows = {"row": [4, 9], "text": ["it", "the film was long and slow"], "label": [1, 0]}
+    assert prompts.encode_columns(rows, "a.jsonl") == {
+        "row": [4, 9],
+        "label": [1, 0],
+        "input_ids": [ids(tokenizer, "it is"), ids(tokenizer, "the film was long and is")],
+        "label_ids": [[ids(tokenizer, "very bad"), ids(tokenizer, "good")]] * 2,
+        "length": [4, 8],
+        "tokens": [4, 9],
+    }
 
 
-@pytest.mark.parametrize("changed", ["template", "words", "max_length", "chat", "chat template", "text"])
-def test_the_cache_is_not_used_for_anything_else(tokenizer, changed):
-    if changed == "chat template":
-        tokenizer.chat_template = "it " + TEMPLATE
-    rows = [{"row": 1, "text": "the film was long", "label": 0}]
-    settings = {"template": "{text} is", "label_words": WORDS}
-    before = encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32))
-    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, 32)) == before
-    if changed == "template":
-        settings["template"] = "{text} was"
-    elif changed == "words":
-        settings["label_words"] = WORDS[::-1]
-    elif changed in ("chat", "chat template"):
-        tokenizer.chat_template = TEMPLATE
-    elif changed == "text":
-        rows = [{**rows[0], "text": "it"}]
-    window = 5 if changed == "max_length" else 32
-    assert encode(rows, LabelPrompts(Prompt(**settings), tokenizer, NAMES, window)) != before
+def test_the_cache_is_not_used_for_anything_else(tmp_path, decoder):
+    def encoded(tokenizer=decoder, max_length=32, **prompt):
+        prompt = Prompt(**{"template": "{text} is", "label_words": WORDS, **prompt})
+        data = causal(tmp_path, tokenizer=tokenizer, max_length=max_length, prompt=prompt)
+        data.setup("fit")
+        return str(data._encoded["train"][:])
+
+    changes = [
+        *({"template": "{text} was"}, {"label_words": WORDS[::-1]}, {"max_length": 4}),
+        *({"chat_template": TEMPLATE}, {"chat_template": "it " + TEMPLATE}),
+        {"tokenizer": other_tokenizer(decoder, tmp_path / "other", chat_template="it it " + TEMPLATE)},
+    ]
+    assert encoded() == encoded()
+    assert len({encoded(**change) for change in [{}, *changes]}) == 1 + len(changes)
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side):
+@pytest.mark.parametrize(("side", "first"), [("left", [1, 1, 5]), ("right", [5, 1, 1])])
+def test_a_batch_has_prompts_and_labels_of_uneven_lengths(tokenizer, side, first):
     tokenizer.padding_side = side
     tokenizer.model_input_names = ["input_ids"]  # asks for no mask, and gets one
-    columns = {
-        "input_ids": [[5], [6, 7, 8]], "label_ids": [[[9], [10, 11]], [[9], [12]]], "row": [2, 4], "label": [1, 0],
-    }  # fmt: skip
-    batch = PromptCollator(tokenizer)(columns)
-    assert set(batch) == {"input_ids", "attention_mask", "label_ids", "labels", "row"}
+    label_ids, none = [[[9], [10, 11]], [[9], [12]]], IGNORE_INDEX
+    batch = PromptCollator(tokenizer)(
+        {"input_ids": [[5], [6, 7, 8]], "label_ids": label_ids, "row": [2, 4], "label": [1, 0]}
+    )
     assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-    assert batch["input_ids"].tolist() == [[1, 1, 5] if side == "left" else [5, 1, 1], [6, 7, 8]]
-    assert batch["attention_mask"].sum(1).tolist() == [1, 3]
-    assert batch["label_ids"].tolist() == [[[9, IGNORE_INDEX], [10, 11]], [[9, IGNORE_INDEX], [12, IGNORE_INDEX]]]
-    assert (batch["labels"].tolist(), batch["row"].tolist()) == ([1, 0], [2, 4])
-
-
-def test_texts_that_are_asked_later_become_the_same_batch(tmp_path, decoder):
-    data = causal(tmp_path, tokenizer=decoder, group_by_length=False)
-    data.setup("fit")
-    (trained,) = data.train_dataloader()
-    asked = data.label_prompts.batch([row["text"] for row in ROWS], range(1, len(ROWS) + 1))
-    order = trained.pop("row").argsort()
-    assert asked.pop("row").tolist() == [1, 2]
-    assert "labels" not in asked
-    for name, value in asked.items():
-        assert torch.equal(value, trained[name][order])
+    assert {name: tensor.tolist() for name, tensor in batch.items()} == {
+        "input_ids": [first, [6, 7, 8]],
+        "attention_mask": [[int(token == 5) for token in first], [1, 1, 1]],
+        "label_ids": [[[9, none], [10, 11]], [[9, none], [12, none]]],
+        "labels": [1, 0],
+        "row": [2, 4],
+    }
 
 
 def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_there_is_a_template(tmp_path, decoder):
@@ -124,7 +83,7 @@ def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_ther
     assert data.label_prompts.prompt.fill("it works") == "it works\nLabel:"
     record = {"template": "{text}\nLabel:", "system": None, "label_words": [" bad", " good"], "chat": False}
     assert json.loads(json.dumps(data.prompt_record)) == {**record, "chat_template": None}
-    chat = causal(tmp_path, tokenizer=with_template(decoder, tmp_path / "chat"))
+    chat = causal(tmp_path, tokenizer=other_tokenizer(decoder, tmp_path / "chat", chat_template=TEMPLATE))
     assert chat.label_prompts.prompt.messages("it works") == [
         {"role": "system", "content": "Label of the text? Answer with one of: bad, good."},
         {"role": "user", "content": "it works"},
@@ -137,16 +96,8 @@ def test_by_default_the_label_is_asked_for_in_plain_text_or_in_a_chat_where_ther
         assert data.label_prompts.prompt.fill(("it works", "a book")) == asked
 
 
-@pytest.mark.parametrize("kind", [IMDB, SST2, Reviews, TweetSentiment])
-def test_sets_with_a_name_for_their_label_ask_by_it(kind):
-    assert kind.question
-    assert "\n" not in kind.question
-
-
-def test_whether_first_tokens_tell_labels_apart_is_looked_up_behind_texts(tmp_path, decoder):
-    for words, differ in (([" bad", " good"], True), ([" very bad", " very good"], False)):
-        data = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text} is", label_words=words))
-        assert data.first_tokens_differ is differ
+def test_sets_with_a_name_for_their_label_ask_by_it():
+    assert [kind.question for kind in (IMDB, SST2, TweetSentiment, Reviews)] == ["Sentiment"] * 3 + ["Label"]
 
 
 def test_labels_that_begin_alike_behind_one_row_of_many_are_found_before_training(tmp_path, shared):
@@ -183,7 +134,7 @@ def test_what_is_cut_is_counted(tmp_path, decoder, caplog):
 
 
 def test_settings_that_do_not_fit_are_refused(tmp_path, decoder):
-    few = Prompt("{text}", label_words=[" good"])
+    few = causal(tmp_path, tokenizer=decoder, prompt=Prompt("{text}", label_words=[" good"]))
     for action, said in (
         (
             lambda: causal(tmp_path, objective="masked"),
@@ -193,11 +144,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path, decoder):
             lambda: causal(tmp_path, objective=None, prompt=Prompt("{text}")),
             "data.prompt: only a causal language model is asked by a prompt; leave it out",
         ),
-        (
-            lambda: causal(tmp_path, tokenizer=decoder, prompt=few).prepare_data(),
-            "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good",
-        ),
+        (few.prepare_data, "data.prompt.label_words: got 1 words, needs 2, one for each of bad, good"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            action()
-        assert str(caught.value) == said
+        assert refusal(action, ConfigError) == said

@@ -14,7 +14,7 @@ import pytest
 from peftlit.data import Reviews, TextFiles
 from peftlit.data.checks import describe_splits
 from peftlit.data.class_ids import distinct_names
-from peftlit.data.labels import ClassLabels, Labels, LabelSets, Values
+from peftlit.data.labels import ClassLabels, LabelSets, Values
 from peftlit.errors import ConfigError
 from tests.data.helpers import WHOLE, labelled, refusal, text_files
 
@@ -50,19 +50,19 @@ def test_a_label_is_a_name_or_a_class_id():
 
 
 def test_an_unknown_label_is_refused_with_its_row_the_nearest_and_all_known():
-    for value in ("neutral", 2, -1, 0.5, "2", "Positive", True):
-        message = refusal(lambda value=value: parsed(NAMES, [0, 1, value]))
-        assert f"rows.csv, row 3: unknown label {value!r}; " in message
-        assert message.endswith("known are negative, positive")
-    assert "did you mean 'positive'?" in refusal(lambda: parsed(NAMES, ["postive"]))
-    for names, value in ((["1", "2", "3"], 0), (["1", "2", "3"], "0"), (["-1", "1"], 0)):  # names, not class ids
-        assert f"row 2: unknown label {value!r}" in refusal(lambda n=names, v=value: parsed(n, [n[0], v]))
+    unknown = [(NAMES, value, "") for value in ("neutral", 2, -1, 0.5, "2", "Positive", True)]
+    unknown += [(NAMES, "postive", "did you mean 'positive'? ")]
+    unknown += [(["1", "2", "3"], 0, ""), (["1", "2", "3"], "0", ""), (["-1", "1"], 0, "")]  # names, not class ids
+    for names, value, hint in unknown:
+        message = refusal(lambda names=names, value=value: parsed(names, [names[0], value]))
+        assert f"rows.csv, row 2: unknown label {value!r}; {hint}" in message
+        assert message.endswith(f"known are {', '.join(names)}")
 
 
 def test_a_missing_label_is_refused_with_its_row():
     for value in (None, "", " ", float("nan")):
         message = refusal(lambda value=value: parsed(NAMES, ["negative", "positive", value], "stars"))
-        assert "rows.csv, row 3: no label in column 'stars'" in message
+        assert message == "rows.csv, row 3: no label in column 'stars'; every row needs one"
 
 
 def test_fewer_than_two_classes_are_refused_and_empty_ones_noted():
@@ -98,24 +98,20 @@ def test_a_label_set_is_a_list_or_a_joined_text_in_any_order():
 
 def test_what_is_no_set_of_known_names_is_refused_with_its_row():
     known = "known are price, quality, service"
-    for value, said in (
-        *((value, f"unknown label 'prize'; did you mean 'price'? {known}") for value in ("price;prize", ["prize"])),
-        *((value, f"unknown label ''; {known}") for value in ("price;", "price;;quality", [""])),
-        ([3], f"unknown label 3; {known}"),
-        ([True], f"unknown label True; {known}"),
-        *(
-            (value, f"label 'price' twice in {value!r}; name it once")
-            for value in ("price;quality;price", ["price", "price"], ["price", 0], [0, 0])
+    no_set = "needs a list of names or class ids, or a text of names with ';' between them"
+    for values, said in (
+        (("price;prize", ["prize"]), f"unknown label 'prize'; did you mean 'price'? {known}"),
+        (("price;", "price;;quality", [""]), f"unknown label ''; {known}"),
+        (([3],), f"unknown label 3; {known}"),
+        (([True],), f"unknown label True; {known}"),
+        (
+            ("price;quality;price", ["price", "price"], ["price", 0], [0, 0]),
+            "label 'price' twice in {!r}; name it once",
         ),
-        *(  # [0.0, 1.0] are flags, and not class ids
-            (
-                value,
-                f"aspects is {value!r}, needs a list of names or class ids, or a text of names with ';' between them",
-            )
-            for value in (None, float("nan"), 1, [None], [0.0, 1.0], [["price"]])
-        ),
+        ((None, float("nan"), 1, [None], [0.0, 1.0], [["price"]]), f"aspects is {{!r}}, {no_set}"),  # [0.0, 1.0]: flags
     ):
-        assert refusal(lambda value=value: _sets(["", value])) == f"rows.csv, row 2: {said}"
+        for value in values:
+            assert refusal(lambda value=value: _sets(["", value])) == f"rows.csv, row 2: {said.format(value)}"
 
 
 def test_labels_that_no_row_or_every_row_carries_are_noted():
@@ -135,26 +131,23 @@ def test_a_value_is_a_finite_number_or_a_text_that_is_one():
     for value in (3, 3.0, "3", " 3.0 ", "3e0", Decimal(3)):
         label = Values("stars").parse(value, "rows.csv", 1)
         assert (label, type(label)) == (3.0, float)
-    for value, said in (
-        *((value, "no value in column 'stars'; every row needs a number") for value in (None, "", "  ")),
-        *(
-            (value, f"stars is {value!r}, needs a finite number")
-            for value in ("good", "4,5", "nan", "inf", float("nan"), float("-inf"), 1e39, 10**400, True, [1.0])
-        ),
+    odd = ("good", "4,5", "nan", "inf", float("nan"), float("-inf"), 1e39, 10**400, True, [1.0])
+    for values, said in (
+        ((None, "", "  "), "no value in column 'stars'; every row needs a number"),
+        (odd, "stars is {!r}, needs a finite number"),
     ):
-        message = refusal(lambda value=value: list(Values("stars").parse_column([1, value], "rows.csv")))
-        assert message == f"rows.csv, row 2: {said}"
+        for value in values:
+            message = refusal(lambda value=value: list(Values("stars").parse_column([1, value], "rows.csv")))
+            assert message == f"rows.csv, row 2: {said.format(value)}"
 
 
-def test_a_constant_is_refused():
-    message = refusal(lambda: Values("stars").check([3.0, 3.0], "rows.csv"))
+def test_values_are_summed_up_and_not_counted_and_a_constant_is_refused():
+    stars = Values("stars")
+    assert stars.summary([1.0, 2.0, 6.0]) == {"lowest": 1.0, "mean": 3.0, "highest": 6.0}
+    assert stars.counts([1.0, 2.0]) is None
+    assert stars.check([3.0, 4.0], "rows.csv") == []
+    message = refusal(lambda: stars.check([3.0, 3.0], "rows.csv"))
     assert message == "rows.csv: stars is 3 in every training row; there is nothing to learn"
-    assert Values("stars").check([3.0, 4.0], "rows.csv") == []
-
-
-def test_values_are_summed_up_and_not_counted():
-    assert Values("stars").summary([1.0, 2.0, 6.0]) == {"lowest": 1.0, "mean": 3.0, "highest": 6.0}
-    assert Values("stars").counts([1.0, 2.0]) is None
 
 
 # Through the data module -------------------------------------------------------------------------------------------
@@ -163,34 +156,31 @@ REVIEWS = Path(__file__).parents[2] / "configs" / "data" / "product_reviews.csv"
 MULTI = {"problem_type": "multi_label_classification"}
 
 
-def _columns() -> dict[str, list[str]]:
+@pytest.mark.parametrize(
+    ("column", "names", "settings", "parse"),
+    [
+        (
+            "aspects",
+            ["delivery", "price", "quality", "service", "usability"],
+            MULTI,
+            lambda names, text: [float(name in text.split(";")) for name in names],
+        ),
+        ("stars", ["stars"], {"problem_type": "regression"}, lambda names, text: float(text)),
+    ],
+    ids=["aspects", "stars"],
+)
+def test_the_shipped_reviews_have_label_sets_and_values(column, names, settings, parse):
     with REVIEWS.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def test_the_aspects_of_the_shipped_reviews_are_label_sets():
-    data = Reviews(file=str(REVIEWS), label_column="aspects", **MULTI)
-    written = _columns()["aspects"]
-    read = {row: label for part in data.read().values() for row, label in zip(part["row"], part["label"], strict=True)}
-    assert data.label_names == ["delivery", "price", "quality", "service", "usability"]
-    for row, aspects in enumerate(written, 1):
-        named = [name for name, carried in zip(data.label_names, read[row], strict=True) if carried]
-        assert named == sorted(filter(None, aspects.split(";"))), f"row {row}"
-    train = [set(written[row - 1].split(";")) for row in data.read()["train"]["row"]]
-    assert data.class_counts == [sum(name in aspects for aspects in train) for name in data.label_names]
-    assert list(data.reports["train"].labels.values()) == data.class_counts
-    assert data.manifest()["problem_type"] == "multi_label_classification"
-
-
-def test_the_stars_of_the_shipped_reviews_are_values():
-    data = Reviews(file=str(REVIEWS), label_column="stars", problem_type="regression")
-    written = _columns()["stars"]
-    for part in data.read().values():
-        assert part["label"][:] == [float(written[row - 1]) for row in part["row"]]
-    assert data.label_names == ["stars"]
-    assert data.class_counts is None
-    assert data.reports["train"].labels["lowest"] == 1.0
+        written = {number: parse(names, row[column]) for number, row in enumerate(csv.DictReader(file), 1)}
+    data = Reviews(file=str(REVIEWS), label_column=column, **settings)
+    splits = data.read().values()
+    assert {row: label for part in splits for row, label in zip(part["row"], part["label"], strict=True)} == written
+    assert data.label_names == names
+    train, report = data.read()["train"]["label"], data.reports["train"].labels
+    counts = None if column == "stars" else [sum(map(int, carried)) for carried in zip(*train, strict=True)]
+    assert data.class_counts == counts
+    assert list(report.values()) == counts if counts else report["lowest"] == 1.0
+    assert data.manifest()["problem_type"] == settings["problem_type"]
     json.dumps(data.manifest(), allow_nan=False)
 
 
@@ -206,12 +196,9 @@ def test_names_that_a_set_declares_are_taken(tmp_path):
 
 
 def test_lists_of_names_are_read_from_json_lines_and_parquet(tmp_path):
-    rows = labelled([[], ["b", "a"], ["a"]])
-    datasets.Dataset.from_list(rows).to_parquet(tmp_path / "rows.parquet")
-    for data in (
-        text_files(tmp_path, rows, **MULTI),
-        TextFiles(train_file=str(tmp_path / "rows.parquet"), **WHOLE, **MULTI),
-    ):
+    rows, file = labelled([[], ["b", "a"], ["a"]]), str(tmp_path / "rows.parquet")
+    datasets.Dataset.from_list(rows).to_parquet(file)
+    for data in (text_files(tmp_path, rows, **MULTI), TextFiles(train_file=file, **WHOLE, **MULTI)):
         assert data.read()["train"]["label"][:] == [[0.0, 0.0], [1.0, 1.0], [1.0, 0.0]]
         assert data.label_names == ["a", "b"]
 
@@ -226,13 +213,18 @@ def test_an_odd_label_is_logged_once_and_stands_in_the_report(tmp_path, caplog):
 
 
 def test_settings_that_contradict_each_other_are_refused():
-    for settings, says in (
-        ({"problem_type": "regression", "label_names": ["a", "b"]}, "regression has no classes, but got a, b"),
-        ({"label_names": ["a", "b", "a"]}, "data.label_names: a name .* twice: a, b, a"),
-        ({"label_separator": ""}, "data.label_separator: got an empty text"),
+    for settings, said in (
+        (
+            {"problem_type": "regression", "label_names": ["a", "b"]},
+            "label_names: regression has no classes, but got a, b; set it to null",
+        ),
+        ({"label_names": ["a", "b", "a"]}, "label_names: a name stands there twice: a, b, a"),
+        (
+            {"label_separator": ""},
+            "label_separator: got an empty text, needs what stands between two names, such as ';'",
+        ),
     ):
-        with pytest.raises(ConfigError, match=says):
-            TextFiles(train_file="-", **settings)
+        assert refusal(lambda given=settings: TextFiles(train_file="-", **given), ConfigError) == f"data.{said}"
 
 
 @pytest.mark.parametrize("names", [None, ["bad", "good"]])
@@ -244,10 +236,9 @@ def test_labels_that_are_no_text_are_named_by_row(tmp_path, names):
 
 
 def test_other_labels_give_other_row_hashes():
-    def hashes(rows: datasets.Dataset, labels: Labels) -> set[str]:
-        return set(describe_splits({"train": rows.add_column("row", [*range(len(rows))])}, labels)[1]["train"])
-
-    rows = datasets.Dataset.from_dict({"text": ["x"] * 4, "label": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]})
-    assert len(hashes(rows, LabelSets(["a", "b"], "label", ";"))) == 4
-    rows = datasets.Dataset.from_dict({"text": ["x"] * 3, "label": [1.0, 1.5, 10.0]})
-    assert len(hashes(rows, Values("label"))) == 3
+    for kind, labels in (
+        (LabelSets(["a", "b"], "label", ";"), [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]),
+        (Values("label"), [1.0, 1.5, 10.0]),
+    ):
+        rows = datasets.Dataset.from_dict({"row": range(len(labels)), "text": ["x"] * len(labels), "label": labels})
+        assert len(set(describe_splits({"train": rows}, kind)[1]["train"])) == len(labels)

@@ -3,17 +3,16 @@ from __future__ import annotations
 import math
 import random
 
-import datasets
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
 from peftlit.batch import IGNORE_INDEX
-from peftlit.data.masking import EpochRows, Masking, MaskingCollator
-from peftlit.data.sampler import RowNumbers
+from peftlit.data.masking import Masking, MaskingCollator
 from peftlit.errors import ConfigError
 from tests import tiny
-from tests.data.language_data import documents, epoch_of, masks_of, on_rank, text_lines, write_pieces
+from tests.data.helpers import refusal
+from tests.data.language_data import documents, epoch_of, masks_of, text_lines
 
 VOCABULARY, OUTSIDE = 50, 99
 
@@ -25,13 +24,6 @@ def chance(seed: int = 0) -> torch.Generator:
 def words(*pieces: int) -> torch.Tensor:
     """Words of so many pieces each, between two special tokens."""
     return torch.tensor([-1, *(word for word, count in enumerate(pieces) for _ in range(count)), -1])
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("encoder")
-    tiny.write_tokenizer(folder)
-    return str(folder)
 
 
 def test_exactly_the_share_of_tokens_is_selected_and_at_least_one():
@@ -88,19 +80,16 @@ def test_whole_words_are_hidden_with_all_pieces_or_none():
             assert not left or int(chosen.sum()) + min(left) > wanted, "a word that fits is taken"
 
 
-def test_whole_words_are_those_of_the_tokenizer(tmp_path):
-    tokenizer = write_pieces(tmp_path)
-    lines = ["films worked , plots broken .", "enjoyed slower casts again and again"] * 30
-    data = text_lines(
-        tmp_path, lines, objective="masked", tokenizer=str(tmp_path), masking=Masking(0.5, whole_words=True)
-    )
+def test_whole_words_are_those_of_the_tokenizer(tmp_path, pieces):
+    lines, masking = ["films worked , plots broken ."] * 60, Masking(0.5, whole_words=True)
+    data = text_lines(tmp_path, lines, objective="masked", tokenizer=pieces, masking=masking)
     data.setup("fit")
     split = 0
     for (_, whole), (_, labels) in masks_of(data.train_dataloader()).items():
-        pieces = tokenizer.convert_ids_to_tokens(list(whole))
-        for i, piece in enumerate(pieces):
+        spelt = data.get_tokenizer().convert_ids_to_tokens(list(whole))
+        for i, piece in enumerate(spelt):
             if piece.startswith("##"):
-                assert (labels[i] == IGNORE_INDEX) == (labels[i - 1] == IGNORE_INDEX), pieces
+                assert (labels[i] == IGNORE_INDEX) == (labels[i - 1] == IGNORE_INDEX), spelt
                 split += 1
     assert split > 20
 
@@ -112,9 +101,7 @@ def test_shares_out_of_range_are_refused():
         ({"mask_share": -0.1}, ": mask_share -0.1 and random_share 0.1 need to be shares of 1"),
         ({"random_share": 0.3}, ": mask_share 0.8 and random_share 0.3 need to be shares of 1"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            Masking(**settings)
-        assert str(caught.value) == f"data.masking{said}"
+        assert refusal(lambda given=settings: Masking(**given), ConfigError) == f"data.masking{said}"
 
 
 COLUMNS = {
@@ -125,23 +112,18 @@ COLUMNS = {
 }
 
 
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_a_batch_has_the_hidden_tokens_as_labels_and_no_others(tmp_path, side):
+def test_a_batch_has_the_hidden_tokens_as_labels_and_no_others(tmp_path):
     tokenizer = tiny.write_tokenizer(tmp_path)
-    tokenizer.padding_side = side
-    masking = Masking(0.5, mask_share=1.0, random_share=0.0)
-    batch = MaskingCollator(tokenizer, masking, 1)(COLUMNS)
-    assert set(batch) == {"input_ids", "attention_mask", "labels", "row"}
-    assert {tensor.dtype for tensor in batch.values()} == {torch.int64}
-    gap = slice(0, 2) if side == "left" else slice(3, 5)
-    assert batch["attention_mask"][1, gap].tolist() == [0, 0]
-    assert batch["labels"][1, gap].tolist() == [IGNORE_INDEX] * 2
+    batch = MaskingCollator(tokenizer, Masking(0.5, mask_share=1.0, random_share=0.0), 1)(COLUMNS)
+    assert {name: tensor.dtype for name, tensor in batch.items()} == dict.fromkeys(
+        ["input_ids", "attention_mask", "labels", "row"], torch.int64
+    )
+    assert batch["attention_mask"].tolist() == [[1] * 5, [1, 1, 1, 0, 0]]
     asked = batch["labels"] != IGNORE_INDEX
     assert asked.sum(1).tolist() == [2, 1]
     assert (batch["input_ids"][asked] == tokenizer.mask_token_id).all()
     whole = torch.where(asked, batch["labels"], batch["input_ids"])
-    for i, ids in enumerate(COLUMNS["input_ids"]):
-        assert whole[i][batch["attention_mask"][i].bool()].tolist() == ids
+    assert [row[:length] for row, length in zip(whole.tolist(), (5, 3), strict=True)] == COLUMNS["input_ids"]
 
 
 def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
@@ -158,25 +140,19 @@ def test_masks_follow_from_seed_epoch_row_and_block_alone(tmp_path):
     assert all(other != mask() for other in others)
 
 
-def test_rows_know_the_epoch_they_are_asked_for_in():
-    rows = EpochRows(datasets.Dataset.from_dict({"row": [4, 5, 6]}))
-    assert len(rows) == 3
-    assert rows[RowNumbers([2, 0], 7)] == {"row": [6, 4], "epoch": [7, 7]}
-
-
-def _training(folder, encoder, **settings) -> DataLoader:
-    data = text_lines(folder, documents(40), objective="masked", tokenizer=encoder, **{"seed": 1, **settings})
+def _training(folder, pieces, **settings) -> DataLoader:
+    data = text_lines(folder, documents(40), objective="masked", tokenizer=pieces, **{"seed": 1, **settings})
     data.setup("fit")
     return data.train_dataloader()
 
 
-def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tmp_path, encoder):
-    first, again = _training(tmp_path, encoder), _training(tmp_path, encoder)
+def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tmp_path, pieces):
+    first, again = _training(tmp_path, pieces), _training(tmp_path, pieces)
     epochs = [masks_of(epoch_of(first, epoch)) for epoch in range(3)]
     assert [set(epoch) for epoch in epochs] == [set(epochs[0])] * 3, "always all blocks"
     assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
     assert [masks_of(epoch_of(again, epoch)) for epoch in (2, 0, 1)] == [epochs[2], epochs[0], epochs[1]]
-    assert masks_of(epoch_of(_training(tmp_path, encoder, seed=2), 0)) != epochs[0]
+    assert masks_of(epoch_of(_training(tmp_path, pieces, seed=2), 0)) != epochs[0]
 
 
 @pytest.mark.parametrize(
@@ -190,17 +166,7 @@ def test_every_epoch_of_training_has_masks_of_its_own_and_each_again_the_same(tm
     ],
     ids=str,
 )
-def test_training_masks_do_not_depend_on_who_asks(tmp_path, encoder, settings):
-    plain, other = _training(tmp_path, encoder), _training(tmp_path, encoder, **settings)
+def test_training_masks_do_not_depend_on_who_asks(tmp_path, pieces, settings):
+    plain, other = _training(tmp_path, pieces), _training(tmp_path, pieces, **settings)
     for epoch in range(2):
         assert masks_of(epoch_of(other, epoch)) == masks_of(epoch_of(plain, epoch))
-
-
-def test_ranks_hide_what_one_process_hides(tmp_path, encoder):
-    alone, together = masks_of(epoch_of(_training(tmp_path, encoder), 1)), {}
-    for rank in range(2):
-        data = text_lines(tmp_path, documents(40), objective="masked", tokenizer=encoder, seed=1, batch_size=2)
-        data.trainer = on_rank(rank, 2)
-        data.setup("fit")
-        together |= masks_of(epoch_of(data.train_dataloader(), 1))
-    assert together == alone

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import pytest
-
 from peftlit.data.messages import check_messages
-from peftlit.errors import DataError
+from tests.data.helpers import refusal
 
 SYSTEM = {"role": "system", "content": "be short"}
 USER = {"role": "user", "content": "is it good ?"}
@@ -27,10 +25,7 @@ def test_anything_else_is_refused_by_row_and_message():
         ([USER, {**ASSISTANT, "role": "bot"}], "message 2 has role 'bot', needs system, user or assistant"),
         ([USER, {"role": "assistant"}], "content of message 2 is None, needs a text"),
         ([{**USER, "content": 3}], "content of message 1 is 3, needs a text"),
-        (
-            [{**USER, "content": "\ud83d"}],
-            "content of message 1 holds half of a surrogate pair, which is no UTF-8",
-        ),
+        ([{**USER, "content": "\ud83d"}], "content of message 1 holds half of a surrogate pair, which is no UTF-8"),
         ([ASSISTANT], "message 1 is the assistant's, needs the user's there"),
         ([SYSTEM, ASSISTANT], "message 2 is the assistant's, needs the user's there"),
         ([USER, USER, ASSISTANT], "message 2 is the user's, needs the assistant's there"),
@@ -40,8 +35,6 @@ def test_anything_else_is_refused_by_row_and_message():
         ([SYSTEM], "the last message is the system's, needs the assistant's there"),
         ([USER, ASSISTANT, USER], "the last message is the user's, needs the assistant's there"),
     ):
-        with pytest.raises(DataError) as caught:
-            check_messages(messages, "a.jsonl", 7)
-        assert str(caught.value) == f"a.jsonl, row 7: {said}"
-    with pytest.raises(DataError, match="the last message is the assistant's, needs the user's there"):
-        check_messages([USER, ASSISTANT], "a.jsonl", 7, last="user")
+        assert refusal(lambda given=messages: check_messages(given, "a.jsonl", 7)) == f"a.jsonl, row 7: {said}"
+    message = refusal(lambda: check_messages([USER, ASSISTANT], "a.jsonl", 7, last="user"))
+    assert message == "a.jsonl, row 7: the last message is the assistant's, needs the user's there"

@@ -2,30 +2,20 @@ from __future__ import annotations
 
 import json
 import random
-from pathlib import Path
 
 import pytest
 from tokenizers import normalizers
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from peftlit.data.label_prompts import EncodedPrompt, LabelPrompts
 from peftlit.data.prompt import Prompt
-from peftlit.errors import ConfigError, DataError
+from peftlit.errors import ConfigError
 from tests import tiny
-from tests.data.test_chat import TEMPLATES, ids, random_text
+from tests.data.helpers import refusal
+from tests.data.language_data import ids
+from tests.data.test_chat import TEMPLATES, random_text
 
 NAMES = ["negative", "positive"]
 WORDS = [" bad", " good"]
-
-
-@pytest.fixture
-def tokenizer(tmp_path) -> PreTrainedTokenizerBase:
-    return tiny.write_tokenizer(tmp_path, decoder=True)
-
-
-@pytest.fixture
-def stories(shared: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(shared / "models" / "stories260K-llama")
 
 
 def ask(tokenizer, prompt: Prompt, text, *, names=NAMES, max_length: int = 64) -> EncodedPrompt:
@@ -42,41 +32,36 @@ def test_the_template_takes_texts_as_they_are():
 
 
 def test_settings_make_the_same_prompt_again():
-    given = {
-        "template": "{text} ?", "system": "be short", "label_words": WORDS, "chat": True, "chat_template": "{{ 1 }}",
-    }  # fmt: skip
+    given = {"template": "{text} ?", "system": "be short", "label_words": WORDS, "chat": True, "chat_template": "a"}
     assert Prompt(**given).settings() == given == json.loads(json.dumps(given))
     assert Prompt(**Prompt().settings()).settings() == Prompt().settings()
 
 
 KNOWN = "knows {text} and {text_pair}"
 PLAIN = "a plain text has none; unset it, or set data.prompt.chat: true"
+REFUSED = [
+    ({"template": "{txt}"}, f"template: got the placeholder {{txt}}, {KNOWN}"),
+    ({"template": "{text} {}"}, f"template: got the placeholder {{}}, {KNOWN}"),
+    ({"template": "{text!r}"}, f"template: got the placeholder {{text!r}}, {KNOWN}"),
+    ({"template": "say it"}, "template: got 'say it', needs {text} where the text stands"),
+    ({"template": "{text_pair}"}, "template: got '{text_pair}', needs {text} where the text stands"),
+    ({"system": "be short", "chat": False}, f"system: {PLAIN}"),
+    ({"chat_template": "{{ 1 }}", "chat": False}, f"chat_template: {PLAIN}"),
+    ({"label_words": ["good", " "]}, "label_words: word 2 is ' ', needs a text"),
+    ({"label_words": ["good", 3]}, "label_words: word 2 is 3, needs a text"),
+    ({"label_words": ["good", "bad", "good"]}, "label_words: 'good' is there twice; give each label its own"),
+]
 
 
 def test_settings_are_checked_at_once():
-    for settings, said in (
-        ({"template": "{txt}"}, f"template: got the placeholder {{txt}}, {KNOWN}"),
-        ({"template": "{text} {}"}, f"template: got the placeholder {{}}, {KNOWN}"),
-        ({"template": "{text!r}"}, f"template: got the placeholder {{text!r}}, {KNOWN}"),
-        ({"template": "say it"}, "template: got 'say it', needs {text} where the text stands"),
-        ({"template": "{text_pair}"}, "template: got '{text_pair}', needs {text} where the text stands"),
-        ({"system": "be short", "chat": False}, f"system: {PLAIN}"),
-        ({"chat_template": "{{ 1 }}", "chat": False}, f"chat_template: {PLAIN}"),
-        ({"label_words": ["good", " "]}, "label_words: word 2 is ' ', needs a text"),
-        ({"label_words": ["good", 3]}, "label_words: word 2 is 3, needs a text"),
-        ({"label_words": ["good", "bad", "good"]}, "label_words: 'good' is there twice; give each label its own"),
-    ):
-        with pytest.raises(ConfigError) as caught:
-            Prompt(**settings)
-        assert str(caught.value) == f"data.prompt.{said}"
+    for settings, said in REFUSED:
+        assert refusal(lambda given=settings: Prompt(**given), ConfigError) == f"data.prompt.{said}"
 
 
 def test_there_is_a_word_for_every_label():
     assert Prompt().words(NAMES) == NAMES
     assert Prompt(label_words=WORDS).words(NAMES) == WORDS
-    with pytest.raises(ConfigError) as caught:
-        Prompt(label_words=WORDS).words([*NAMES, "neutral"])
-    assert str(caught.value) == (
+    assert refusal(lambda: Prompt(label_words=WORDS).words([*NAMES, "neutral"]), ConfigError) == (
         "data.prompt.label_words: got 2 words, needs 3, one for each of negative, positive, neutral"
     )
 
@@ -93,26 +78,20 @@ def test_it_is_a_chat_where_there_is_a_template_and_needs_one(tokenizer):
         assert Prompt(**settings).is_chat(tokenizer) is chat
     tokenizer.chat_template = None
     for settings in ({"chat": True}, {"system": "be short"}):
-        with pytest.raises(ConfigError) as caught:
-            LabelPrompts(Prompt(**settings), tokenizer, NAMES, 64)
-        assert str(caught.value) == (
+        assert refusal(lambda given=settings: LabelPrompts(Prompt(**given), tokenizer, NAMES, 64), ConfigError) == (
             "data.prompt.chat_template: the tokenizer has no chat template and prompt asks for a chat; give one"
         )
 
 
 def test_prompts_and_their_labels(tokenizer):
-    for prompt, text, expected in (
-        (Prompt("{text} it is", label_words=WORDS), "the film !", "the film ! it is"),
-        (Prompt("{text_pair} but {text} :", label_words=WORDS), ("the film", "a book"), "a book but the film :"),
-        (
-            Prompt("{text} ?", system="be short", label_words=WORDS, chat_template=TEMPLATES["zephyr"]),
-            "the film",
-            "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n",
-        ),
+    chat = "<|system|>\nbe short</s>\n<|user|>\nthe film ?</s>\n<|assistant|>\n"
+    for text, expected, settings in (
+        ("the film !", "the film ! it is", {"template": "{text} it is"}),
+        (("the film", "a book"), "a book but the film :", {"template": "{text_pair} but {text} :"}),
+        ("the film", chat, {"template": "{text} ?", "system": "be short", "chat_template": TEMPLATES["zephyr"]}),
     ):
-        found = ask(tokenizer, prompt, text)
+        found = ask(tokenizer, Prompt(**settings, label_words=WORDS), text)
         assert found == (ids(tokenizer, expected), [ids(tokenizer, "bad"), ids(tokenizer, "good")], size(found))
-        tokenizer.chat_template = None
 
 
 def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):
@@ -122,11 +101,12 @@ def test_only_special_tokens_in_front_are_kept_in_a_plain_text(tmp_path):
 
 
 def test_a_question_ends_where_the_first_answer_merges_with_it(stories):
-    found = ask(stories, Prompt("{text}", label_words=[" cat", " sat"]), "a")
-    assert found == ([1, 261], [[280, 294], [262, 294]], 4)  # <s> ▁a; ▁c at, ▁s at
-    found = ask(stories, Prompt("{text} ", label_words=["cat", "\nx"]), "a")
     assert stories("a ")["input_ids"] == [1, 261, 410]
-    assert found == ([1, 261], [[280, 294], [410, 13, 444]], 5)  # "▁c" holds the blank
+    for template, words, expected in (
+        ("{text}", [" cat", " sat"], ([1, 261], [[280, 294], [262, 294]], 4)),  # <s> ▁a; ▁c at, ▁s at
+        ("{text} ", ["cat", "\nx"], ([1, 261], [[280, 294], [410, 13, 444]], 5)),  # "▁c" holds the blank
+    ):
+        assert ask(stories, Prompt(template, label_words=words), "a") == expected
 
 
 @pytest.mark.parametrize("template", [None, "chatml", "zephyr", "llama-2"])
@@ -209,10 +189,9 @@ def test_cutting_ends_soon_whatever_the_text(tokenizer, stories, text, monkeypat
 
 
 def test_a_template_longer_than_the_window_is_refused(tokenizer):
+    prompt = Prompt("{text} it was a film :", label_words=WORDS)
     for text in ("", "the film was very long"):
-        with pytest.raises(ConfigError) as caught:
-            ask(tokenizer, Prompt("{text} it was a film :", label_words=WORDS), text, max_length=5)
-        assert str(caught.value) == (
+        assert refusal(lambda text=text: ask(tokenizer, prompt, text, max_length=5), ConfigError) == (
             "data.prompt.template: the template alone takes 6 tokens of a window of 5; shorten it or raise "
             "data.max_length"
         )
@@ -226,23 +205,19 @@ def test_answers_that_cannot_be_told_apart_are_refused(tokenizer):
         ([" very good", " very"], begin.format("' very' (label positive)", "' very good' (label negative)")),
         ([" good", "\u200b"], "'\\u200b' (label positive) adds no token to the question; give it another word"),
     ):
-        with pytest.raises(ConfigError) as caught:
-            ask(tokenizer, Prompt("{text} is ", label_words=words), "it")
-        assert str(caught.value) == f"data.prompt.label_words: {said}"
+        prompt = Prompt("{text} is ", label_words=words)
+        message = refusal(lambda prompt=prompt: ask(tokenizer, prompt, "it"), ConfigError)
+        assert message == f"data.prompt.label_words: {said}"
     same_start = ask(tokenizer, Prompt("{text} is", label_words=[" very bad", " very good"]), "it")
     assert same_start.label_ids == [ids(tokenizer, "very bad"), ids(tokenizer, "very good")]
 
 
 def test_rows_that_do_not_go_with_the_template_are_refused_by_number(tokenizer):
+    silent = "no token stands before the answer; write something in front of {text} in data.prompt.template"
     for template, text, said in (
         ("{text} {text_pair}", "it", "has one text, and data.prompt.template asks for {text_pair}; leave it out"),
         ("{text}", ("it", "is"), "has two texts; name {text_pair} in data.prompt.template"),
-        (
-            "{text}",
-            "",
-            "no token stands before the answer; write something in front of {text} in data.prompt.template",
-        ),
+        ("{text}", "", silent),
     ):
-        with pytest.raises(DataError) as caught:
-            ask(tokenizer, Prompt(template, label_words=WORDS), text)
-        assert str(caught.value) == f"a.jsonl, row 7: {said}"
+        prompt = Prompt(template, label_words=WORDS)
+        assert refusal(lambda one=prompt, text=text: ask(tokenizer, one, text)) == f"a.jsonl, row 7: {said}"

@@ -23,12 +23,12 @@ def test_numbers_go_on_after_the_highest(tmp_path: Path) -> None:
     assert next_run_folder(tmp_path / "runs") == tmp_path / "runs/013"
 
 
-@pytest.mark.parametrize("name", ["config.yaml", "adapter", "checkpoints"])
-def test_a_folder_with_anything_of_a_run_is_used(name: str, tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path)
-    assert not folder.is_used
-    (tmp_path / name).mkdir()
-    assert folder.is_used
+def test_a_folder_with_anything_of_a_run_is_used(tmp_path: Path) -> None:
+    for name in ("config.yaml", "adapter", "checkpoints"):
+        folder = RunFolder(tmp_path / f"run with {name}")
+        assert not folder.is_used
+        (folder.path / name).mkdir(parents=True)
+        assert folder.is_used
 
 
 def save(path: Path, step: int, number: int | None = None, **content: object) -> None:

@@ -11,20 +11,9 @@ from peftlit.data import ChatFiles
 from tools import card_002
 
 
-@pytest.mark.parametrize(
-    ("answer", "label"),
-    [
-        (" sad", 0),
-        (" okay.", 1),
-        ("\n Happy to see", 2),
-        (" unhappy", None),
-        (" so sad", None),
-        ("", None),
-        ("!!", None),
-    ],
-)
-def test_an_answer_is_the_word_that_it_begins_with(answer: str, label: int | None) -> None:
-    assert card_002.parse(answer) == label
+def test_an_answer_is_the_word_that_it_begins_with() -> None:
+    labels = {" sad": 0, " okay.": 1, "\n Happy to see": 2, " unhappy": None, " so sad": None, "": None, "!!": None}
+    assert {answer: card_002.parse(answer) for answer in labels} == labels
 
 
 def test_always_the_same_answer_has_the_score_of_one_class() -> None:

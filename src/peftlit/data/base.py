@@ -4,7 +4,7 @@ import logging
 import os
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import sha256
@@ -21,7 +21,7 @@ from peftlit.data.batches import count_sampled, make_loader, rank_and_world_size
 from peftlit.data.checks import RowReport
 from peftlit.data.cleaning import Cleaner, CleaningStep
 from peftlit.data.collate import Collator
-from peftlit.data.encode import tokenizer_state
+from peftlit.data.encode import Columns, map_once, tokenizer_state
 from peftlit.data.files import read_rows
 from peftlit.data.messages import Question
 from peftlit.data.rows import RowReader
@@ -127,6 +127,19 @@ class TokenDataModule(LightningDataModule):
     def _collator(self, split: str) -> Collator:
         """Return what makes batches of a split's encoded rows."""
 
+    def _map_once(self, split: str, encode: Callable[[Columns], Columns], *key: Any) -> datasets.Dataset:
+        """Encode the columns of a split's rows, or take what came of it from the cache.
+
+        Args:
+            split: The split.
+            encode: Does so with some rows at a time; other processes get a copy of it, so it must not hold this module.
+            key: What its result depends on, as JSON, beside the rows and the tokenizer.
+        """
+        rows, whole_key = self.read()[split], [self._splits.cache_key(split, self.tokenizer_sha256), *key]
+        return map_once(
+            rows, encode, whole_key, num_proc=self.num_proc, desc=f"tokenizing {split}", remove=rows.column_names
+        )
+
     def load_files(self, files: Mapping[str, str]) -> dict[str, datasets.Dataset]:
         """Return the rows of local files, one for each split, and note where they are from."""
         self.sources = dict(files)
@@ -225,9 +238,6 @@ class TokenDataModule(LightningDataModule):
                     f"trainer.devices: {processes} processes cannot share the {len(encoded)} rows of {split}; "
                     f"set {len(encoded)} or fewer"
                 )
-
-    def _cache_key(self, split: str) -> str:
-        return self._splits.cache_key(split, self.tokenizer_sha256)
 
     def _note_lengths(self, split: str, tokens: Sequence[int], noun: str = "rows", what: str = "cut to") -> None:
         if split not in self.lengths:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, Literal
+from typing import Literal
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
 from peftlit.batch import IGNORE_INDEX, Objective
-from peftlit.data.encode import map_once
+from peftlit.data.encode import Columns
 from peftlit.data.table import make_rows
 
 LongDocuments = Literal["split", "cut"]
@@ -36,31 +36,20 @@ class BlockEncoder:
         if objective == "causal" and tokenizer.eos_token_id is not None:
             self.suffix = [t for t in self.suffix if t != tokenizer.eos_token_id] + [tokenizer.eos_token_id]
 
-    def encode(self, rows: datasets.Dataset, key: str, num_proc: int, split: str) -> datasets.Dataset:
-        """Tokenize and split documents, or read their blocks from the cache.
-
-        Args:
-            rows: Documents: ``row`` and ``text``.
-            key: Identifies the rows and the tokenizer in the cache.
-            num_proc: Number of processes.
-            split: The split's name, for the progress bar.
+    def encode(self, documents: Columns) -> Columns:
+        """Tokenize and split documents, given as the columns ``row`` and ``text``.
 
         Returns:
             A row per block: ``input_ids``; ``labels`` (causal) or ``word_ids`` (masked: the index of each token's
             word, -1 for special tokens); ``length``, ``row``, ``block`` (its index in the document) and ``tokens``
             (of the whole document, in its first block; else 0).
         """
-        whole_key = [key, self.objective, self.max_length, self.long, self.suffix]
-        return map_once(
-            rows, self._encode, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=rows.column_names
-        )
-
-    def _encode(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        encoded = self.tokenizer(batch["text"], add_special_tokens=False, return_attention_mask=False, verbose=False)
+        texts = documents["text"]
+        encoded = self.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
         is_causal = self.objective == "causal"
         names = ["input_ids", "labels" if is_causal else "word_ids", "length", "row", "block", "tokens"]
-        columns: dict[str, list[Any]] = {name: [] for name in names}
-        for i, (row, ids) in enumerate(zip(batch["row"], encoded["input_ids"], strict=True)):
+        columns: Columns = {name: [] for name in names}
+        for i, (row, ids) in enumerate(zip(documents["row"], encoded["input_ids"], strict=True)):
             if not ids:
                 continue  # an empty text, already counted and reported
             words = encoded.word_ids(i) if encoded.is_fast else range(len(ids))

@@ -74,12 +74,7 @@ class Renderer:
                 self.render([{"role": "user", "content": "hello"}], "", 0, add_generation_prompt=True)
 
     def render(self, messages: Sequence[Message], source: str, row: int, *, add_generation_prompt: bool) -> str:
-        """Return a conversation as the chat template renders it.
-
-        Raises:
-            ConfigError: There is no template, or it is not valid.
-            DataError: The template refuses the conversation.
-        """
+        """Return a conversation as the chat template renders it; raise a DataError if it refuses to."""
         if self.tokenizer.chat_template is None:
             raise ConfigError(
                 "data.chat_template: the tokenizer has no chat template and the rows are conversations; give one"
@@ -112,14 +107,7 @@ class Renderer:
     ) -> list[list[int]]:
         """Return the model's input in prediction: the tokens that :meth:`encode` has before the last completion.
 
-        Args:
-            prompts: Texts, or conversations that end with a user's message.
-            source: Where the rows are from.
-            rows: Their numbers there.
-
-        Raises:
-            ConfigError: A conversation has no template.
-            DataError: A conversation is out of order, or a prompt has no token.
+        Prompts are texts, or conversations that end with a user's message; ``rows`` are their numbers in ``source``.
         """
         texts = []
         for prompt, row in zip(prompts, rows, strict=True):
@@ -139,20 +127,15 @@ class Renderer:
     def encode(
         self, samples: Sequence[Sample], source: str, rows: Sequence[int], *, completion_only: bool
     ) -> list[Encoded]:
-        """Return samples as tokens with labels.
+        """Return samples, as :class:`~peftlit.data.samples.SampleReader` reads them, as tokens with labels.
 
         A text completion ends with one eos token, which is learned; a conversation ends as its template renders it.
-        A token that merges an earlier turn with the text around it is not learned.
-
-        Args:
-            samples: The samples.
-            source: Where the rows are from.
-            rows: Their numbers there.
-            completion_only: Learn completions and assistant messages; False = every token but the first.
+        A token that merges an earlier turn with the text around it is not learned. ``rows`` are their numbers in
+        ``source``. Under ``completion_only`` completions and assistant messages are learned, else every token but the
+        first.
 
         Raises:
-            ConfigError: A conversation has no template.
-            DataError: A row is malformed, or has nothing to learn.
+            DataError: A row has nothing to learn.
         """
         texts = [self._render(s, source, row, completion_only) for s, row in zip(samples, rows, strict=True)]
         tokens = iter(self.tokenize([text for group in texts for text in group]))
@@ -179,17 +162,9 @@ class Renderer:
         """Return a sample up to the start and end of every learned turn, each text a prefix of the next."""
         prompt, completion = sample
         where = f"{source}, row {row}"
-        if isinstance(prompt, str) and isinstance(completion, str):
-            check_text(prompt, "prompt", source, row)
-            check_text(completion, "completion", source, row)
-            return [prompt, prompt + completion]
-        if isinstance(prompt, str) or not isinstance(completion, (list, tuple, type(None))):
-            raise DataError(
-                f"{where}: prompt is a {type(prompt).__name__} and completion a {type(completion).__name__}; "
-                "needs two texts or two lists of messages"
-            )
-        messages = [*prompt, *(completion or [])] if isinstance(prompt, (list, tuple)) else prompt
-        check_messages(messages, source, row)
+        if isinstance(prompt, str):
+            return [prompt, f"{prompt}{completion}"]
+        messages = [*prompt, *(completion or [])]
         first = 0 if completion is None else len(prompt)
         turns = [i for i in range(first, len(messages)) if messages[i]["role"] == "assistant"]
         if not turns:

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from peftlit.batch import DataSpec
+from peftlit.batch import DataSpec, Objective
 from peftlit.data.base import TokenDataModule
 from peftlit.data.blocks import BlockEncoder, LongDocuments, pack
 from peftlit.data.checks import check_columns
@@ -95,10 +95,9 @@ class DocumentDataModule(TokenDataModule):
         return [text[:_PROBE_CHARACTERS].strip() or "Hello." for text in super().probe() if isinstance(text, str)]
 
     def _encode(self, split: str) -> datasets.Dataset:
-        encoder = BlockEncoder(
-            self.get_tokenizer(), "masked" if self.is_masked else "causal", self.max_length, self.long
-        )
-        blocks = encoder.encode(self.read()[split], self._cache_key(split), self.num_proc, split)
+        objective: Objective = "masked" if self.is_masked else "causal"
+        encoder = BlockEncoder(self.get_tokenizer(), objective, self.max_length, self.long)
+        blocks = self._map_once(split, encoder.encode, objective, self.max_length, self.long)
         if not len(blocks):
             raise DataError(f"{self.sources[split]}: its documents hold no tokens")
         if not self.is_masked and max(blocks["length"][:]) < 2:

@@ -10,6 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from peftlit.data.cache import cache_file, clean_cache
 
+Columns = dict[str, list[Any]]
+"""Columns of some rows by name."""
+
 
 def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     """Return all that the answers of a tokenizer depend on, as text, before its first use."""
@@ -20,47 +23,28 @@ def tokenizer_state(tokenizer: PreTrainedTokenizerBase) -> str:
     return f"{state}{tokenizer.truncation_side}{own}"
 
 
-def encode(
-    rows: datasets.Dataset,
-    tokenizer: PreTrainedTokenizerBase,
-    key: str,
-    max_length: int,
-    num_proc: int,
-    split: str,
-) -> datasets.Dataset:
-    """Tokenize rows, or take them from the cache, memory-mapped.
-
-    Args:
-        rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
-        tokenizer: The tokenizer.
-        key: Names the rows, and all that the tokenizer's answers depend on.
-        max_length: Tokens per row at most.
-        num_proc: Processes.
-        split: The rows' split, for the progress bar.
+def encode(columns: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Columns:
+    """Tokenize ``text`` and, for pairs, ``text_pair``, and cut them to ``max_length`` tokens.
 
     Returns:
         The token columns, ``length`` in tokens, ``tokens`` (their number before cutting), ``row`` and ``label``.
     """
-    texts = [name for name in ("text", "text_pair") if name in rows.column_names]
-
-    def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        columns = [batch[name] for name in texts]
-        encoded = dict(tokenizer(*columns, verbose=False))
-        tokens = [len(ids) for ids in encoded["input_ids"]]
-        too_long = [i for i, length in enumerate(tokens) if length > max_length]
-        if too_long:
-            again = [[column[i] for i in too_long] for column in columns]
-            for name, values in tokenizer(*again, truncation=True, max_length=max_length).items():
-                for i, value in zip(too_long, values, strict=True):
-                    encoded[name][i] = value
-        return {**encoded, "length": [len(ids) for ids in encoded["input_ids"]], "tokens": tokens}
-
-    return map_once(rows, tokenize, [key, max_length], num_proc=num_proc, desc=f"tokenizing {split}", remove=texts)
+    texts = [columns[name] for name in ("text", "text_pair") if name in columns]
+    encoded = dict(tokenizer(*texts, verbose=False))
+    tokens = [len(ids) for ids in encoded["input_ids"]]
+    too_long = [i for i, length in enumerate(tokens) if length > max_length]
+    if too_long:
+        again = [[column[i] for i in too_long] for column in texts]
+        for name, values in tokenizer(*again, truncation=True, max_length=max_length).items():
+            for i, value in zip(too_long, values, strict=True):
+                encoded[name][i] = value
+    lengths = [len(ids) for ids in encoded["input_ids"]]
+    return {**encoded, "length": lengths, "tokens": tokens, "row": columns["row"], "label": columns["label"]}
 
 
 def map_once(
     rows: datasets.Dataset,
-    function: Callable[[dict[str, list[Any]]], dict[str, list[Any]]],
+    function: Callable[[Columns], Columns],
     key: list[Any],
     *,
     num_proc: int,

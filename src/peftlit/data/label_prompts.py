@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import permutations
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import datasets
 from transformers import PreTrainedTokenizerBase
@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from peftlit.batch import Batch
 from peftlit.data.chat import Renderer, common_length
 from peftlit.data.collate import PromptCollator
-from peftlit.data.encode import map_once
+from peftlit.data.encode import Columns
 from peftlit.data.prompt import Prompt, Text
 from peftlit.data.table import column_values
 from peftlit.errors import ConfigError, DataError
@@ -63,12 +63,8 @@ class LabelPrompts:
     def encode(self, texts: Sequence[Text], source: str, rows: Sequence[int]) -> list[EncodedPrompt]:
         """Return the tokens of every prompt with every label, tokenized together.
 
-        A text that is too long is cut at its right end; of a pair, the longer one first.
-
-        Args:
-            texts: Texts, or pairs of texts.
-            source: Where the rows are from.
-            rows: Their numbers there.
+        A text that is too long is cut at its right end; of a pair, the longer one first. ``rows`` are the texts'
+        numbers in ``source``.
 
         Raises:
             ConfigError: Two labels cannot be told apart, or the template alone is longer than ``max_length``.
@@ -92,35 +88,28 @@ class LabelPrompts:
                 encoded[i] = one
         return [one._replace(tokens=before) for one, before in zip(encoded, tokens, strict=True)]
 
-    def encode_rows(self, rows: datasets.Dataset, key: str, num_proc: int, source: str, split: str) -> datasets.Dataset:
-        """Encode the rows of a data set, or read them from the cache.
-
-        Args:
-            rows: Rows with ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
-            key: Identifies the rows and the tokenizer in the cache.
-            num_proc: Number of processes.
-            source: Where the rows are from.
-            split: The split's name, for the progress bar.
+    def encode_columns(self, columns: Columns, source: str) -> Columns:
+        """Encode the columns ``row``, ``text``, ``label`` and, for pairs, ``text_pair``.
 
         Returns:
             ``input_ids``, ``label_ids``, ``length``, ``tokens`` (before cutting), ``row`` and ``label``.
         """
-        names = [name for name in ("text", "text_pair") if name in rows.column_names]
-
-        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            columns = [batch[name] for name in names]
-            texts: list[Text] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
-            encoded = self.encode(texts, source, batch["row"])
-            lengths = [len(one.input_ids) + max(map(len, one.label_ids)) for one in encoded]
-            return {**_columns(encoded), "length": lengths, "tokens": [one.tokens for one in encoded]}
-
-        whole_key = [key, self.prompt.settings(), self.words, self.max_length]
-        return map_once(rows, tokenize, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=names)
+        texts: list[Text] = columns["text"]
+        if "text_pair" in columns:
+            texts = list(zip(columns["text"], columns["text_pair"], strict=True))
+        encoded = self.encode(texts, source, columns["row"])
+        return {
+            **_columns(encoded),
+            "length": [len(one.input_ids) + max(map(len, one.label_ids)) for one in encoded],
+            "tokens": [one.tokens for one in encoded],
+            "row": columns["row"],
+            "label": columns["label"],
+        }
 
     def batch(self, texts: Sequence[Text], rows: Sequence[int]) -> Batch:
         """Return texts to classify as one padded batch, without ``labels``."""
         encoded = self.encode(texts, "predict", rows)
-        columns: dict[str, list[Any]] = {**_columns(encoded), "row": list(rows)}
+        columns: Columns = {**_columns(encoded), "row": list(rows)}
         return PromptCollator(self._renderer.tokenizer)(columns)
 
     def _candidates(self, texts: Sequence[Text], source: str, rows: Sequence[int]) -> list[EncodedPrompt]:
@@ -194,11 +183,11 @@ class LabelPrompts:
         return text[: max(len(text) - max(len(end), 1), 0)].rstrip() if most else ""
 
 
-def _columns(encoded: Sequence[EncodedPrompt]) -> dict[str, list[Any]]:
+def _columns(encoded: Sequence[EncodedPrompt]) -> Columns:
     return {"input_ids": [one.input_ids for one in encoded], "label_ids": [one.label_ids for one in encoded]}
 
 
 def first_tokens_differ(encoded: datasets.Dataset) -> bool:
-    """Say whether the labels' first tokens differ in every row that :meth:`LabelPrompts.encode_rows` returned."""
+    """Say whether the labels' first tokens differ in every row that :meth:`LabelPrompts.encode_columns` returned."""
     rows = column_values(encoded, "label_ids", "")
     return all(len({ids[0] for ids in labels}) == len(labels) for labels in rows)

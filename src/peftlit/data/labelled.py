@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import datasets
@@ -143,11 +143,13 @@ class TextDataModule(TokenDataModule):
         )
 
     def _encode(self, split: str) -> datasets.Dataset:
-        rows, key = self.read()[split], self._cache_key(split)
         if self.objective is None:
-            encoded = encode(rows, self.get_tokenizer(), key, self.max_length, self.num_proc, split)
+            tokenize = partial(encode, tokenizer=self.get_tokenizer(), max_length=self.max_length)
+            encoded = self._map_once(split, tokenize, self.max_length)
         else:
-            encoded = self.label_prompts.encode_rows(rows, key, self.num_proc, self.sources[split], split)
+            prompts = self.label_prompts
+            ask = partial(prompts.encode_columns, source=self.sources[split])
+            encoded = self._map_once(split, ask, prompts.prompt.settings(), prompts.words, self.max_length)
         self._note_lengths(split, encoded["tokens"][:])
         return encoded
 

@@ -206,13 +206,8 @@ def make_labels(
 ) -> Labels:
     """Return the labels of a problem type.
 
-    Args:
-        problem_type: The problem type.
-        column: The labels' column.
-        names: The labels' names; None = those that the data set declares, else the distinct training labels.
-        separator: Separates the names in a text.
-        train: The training rows; not needed where names are given.
-        source: Where they are from.
+    ``names`` None = those that the data set declares, else the distinct labels of the ``train`` rows, which are from
+    ``source``. ``separator`` stands between the names of a label set that is written as a text.
     """
     if problem_type == "regression":
         return Values(column)

@@ -25,11 +25,7 @@ def check_messages(
 ) -> None:
     """Refuse a conversation other than an optional system message, then user and assistant in turn.
 
-    Args:
-        messages: The conversation.
-        source: Where the row is from.
-        row: Its number there.
-        last: Whose message comes last: the assistant's in training, the user's in prediction.
+    The ``last`` message is the assistant's in training, the user's in prediction.
 
     Raises:
         DataError: With the row and the message, counted from 1.

@@ -66,11 +66,7 @@ class Prompt:
         return {name: getattr(self, name) for name in names}
 
     def words(self, label_names: Sequence[str]) -> list[str]:
-        """Return the word of every label, in the order of ``label_names``.
-
-        Raises:
-            ConfigError: There are more or fewer words than labels, or two are the same.
-        """
+        """Return the word of every label, in the order of ``label_names``."""
         words = list(label_names) if self.label_words is None else self.label_words
         if len(words) != len(label_names):
             raise ConfigError(

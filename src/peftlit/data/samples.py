@@ -12,7 +12,7 @@ from peftlit.batch import IGNORE_INDEX
 from peftlit.data.chat import Renderer, Sample
 from peftlit.data.checks import check_columns, check_text
 from peftlit.data.cleaning import Cleaner
-from peftlit.data.encode import map_once
+from peftlit.data.encode import Columns
 from peftlit.data.messages import Message, check_messages
 from peftlit.data.rows import RowReader
 from peftlit.data.table import column_values, make_rows
@@ -85,50 +85,30 @@ class SampleReader(RowReader):
             )
 
 
-class SampleEncoder:
-    """Cuts the tokens of samples to the window.
+def encode_samples(
+    columns: Columns, renderer: Renderer, max_length: int, completion_only: bool, source: str
+) -> Columns:
+    """Tokenize samples, given as the columns ``row`` and ``text``, and cut them to ``max_length`` tokens.
 
-    Args:
-        renderer: Makes tokens of samples.
-        max_length: Tokens per row at most.
-        completion_only: Learn the assistant's turns or the completion alone; false = every token.
+    Returns:
+        ``input_ids``, ``labels``, ``length``, ``tokens`` (before cutting) and ``row``.
+
+    Raises:
+        DataError: A prompt leaves nothing to learn in the window.
     """
-
-    def __init__(self, renderer: Renderer, max_length: int, *, completion_only: bool) -> None:
-        self.renderer = renderer
-        self.max_length = max_length
-        self.completion_only = completion_only
-
-    def encode(
-        self, rows: datasets.Dataset, key: list[Any], num_proc: int, source: str, split: str
-    ) -> datasets.Dataset:
-        """Tokenize samples, or take their tokens from the cache, memory-mapped.
-
-        Returns:
-            ``input_ids``, ``labels``, ``length``, ``tokens`` (before cutting) and ``row``.
-
-        Raises:
-            DataError: A prompt leaves nothing to learn in the window.
-        """
-
-        def tokenize(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-            samples = [Sample(*json.loads(text)) for text in batch["text"]]
-            found = self.renderer.encode(samples, source, batch["row"], completion_only=self.completion_only)
-            cut = [(one.input_ids[: self.max_length], one.labels[: self.max_length]) for one in found]
-            for row, (_, labels) in zip(batch["row"], cut, strict=True):
-                if not any(label != IGNORE_INDEX for label in labels):
-                    raise DataError(
-                        f"{source}, row {row}: the prompt alone is longer than the window of {self.max_length} tokens; "
-                        "raise data.max_length, or shorten it"
-                    )
-            return {
-                "input_ids": [ids for ids, _ in cut],
-                "labels": [labels for _, labels in cut],
-                "length": [len(ids) for ids, _ in cut],
-                "tokens": [len(one.input_ids) for one in found],
-            }
-
-        whole_key = [*key, self.max_length, self.completion_only]
-        return map_once(
-            rows, tokenize, whole_key, num_proc=num_proc, desc=f"tokenizing {split}", remove=["text", "label"]
-        )
+    samples = [Sample(*json.loads(text)) for text in columns["text"]]
+    encoded = renderer.encode(samples, source, columns["row"], completion_only=completion_only)
+    labels = [one.labels[:max_length] for one in encoded]
+    for row, cut in zip(columns["row"], labels, strict=True):
+        if not any(label != IGNORE_INDEX for label in cut):
+            raise DataError(
+                f"{source}, row {row}: the prompt alone is longer than the window of {max_length} tokens; "
+                "raise data.max_length, or shorten it"
+            )
+    return {
+        "input_ids": [one.input_ids[:max_length] for one in encoded],
+        "labels": labels,
+        "length": [len(cut) for cut in labels],
+        "tokens": [len(one.input_ids) for one in encoded],
+        "row": columns["row"],
+    }

@@ -16,6 +16,7 @@ import datasets
 from peftlit.data.checks import RowReport, describe_splits
 from peftlit.data.cleaning import Cleaner
 from peftlit.data.labels import Labels
+from peftlit.data.messages import Question
 from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Splits:
         key = [numbers, self.hashes[split], self.labels.problem_type, self.labels.names, tokenizer]
         return sha256(json.dumps(key).encode()).hexdigest()
 
-    def probe(self) -> list[str | tuple[str, str]]:
+    def probe(self) -> list[Question]:
         """Return a few texts, or pairs, of the last split."""
         rows = list(self.rows.values())[-1][:_PROBE_ROWS]
         return list(zip(rows["text"], rows["text_pair"], strict=True)) if "text_pair" in rows else list(rows["text"])

@@ -40,10 +40,10 @@ def stream_texts(
 def _rows(path: Path, columns: list[str]) -> Iterator[str | tuple[str, str] | list[Message]]:
     for row, values in enumerate(iterate_rows(path), 1):
         check_columns(list(values), columns, f"{path}, row {row}")
-        if len(columns) == 1 and isinstance(values[columns[0]], list):
-            check_messages(values[columns[0]], str(path), row, last="user")
-            yield values[columns[0]]
-            continue
-        for column in columns:
-            check_text(values[column], column, str(path), row)
-        yield values[columns[0]] if len(columns) == 1 else (values[columns[0]], values[columns[1]])
+        texts = [values[column] for column in columns]
+        if len(texts) == 1 and isinstance(texts[0], list):
+            check_messages(texts[0], str(path), row, last="user")
+        else:
+            for column, text in zip(columns, texts, strict=True):
+                check_text(text, column, str(path), row)
+        yield texts[0] if len(texts) == 1 else (texts[0], texts[1])

@@ -37,9 +37,7 @@ class UseExport(Callback):
         if isinstance(pl_module, PeftModule):
             load_export(pl_module, self.folder.adapter)
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Load the weights."""
-        self.on_validation_start(trainer, pl_module)
+    on_test_start = on_validation_start
 
 
 def finish_evaluation(

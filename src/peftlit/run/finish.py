@@ -29,17 +29,9 @@ log = logging.getLogger(__name__)
 def finish_fit(
     trainer: Trainer, module: PeftModule, data: TokenDataModule, folder: RunFolder, history: History, seconds: float
 ) -> None:
-    """Export and score the best weights, then check that the export reloads.
+    """Export and score the best weights of a fit that took ``seconds``, then check that the export reloads.
 
     The check comes last, so that nothing is lost where it fails.
-
-    Args:
-        trainer: The trainer, after ``fit``.
-        module: The trained module.
-        data: The data module.
-        folder: The run folder.
-        history: What was logged during training.
-        seconds: Duration of the fit.
 
     Raises:
         ReloadError: The check failed, on all ranks alike.

@@ -36,21 +36,13 @@ class RunFolder:
         self._lock = FileLock(path / ".lock", is_singleton=True)  # this process may write here more than once
 
     def require_writable(self) -> None:
-        """Refuse a place that is known not to be writable.
-
-        Raises:
-            RunFolderError: Naming the folder that cannot be written.
-        """
+        """Refuse a place that is known not to be writable."""
         found = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not os.access(found, os.W_OK):
             raise RunFolderError(f"--run_dir {self.path}: {found} cannot be written; name another folder")
 
     def lock(self) -> None:
-        """Keep other processes from writing here until :meth:`unlock`, or the end of this process.
-
-        Raises:
-            RunFolderError: Another process is writing.
-        """
+        """Keep other processes from writing here until :meth:`unlock`, or the end of this process."""
         try:
             self._lock.acquire(timeout=_LOCK_TIMEOUT_S)
         except Timeout as error:
@@ -68,11 +60,7 @@ class RunFolder:
         return self.config.exists() or self.adapter.exists() or self.checkpoints.exists()
 
     def refuse_links(self) -> None:
-        """Refuse a folder from which a write could go elsewhere.
-
-        Raises:
-            RunFolderError: Naming what is neither a plain file nor a folder.
-        """
+        """Refuse a folder from which a write could go elsewhere."""
         for path in self.path.iterdir() if self.path.is_dir() else []:
             if not path.is_dir() and (path.is_symlink() or not path.is_file()):
                 raise RunFolderError(
@@ -88,12 +76,7 @@ class RunFolder:
         write_json(self.metrics, {**self.read_metrics(), **entries})
 
     def last_checkpoint(self) -> Path:
-        """Return the checkpoint to resume from.
-
-        Raises:
-            CheckpointError: One is damaged; it may be the last.
-            RunFolderError: There is none.
-        """
+        """Return the checkpoint to resume from; raise a RunFolderError if there is none."""
         found = self.resumable_checkpoints()
         if not found:
             raise RunFolderError(

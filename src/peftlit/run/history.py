@@ -66,14 +66,7 @@ class History(Callback):
         return None
 
     def trainer_state(self, trainer: Trainer, folder: Path, best_step: int, batch_size: int | None) -> dict[str, Any]:
-        """Return the content of ``trainer_state.json``.
-
-        Args:
-            trainer: The trainer, after ``fit``.
-            folder: The run folder, to which the best checkpoint's path is relative.
-            best_step: Optimizer step of the exported weights.
-            batch_size: Rows per batch and device.
-        """
+        """Return the content of ``trainer_state.json``; the path in it is relative to the run folder."""
         checkpoint, steps = monitored_checkpoint(trainer), trainer.estimated_stepping_batches
         score = checkpoint.best_model_score if checkpoint else None
         best = checkpoint.best_model_path if checkpoint else None

@@ -13,14 +13,7 @@ _NAME_LENGTH = 24
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], label_names: Sequence[str], path: Path, title: str) -> None:
-    """Draw counts and row rates, readable from 2 to about 20 classes.
-
-    Args:
-        counts: Rows are true labels, columns predictions, (C, C).
-        label_names: The classes' names.
-        path: The PNG file.
-        title: The figure's title.
-    """
+    """Draw counts, (C, C), and row rates, readable from 2 to about 20 classes; rows are true labels."""
     names = _short(label_names)
     axes = _grid(counts, [_shares(row) for row in counts], names, names)
     axes.set(xlabel="predicted", ylabel="true")
@@ -58,11 +51,7 @@ def predicted_values(labels: Sequence[float], predictions: Sequence[float], path
 def learning_curves(log_history: Sequence[dict[str, Any]], path: Path, best_step: int, metric: str = "f1") -> None:
     """Draw training and validation loss, one validation metric, and the learning rate over optimizer steps.
 
-    Args:
-        log_history: What :class:`~peftlit.run.history.History` collected.
-        path: The PNG file.
-        best_step: Optimizer step of the exported weights, marked.
-        metric: The validation metric to draw.
+    ``best_step``, of the exported weights, is marked.
     """
     evaluated = f"eval_{metric}"
     figure = Figure(figsize=(7.5, 6.0), layout="constrained")

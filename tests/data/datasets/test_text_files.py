@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import datasets
 import pytest
 
-from peftlit.data import TextFiles
+from peftlit.data import ChatFiles, TextFiles, TextLines
 from peftlit.errors import ConfigError
 from tests.data.helpers import labelled, refusal, text_files, write_jsonl
 
 
-@pytest.mark.parametrize("source", [{}, {"train_file": "a.csv", "path": "b/c"}], ids=["neither", "both"])
-def test_files_or_a_hub_set_one_of_the_two(source):
-    with pytest.raises(ConfigError, match="train_file .* or path"):
-        TextFiles(**source)
+@pytest.mark.parametrize("kind", [TextFiles, TextLines, ChatFiles])
+def test_files_or_a_hub_set_one_of_the_two(kind):
+    for given in ({}, {"train_file": "a.csv", "path": "b/c"}):
+        assert refusal(lambda given=given: kind(**given), ConfigError) == (
+            f"data: {kind.__name__} needs train_file (local files) or path (a hub set), one of the two"
+        )
 
 
 def test_columns_are_mapped_by_name(tmp_path):
@@ -21,30 +25,15 @@ def test_columns_are_mapped_by_name(tmp_path):
     assert data.label_names == ["1", "5"]
 
 
-def test_files_of_different_kinds_go_together(tmp_path):
-    train = write_jsonl(tmp_path / "train.jsonl", labelled(["neg", "pos", "neg", "pos"]))
-    (tmp_path / "test.csv").write_text("label,text\npos,fine\n", encoding="utf-8")
-    datasets.Dataset.from_list(labelled(["pos"])).save_to_disk(tmp_path / "validation")
-    data = TextFiles(
-        train_file=train, validation_file=str(tmp_path / "validation"), test_file=str(tmp_path / "test.csv")
-    )
-    assert {name: rows["label"][:] for name, rows in data.read().items()} == {
-        "train": [0, 1, 0, 1], "validation": [1], "test": [1]
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("train", "test", "says"),
-    [
-        (["neg", "pos"], ["pos", "neutral"], "unknown label 'neutral'"),
-        ([0, 1], [1, 2], "unknown label 2"),
-        ([1, 2], [1, 0], "unknown label 0"),
-        ([1.0, 2.0], [1.0, 0.0], "unknown label 0.0"),
-    ],
-)
-def test_a_label_that_train_does_not_have_is_refused_in_test(tmp_path, train, test, says):
-    message = refusal(text_files(tmp_path, labelled(train), labelled(test)).read)
-    assert f"{tmp_path / 'test.jsonl'}, row 2: {says}" in message
+def test_splits_are_those_of_the_files_of_whatever_kinds(tmp_path):
+    files = {"train": write_jsonl(tmp_path / "train.jsonl", labelled(["neg", "pos", "neg", "pos"]))}
+    files |= {"validation": str(tmp_path / "validation"), "test": str(tmp_path / "test.csv")}
+    Path(files["test"]).write_text("label,text\npos,fine\n", encoding="utf-8")
+    datasets.Dataset.from_list(labelled(["pos"])).save_to_disk(files["validation"])
+    data = TextFiles(**{f"{split}_file": file for split, file in files.items()})
+    labels = {split: rows["label"][:] for split, rows in data.read().items()}
+    assert labels == {"train": [0, 1, 0, 1], "validation": [1], "test": [1]}
+    assert (data.manifest()["cut_from_train"], data.manifest()["sources"]) == (None, files)
 
 
 def test_labels_may_be_names_in_one_file_and_ids_in_another(tmp_path):
@@ -53,21 +42,15 @@ def test_labels_may_be_names_in_one_file_and_ids_in_another(tmp_path):
 
 
 def test_one_class_is_refused(tmp_path):
-    assert "train.jsonl: the training rows hold one class only (pos)" in refusal(
-        text_files(tmp_path, labelled(["pos"] * 3)).read
-    )
+    message = refusal(text_files(tmp_path, labelled(["pos"] * 3)).read)
+    assert "train.jsonl: the training rows hold one class only (pos)" in message
 
 
-def test_a_hub_set_gives_its_splits_and_what_is_missing_is_cut(monkeypatch):
-    asked = []
+def test_a_hub_set_gives_its_splits_and_what_is_missing_is_cut(hub):
     sets = {"train": labelled([0, 1] * 50), "test": labelled([0, 1]), "unsupervised": labelled([-1, -1])}
-
-    def load_dataset(path, name, revision, streaming):
-        asked.append((path, name, revision))
-        return datasets.DatasetDict({split: datasets.Dataset.from_list(rows) for split, rows in sets.items()})
-
-    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    asked = hub(**{split: datasets.Dataset.from_list(rows) for split, rows in sets.items()})
     data = TextFiles(path="some/set", name="plain", revision="v1")
     assert {name: len(rows) for name, rows in data.read().items()} == {"train": 90, "validation": 10, "test": 2}
     assert asked == [("some/set", "plain", "v1")]
-    assert data.manifest()["sources"]["validation"] == "some/set train"
+    sources = data.manifest()["sources"]
+    assert [sources[split] for split in data.read()] == ["some/set train", "some/set train", "some/set test"]

@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import datasets
@@ -15,7 +16,7 @@ from peftlit.data.chat import Renderer
 from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.messages import Question
-from peftlit.data.samples import SampleEncoder, SampleReader
+from peftlit.data.samples import SampleReader, encode_samples
 from peftlit.data.split import SPLITS
 from peftlit.errors import ConfigError
 
@@ -85,9 +86,14 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         if self._renderer is None:
             self._renderer = Renderer(tokenizer, chat_template=self.chat_template)
         merged_before = self._renderer.merged
-        encoder = SampleEncoder(self._renderer, self.max_length, completion_only=self.completion_only)
-        key = [self._cache_key(split), tokenizer.chat_template]
-        encoded = encoder.encode(self.read()[split], key, self.num_proc, self.sources[split], split)
+        encode = partial(
+            encode_samples,
+            renderer=self._renderer,
+            max_length=self.max_length,
+            completion_only=self.completion_only,
+            source=self.sources[split],
+        )
+        encoded = self._map_once(split, encode, tokenizer.chat_template, self.max_length, self.completion_only)
         self._note_lengths(split, encoded["tokens"][:])
         if merged := self._renderer.merged - merged_before:
             log.info("%s: %d completions begin within a token of the whole text", split, merged)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
@@ -38,16 +39,9 @@ def _documents(lines: Iterable[str], document: Document) -> Iterator[str]:
     """Put lines together into documents."""
     if document == "file":
         yield "\n".join(lines)
-        return
-    open_lines: list[str] = []
-    for line in lines:
-        if document == "line" or not line.strip():
-            if document == "line":
-                open_lines = [line]
-            if any(map(str.strip, open_lines)):
-                yield "\n".join(open_lines)
-            open_lines = []
-        else:
-            open_lines.append(line)
-    if open_lines:
-        yield "\n".join(open_lines)
+    elif document == "line":
+        yield from filter(str.strip, lines)
+    else:
+        for is_text, paragraph in groupby(lines, lambda line: bool(line.strip())):
+            if is_text:
+                yield "\n".join(paragraph)

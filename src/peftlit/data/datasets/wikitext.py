@@ -1,46 +1,32 @@
 """WikiText-2, raw: verified good and featured articles of Wikipedia (Merity et al., ICLR 2017)."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import ClassVar
 
 import datasets
 
 from peftlit.data.checks import check_columns, checked_texts
 from peftlit.data.documents import DocumentDataModule
-from peftlit.data.files import find_splits, read_hub
+from peftlit.data.folder_or_hub import FolderOrHub
 from peftlit.data.table import make_rows
-
-_CONFIGURATION = "wikitext-2-raw-v1"
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
-class WikiText2(DocumentDataModule):
+class WikiText2(FolderOrHub, DocumentDataModule):
     """WikiText-2 from the hub (``Salesforce/wikitext``, ``wikitext-2-raw-v1``), or from local files. Its three splits.
 
-    The set has a line per row, blank ones between them. They are put together into articles, which begin with a
-    heading of the first order (`` = Title = ``): an article is a document, and what is checked. Headings such as
-    `` = = References = = `` repeat, articles do not.
-
-    Args:
-        data_dir: Folder with ``train``, ``validation`` and ``test`` as ``.jsonl``, ``.csv``, ``.tsv`` or ``.parquet``,
-            a line per row in the column ``text``; unset = the hub.
-        revision: Branch, tag or commit of the hub set.
+    The set has a line per row in the column ``text``, blank ones between them. They are put together into articles,
+    which begin with a heading of the first order (`` = Title = ``): an article is a document, and what is
+    checked. Headings such as `` = = References = = `` repeat, articles do not.
     """
 
-    data_dir: str | None = None
-    revision: str | None = None
-    test_share: float = 0.0
+    hub_path: ClassVar[str] = "Salesforce/wikitext"
+    hub_name: ClassVar[str | None] = "wikitext-2-raw-v1"
 
     def load(self) -> dict[str, datasets.Dataset]:
         """Return the articles of local files, or of the hub's splits."""
-        if self.data_dir is not None:
-            lines = self.load_files(find_splits(self.data_dir))
-        else:
-            lines = read_hub("Salesforce/wikitext", _CONFIGURATION, self.revision)
-            self.sources = {split: f"Salesforce/wikitext {_CONFIGURATION} {split}" for split in lines}
-        return {split: self._articles(rows, split) for split, rows in lines.items()}
+        return {split: self._articles(rows, split) for split, rows in super().load().items()}
 
     def _articles(self, rows: datasets.Dataset, split: str) -> datasets.Dataset:
         check_columns(rows.column_names, [self.text_column], self.sources[split])
