@@ -74,7 +74,7 @@ class Answers(Callback):
         training = module.training
         generator = Generator(module.eval(), data.get_tokenizer(), chat=bool(data.prompt_record["chat"]))
         generator.max_new_tokens = self.max_new_tokens
-        answers = generator.predict([question for question, _ in data.ask(self.rows)], data.batch_size)
+        answers = generator.predict([question for question, _ in data.ask(self.rows)])
         module.train(training)
         return [answer["text"] for answer in answers]
 
