@@ -15,22 +15,10 @@ from peftlit.plugins import StopOnSignal
 
 
 def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, what: str = "") -> None:
-    """Break something in this process and those that it forks.
-
-    Args:
-        without: A guard to take away.
-        batch: At which batch, from 1, something happens; 0 = at none.
-        rank: Of which rank.
-        what: What happens; ``reload check`` = the reload check fails.
-    """
+    """Take a guard away and break one batch (from 1; 0 = none) of a rank, in this process and those that it forks."""
     if without is not None:
         GUARDS[without]()
     reload.compare_answers = _fail_check if what == "reload check" else lambda *_: 0.0
-    if batch:
-        _break_batch(what, rank, batch)
-
-
-def _break_batch(what: str, rank: int, batch: int) -> None:
     whole, seen = AccumulationWindow.accumulate, []
 
     def add(self: AccumulationWindow, total: Any, weight: Any, trainer: Any) -> Any:
@@ -39,7 +27,8 @@ def _break_batch(what: str, rank: int, batch: int) -> None:
             total = _happen(what, total)
         return whole(self, total, weight, trainer)
 
-    AccumulationWindow.accumulate = add
+    if batch:
+        AccumulationWindow.accumulate = add
 
 
 def _happen(what: str, total: Any) -> Any:

@@ -26,7 +26,7 @@ from peftlit.modules.language_head import LanguageHead
 from peftlit.run.predictions import Predictions
 from tests import device, tiny
 from tests.conftest import toy_rows
-from tests.data.helpers import write_jsonl
+from tests.data.helpers import text_files
 from tests.modules.cases import make_trainer
 from tests.modules.language_cases import shake
 
@@ -58,11 +58,9 @@ def byte_folder(tmp_path_factory: pytest.TempPathFactory):
             backend = Tokenizer(models.BPE())
             backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
             trainer = trainers.BpeTrainer(
-                vocab_size=320,
-                special_tokens=["</s>"],
+                vocab_size=320, special_tokens=["</s>"], show_progress=False,
                 initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                show_progress=False,
-            )
+            )  # fmt: skip
             backend.train_from_iterator([row["text"] + " it was very good" for row in toy_rows(40)], trainer)
             PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(folder)
         return folders[family]
@@ -81,61 +79,48 @@ class Answers(Callback):
 
 
 def labelled_data(folder: Path, tmp_path: Path, words: list[str], **settings: Any) -> TextFiles:
-    rows = toy_rows(40)
-    return TextFiles(
-        train_file=write_jsonl(tmp_path / "train.jsonl", rows[:20]),
-        test_file=write_jsonl(tmp_path / "test.jsonl", rows[20:]),
-        validation_share=0.0,
-        tokenizer=str(folder),
-        max_length=60,
-        objective="causal",
-        prompt=Prompt(TEMPLATE, label_words=words),
-        **{"eval_batch_size": 6, **settings},
-    )
+    rows, prompt = toy_rows(40), Prompt(TEMPLATE, label_words=words)
+    settings = {"tokenizer": str(folder), "max_length": 60, "eval_batch_size": 6, "prompt": prompt, **settings}
+    return text_files(tmp_path, rows[:20], rows[20:], objective="causal", **settings)
 
 
 def classifier(folder: Path, data: TextFiles, scoring: Any) -> CausalLM:
     """A causal language model with an adapter that matters, made for the data."""
-    targets = ["c_attn"] if "gpt2" in folder.name else ["q_proj", "v_proj"]
-    module = CausalLM(
-        Backbone(str(folder)),
-        LoraConfig(r=4, target_modules=targets),
-        scoring=scoring,
-        data=data.data_spec(),
-    )
-    return shake(module)
+    adapter = LoraConfig(r=4, target_modules=["c_attn"] if "gpt2" in folder.name else ["q_proj", "v_proj"])
+    return shake(CausalLM(Backbone(str(folder)), adapter, scoring=scoring, data=data.data_spec()))
 
 
-def plain_log_probabilities(folder: Path, adapter: Path, text: str, words: list[str], scoring: str) -> Tensor:
-    """What transformers and peft say of one text by itself: (labels,). Nothing of peftlit, no padding."""
+@torch.no_grad()
+def plain_log_probabilities(
+    folder: Path, adapter: Path, texts: list[str], words: list[str], scoring: str
+) -> list[Tensor]:
+    """What transformers and peft say of each text by itself: (labels,). Nothing of peftlit, no padding."""
     model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(folder), adapter).eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    scores = []
-    for word in words:
-        question = TEMPLATE.replace("{text}", text)
+
+    def score(question: str, word: str) -> Tensor:
         whole = tokenizer(question + word, return_tensors="pt")["input_ids"]
         # the question's tokens but the space at its end, which the answer's first token takes in
         asked = len(tokenizer(question.rstrip())["input_ids"])
-        with torch.no_grad():
-            logits = model(input_ids=whole).logits[0]
-        answer = whole[0, asked:]
+        logits, answer = model(input_ids=whole).logits[0], whole[0, asked:]
         if scoring == "first_token":
-            scores.append(logits[asked - 1, answer[0]])
-        else:
-            scores.append(logits[asked - 1 : -1].log_softmax(-1).gather(1, answer.unsqueeze(1)).sum())
-    return torch.stack(scores).log_softmax(-1)
+            return logits[asked - 1, answer[0]]
+        return logits[asked - 1 : -1].log_softmax(-1).gather(1, answer.unsqueeze(1)).sum()
+
+    questions = [TEMPLATE.replace("{text}", text) for text in texts]
+    return [torch.stack([score(question, word) for word in words]).log_softmax(-1) for question in questions]
 
 
 def contract_probabilities_are_those_of_plain_transformers(
-    folder: Path, tmp_path: Path, words: list[str], scoring: Any, **settings: Any
+    folder: Path, tmp_path: Path, words: str, scoring: Any, **settings: Any
 ) -> None:
-    data, answers = labelled_data(folder, tmp_path, words, **settings), Answers()
+    data, answers = labelled_data(folder, tmp_path, WORDS[words], **settings), Answers()
     module = classifier(folder, data, scoring)
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
     make_trainer(-1, answers, use_distributed_sampler=False).test(module, datamodule=data, verbose=False)
     texts = data.read()["test"]["text"][:]
     assert sorted(answers.of_row) == list(range(1, len(texts) + 1))
-    expected = [plain_log_probabilities(folder, tmp_path / "adapter", text, words, module.scoring) for text in texts]
+    expected = plain_log_probabilities(folder, tmp_path / "adapter", texts, WORDS[words], module.scoring)
     odds = torch.stack([one[0] - one[1] for one in expected])
     assert odds.max() - odds.min() > 0.1, "all rows are answered alike; this would prove nothing"
     told = peftlit.load(tmp_path / "adapter", device=device.current).predict(texts, batch_size=5)
@@ -150,7 +135,7 @@ def contract_probabilities_are_those_of_plain_transformers(
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_p13_probabilities_are_those_of_plain_transformers(family, words, scoring, side, byte_folder, tmp_path):
     contract_probabilities_are_those_of_plain_transformers(
-        byte_folder(family), tmp_path, WORDS[words], scoring, padding_side=side
+        byte_folder(family), tmp_path, words, scoring, padding_side=side
     )
 
 
@@ -193,7 +178,6 @@ class LiveBytes(Callback):
 
     def __init__(self) -> None:
         self.after_batch: list[int] = []
-        self.in_the_end = 0
 
     def on_test_batch_end(self, *_: Any) -> None:
         self.after_batch.append(live_bytes())
@@ -243,9 +227,7 @@ def test_p13_goes_red_when_a_label_is_tokenized_by_itself(byte_folder, tmp_path,
 
     monkeypatch.setattr(LabelPrompts, "_candidates", by_itself)
     with pytest.raises(AssertionError, match="log-probabilities differ"):
-        contract_probabilities_are_those_of_plain_transformers(
-            byte_folder("llama"), tmp_path, WORDS["one token"], "sequence"
-        )
+        contract_probabilities_are_those_of_plain_transformers(byte_folder("llama"), tmp_path, "one token", "sequence")
 
 
 def test_p13_goes_red_when_the_last_position_is_read_padded_or_not(byte_folder, tmp_path, monkeypatch):
@@ -255,7 +237,7 @@ def test_p13_goes_red_when_the_last_position_is_read_padded_or_not(byte_folder, 
     monkeypatch.setattr(label_scores, "_last_states", last_position)
     with pytest.raises(AssertionError, match="log-probabilities differ"):
         contract_probabilities_are_those_of_plain_transformers(
-            byte_folder("llama"), tmp_path, WORDS["one token"], "first_token", padding_side="right"
+            byte_folder("llama"), tmp_path, "one token", "first_token", padding_side="right"
         )
 
 
@@ -267,7 +249,7 @@ def test_p13_goes_red_when_labels_see_one_another(byte_folder, tmp_path, monkeyp
     monkeypatch.setattr(label_scores, "_seen", all_before)
     with pytest.raises(AssertionError, match="log-probabilities differ"):
         contract_probabilities_are_those_of_plain_transformers(
-            byte_folder("llama"), tmp_path, WORDS["several tokens"], "sequence"
+            byte_folder("llama"), tmp_path, "several tokens", "sequence"
         )
 
 

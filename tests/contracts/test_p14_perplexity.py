@@ -38,18 +38,8 @@ def write_documents(folder: Path) -> dict[str, str]:
 
 
 def held_out(folder: Path, tmp_path: Path, objective: Any, batch_size: int) -> TextLines:
-    return TextLines(
-        **write_documents(tmp_path),
-        tokenizer=str(folder),
-        max_length=MAX_LENGTH,
-        eval_batch_size=batch_size,
-        objective=objective,
-    )
-
-
-def trained(folder: Path, family: str, data: TextLines) -> CausalLM | MaskedLM:
-    kind = MaskedLM if data.is_masked else CausalLM
-    return shake(kind(Backbone(str(folder)), lora(family), data=data.data_spec()))
+    settings = {"tokenizer": str(folder), "max_length": MAX_LENGTH, "eval_batch_size": batch_size}
+    return TextLines(**write_documents(tmp_path), objective=objective, **settings)
 
 
 def scores_of(module: Any, data: TextLines) -> dict[str, float]:
@@ -71,11 +61,11 @@ def plain_blocks(tokenizer: Any, documents: list[str]) -> list[tuple[list[int], 
     return blocks
 
 
-def plain_perplexity(folder: Path, adapter: Path, blocks: list[tuple[list[int], list[int]]], auto_class: Any) -> float:
+def plain_perplexity(folder: Path, adapter: Path, blocks: list[tuple[list[int], list[int]]], objective: str) -> float:
     """Plain transformers' own loss of each block by itself, weighted by its tokens; nothing of peftlit, no padding."""
-    model = auto_class.from_pretrained(folder)
+    auto_class = AutoModelForMaskedLM if objective == "masked" else AutoModelForCausalLM
     # peft has no task for masked language models, so that its wrapper leaves labels to the model
-    model = PeftModel.from_pretrained(model, adapter).eval()
+    model = PeftModel.from_pretrained(auto_class.from_pretrained(folder), adapter).eval()
     total, tokens = 0.0, 0
     for ids, labels in blocks:
         asked = sum(label != IGNORE_INDEX for label in labels)
@@ -85,19 +75,11 @@ def plain_perplexity(folder: Path, adapter: Path, blocks: list[tuple[list[int], 
     return math.exp(total / tokens)
 
 
-def blocks_of(folder: Path, data: TextLines) -> list[tuple[list[int], list[int]]]:
+def blocks_of(folder: Path, tmp_path: Path, objective: str) -> list[tuple[list[int], list[int]]]:
     """Causal blocks made anew from the file; masked ones with the masks that the data gives, one by one."""
-    if not data.is_masked:
-        return plain_blocks(AutoTokenizer.from_pretrained(folder), Path(data.test_file or "").read_text().splitlines())
-    single = TextLines(
-        train_file=data.train_file,
-        validation_file=data.validation_file,
-        test_file=data.test_file,
-        tokenizer=str(folder),
-        max_length=MAX_LENGTH,
-        eval_batch_size=1,
-        objective="masked",
-    )
+    if objective == "causal":
+        return plain_blocks(AutoTokenizer.from_pretrained(folder), (tmp_path / "test.txt").read_text().splitlines())
+    single = held_out(folder, tmp_path, "masked", 1)
     single.setup("test")
     return [(batch["input_ids"][0].tolist(), batch["labels"][0].tolist()) for batch in single.test_dataloader()]
 
@@ -107,21 +89,22 @@ def contract_perplexity(logged: dict[str, float], expected: float) -> None:
     assert logged["loss"] == pytest.approx(math.log(expected), rel=1e-5)
 
 
-AUTO_CLASSES = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+def contract_tested_perplexity(folder: Path, tmp_path: Path, objective: str, family: str, batch_size: int) -> None:
+    data = held_out(folder, tmp_path, objective, batch_size)
+    kind = MaskedLM if data.is_masked else CausalLM
+    module = shake(kind(Backbone(str(folder)), lora(family), data=data.data_spec()))
+    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
+    blocks = blocks_of(folder, tmp_path, objective)
+    expected = plain_perplexity(folder, tmp_path / "adapter", blocks, objective)
+    contract_perplexity(scores_of(module, data), expected)
+    asked = sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)
+    assert module.evaluation_extras == {"tokens": asked}
 
 
 @pytest.mark.parametrize("batch_size", [1, 5])
 @pytest.mark.parametrize(("objective", "family"), OBJECTIVES)
 def test_p14_perplexity_is_that_of_plain_transformers(objective, family, batch_size, language_folder, tmp_path):
-    folder = language_folder(family)
-    data = held_out(folder, tmp_path, objective, batch_size)
-    module = trained(folder, family, data)
-    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
-    logged, blocks = scores_of(module, data), blocks_of(folder, data)
-    assert module.evaluation_extras == {
-        "tokens": sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)
-    }
-    contract_perplexity(logged, plain_perplexity(folder, tmp_path / "adapter", blocks, AUTO_CLASSES[objective]))
+    contract_tested_perplexity(language_folder(family), tmp_path, objective, family, batch_size)
 
 
 @pytest.mark.parametrize(("objective", "family"), OBJECTIVES[1:])
@@ -132,60 +115,33 @@ def test_p14_goes_red_when_the_mean_of_batches_is_taken(objective, family, langu
         count(self, total / tokens, torch.ones_like(tokens), right)
 
     monkeypatch.setattr(TokenScores, "update", each_batch_alike)
-    folder = language_folder(family)
-    data = held_out(folder, tmp_path, objective, 5)
-    module = trained(folder, family, data)
-    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
-    expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AUTO_CLASSES[objective])
-    with pytest.raises(AssertionError):
-        contract_perplexity(scores_of(module, data), expected)
+    with pytest.raises(AssertionError, match="[0-9.]+ == [0-9.]+ ±"):
+        contract_tested_perplexity(language_folder(family), tmp_path, objective, family, 5)
 
 
 def test_p14_goes_red_when_masks_depend_on_the_batch(language_folder, tmp_path, monkeypatch):
     """Drawn from one stream, masks differ from one batch size to another, and so does perplexity."""
     stream = torch.Generator().manual_seed(0)
     monkeypatch.setattr("peftlit.data.masking._generator", lambda *place: stream)
-    folder = language_folder("bert")
-    data = held_out(folder, tmp_path, "masked", 5)
-    module = trained(folder, "bert", data)
-    export(module, data.get_tokenizer(), tmp_path / "adapter", {})
-    expected = plain_perplexity(folder, tmp_path / "adapter", blocks_of(folder, data), AutoModelForMaskedLM)
-    with pytest.raises(AssertionError):
-        contract_perplexity(scores_of(module, data), expected)
+    with pytest.raises(AssertionError, match="[0-9.]+ == [0-9.]+ ±"):
+        contract_tested_perplexity(language_folder("bert"), tmp_path, "masked", "bert", 5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("objective", "family"), OBJECTIVES[1:])
 def test_p14_what_a_run_records_is_that_of_plain_transformers(
-    objective, family, language_folder, tmp_path, peftlit, write_config
+    objective, family, language_folder, tmp_path, peftlit, settings, write_config
 ):
-    folder = language_folder(family)
-    targets = {"r": 4, "target_modules": tiny.TARGETS[family]}
-    settings = {
-        "model": {
-            "class_path": "MaskedLM" if objective == "masked" else "CausalLM",
-            "init_args": {
-                "backbone": {"name_or_path": str(folder)},
-                "adapter": {"class_path": "peft.LoraConfig", "init_args": targets},
-                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
-            },
-        },
-        "data": {
-            "class_path": "TextLines",
-            "init_args": {**write_documents(tmp_path), "max_length": MAX_LENGTH, "batch_size": 4},
-        },
-        "trainer": {
-            "max_epochs": 2,
-            "accelerator": "cpu",
-            "precision": "32-true",
-            "callbacks": [{"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/perplexity", "mode": "min"}}],
-        },
-    }
-    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
-    assert code == 0, err
-    data = held_out(folder, tmp_path, objective, 1)
-    expected = plain_perplexity(folder, tmp_path / "run/adapter", blocks_of(folder, data), AUTO_CLASSES[objective])
-    contract_perplexity(json.loads((tmp_path / "run/metrics.json").read_text())["test"], expected)
-    code, _, err = peftlit("test", "--run_dir=run", "--data.eval_batch_size=1")
-    assert code == 0, err
-    contract_perplexity(json.loads((tmp_path / "run/metrics.json").read_text())["test"], expected)
+    folder, arguments = language_folder(family), settings["model"]["init_args"]
+    settings["model"]["class_path"] = "MaskedLM" if objective == "masked" else "CausalLM"
+    arguments["backbone"] = {"name_or_path": str(folder)}
+    arguments["adapter"]["init_args"]["target_modules"] = tiny.TARGETS[family]
+    rows = {**write_documents(tmp_path), "max_length": MAX_LENGTH, "batch_size": 4}
+    settings["data"] = {"class_path": "TextLines", "init_args": rows}
+    settings["trainer"] |= {"precision": "32-true"}
+    settings["trainer"]["callbacks"][0]["init_args"] = {"monitor": "val/perplexity", "mode": "min"}
+    for command in (["fit", "--config", write_config(settings)], ["test", "--data.eval_batch_size=1"]):
+        code, _, err = peftlit(*command, "--run_dir=run")
+        assert code == 0, err
+        expected = plain_perplexity(folder, tmp_path / "run/adapter", blocks_of(folder, tmp_path, objective), objective)
+        contract_perplexity(json.loads((tmp_path / "run/metrics.json").read_text())["test"], expected)

@@ -15,28 +15,13 @@ import pytest
 from peftlit.checkpoint import resume as resumption
 from peftlit.modules import SequenceClassification
 from peftlit.modules.accumulation import AccumulationWindow
-from tests.contracts import interruptions, killed
-from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_base, write_run
+from tests.contracts import killed
+from tests.contracts.toy_runs import BEST, EVERY_STEP, FIT, differences, result, write_run
 from tests.forked import peftlit_in
 
 pytestmark = pytest.mark.slow
 
-BEST_OF_STEPS = {
-    "class_path": "ModelCheckpoint",
-    "init_args": {"monitor": "val/loss", "mode": "min", "every_n_train_steps": 6},
-}
-CALLBACKS = [BEST_OF_STEPS, EVERY_STEP, *({"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace"))]
-TRAINER = {
-    "precision": "32-true", "max_epochs": 1, "accumulate_grad_batches": 1, "val_check_interval": 0.5,
-    "callbacks": CALLBACKS,
-}  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "base"
-    write_base(folder)
-    return folder
+TRAINER = {"precision": "32-true", "max_epochs": 1, "accumulate_grad_batches": 1}
 
 
 def whole_and_cut(
@@ -45,8 +30,7 @@ def whole_and_cut(
     """Run to the end, and killed and resumed: the same. Return how each says that it ended."""
     whole, cut = runs = [folder / "whole", folder / "cut"]
     for run in runs:
-        write_run(run, base, {"trainer": {**TRAINER, **trainer}})
-        shutil.copy(interruptions.__file__, run)
+        killed.write(run, base, {"trainer": {**TRAINER, **trainer}})
     assert killed.run(whole) == 0, (whole / "said.txt").read_text()
     assert killed.run(cut, kill_at=kill_at) == -signal.SIGKILL
     assert killed.run(cut, "--ckpt_path=last", prepare=prepare) == 0, (cut / "said.txt").read_text()
@@ -54,26 +38,28 @@ def whole_and_cut(
     return [json.loads((run / "run/adapter/trainer_state.json").read_text()) for run in runs]
 
 
-def contract_best_weights_by_steps(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
-    whole_and_cut(base, folder, {}, "validation 0/0", prepare)
+def record_otherwise(**entries: Any) -> Callable[[], None]:
+    """Return what lets a resumed process read a checkpoint that says something else of where the run was."""
 
-
-def test_p17_a_save_that_waits_for_a_validation_is_made_after_it(base, tmp_path) -> None:
-    contract_best_weights_by_steps(base, tmp_path)
-
-
-def test_p17_goes_red_without_those_who_wait(base, tmp_path) -> None:
-    def forget() -> None:
+    def prepare() -> None:
         true_load = resumption.Resumption.on_load_checkpoint
 
         def load(self: Any, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-            checkpoint[resumption.RECORD]["waits"] = []
+            checkpoint[resumption.RECORD] |= entries
             true_load(self, trainer, pl_module, checkpoint)
 
         resumption.Resumption.on_load_checkpoint = load  # in the child alone
 
-    with pytest.raises(AssertionError):
-        contract_best_weights_by_steps(base, tmp_path, forget)
+    return prepare
+
+
+BEST_OF_STEPS = {"class_path": BEST["class_path"], "init_args": {**BEST["init_args"], "every_n_train_steps": 6}}
+
+
+def contract_best_weights_by_steps(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
+    """A save that waits for a validation is made after it."""
+    trainer = {"val_check_interval": 0.5, "callbacks": [BEST_OF_STEPS, EVERY_STEP]}
+    whole_and_cut(base, folder, trainer, "validation 0/0", prepare)
 
 
 EARLY = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "patience": 1, "min_delta": 1.0}}
@@ -82,7 +68,7 @@ EARLY = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "pa
 
 def contract_an_end_inside_an_epoch(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
     """Training that was to end inside an epoch trains no further when it goes on, and ends as it would have."""
-    trainer = {"val_check_interval": 2, "max_epochs": 3, "callbacks": [EARLY, BEST, *CALLBACKS[2:]]}
+    trainer = {"val_check_interval": 2, "max_epochs": 3, "callbacks": [EARLY, BEST]}
     ended = whole_and_cut(base, folder, trainer, "end", prepare)
     assert ended[0]["epoch"] == ended[1]["epoch"] == 1.0
     validated = [[e["epoch"] for e in state["log_history"] if "eval_loss" in e] for state in ended]
@@ -90,34 +76,29 @@ def contract_an_end_inside_an_epoch(base: Path, folder: Path, prepare: Callable[
     assert ended[0]["global_step"] == ended[1]["global_step"] < killed.BATCHES
 
 
-def test_p17_training_that_ended_inside_an_epoch_has_ended(base, tmp_path) -> None:
-    contract_an_end_inside_an_epoch(base, tmp_path)
-
-
-def test_p17_goes_red_when_the_epoch_is_finished_first(base, tmp_path) -> None:
-    def forget() -> None:
-        true_load = resumption.Resumption.on_load_checkpoint
-
-        def load(self: Any, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-            checkpoint[resumption.RECORD]["validation_is_due"] = True
-            true_load(self, trainer, pl_module, checkpoint)
-
-        resumption.Resumption.on_load_checkpoint = load  # in the child alone
-
-    with pytest.raises(AssertionError):
-        contract_an_end_inside_an_epoch(base, tmp_path, forget)
-
-
 def contract_an_end_before_a_validation(base: Path, folder: Path, prepare: Callable[[], None] | None = None) -> None:
     """Training that was to end when a validation was due makes that validation, and no step more."""
-    stopping = {"class_path": "interruptions.StopAfterFour"}
-    trainer = {"val_check_interval": 4, "callbacks": [stopping, EVERY_STEP, *CALLBACKS[2:]]}
+    trainer = {"val_check_interval": 4, "callbacks": [{"class_path": "interruptions.StopAfterFour"}, EVERY_STEP]}
     ended = whole_and_cut(base, folder, trainer, "validation 0/0", prepare)
     assert [state["global_step"] for state in ended] == [4, 4]
 
 
-def test_p17_training_that_was_to_end_before_a_validation_ends_after_it(base, tmp_path) -> None:
-    contract_an_end_before_a_validation(base, tmp_path)
+CONTRACTS = [contract_best_weights_by_steps, contract_an_end_inside_an_epoch, contract_an_end_before_a_validation]
+
+
+@pytest.mark.parametrize("contract", CONTRACTS)
+def test_p17_what_ends_or_saves_in_between_is_as_if_never_interrupted(contract, base, tmp_path) -> None:
+    contract(base, tmp_path)
+
+
+def test_p17_goes_red_without_those_who_wait(base, tmp_path) -> None:
+    with pytest.raises(AssertionError):
+        contract_best_weights_by_steps(base, tmp_path, record_otherwise(waits=[]))
+
+
+def test_p17_goes_red_when_the_epoch_is_finished_first(base, tmp_path) -> None:
+    with pytest.raises(AssertionError):
+        contract_an_end_inside_an_epoch(base, tmp_path, record_otherwise(validation_is_due=True))
 
 
 def test_p17_goes_red_when_it_is_not_ended_after_the_validation(base, tmp_path) -> None:
@@ -126,6 +107,9 @@ def test_p17_goes_red_when_it_is_not_ended_after_the_validation(base, tmp_path) 
 
     with pytest.raises(AssertionError):
         contract_an_end_before_a_validation(base, tmp_path, forget)
+
+
+SHORT = {"trainer": {"precision": "32-true", "max_epochs": 1, "callbacks": [BEST]}}
 
 
 def in_the_test(number: int) -> Callable[[], None]:
@@ -143,7 +127,7 @@ def in_the_test(number: int) -> Callable[[], None]:
 
 
 def test_sigterm_in_an_evaluation_is_no_success(base, tmp_path) -> None:
-    write_run(tmp_path / "run", base, {"trainer": {"precision": "32-true", "max_epochs": 1, "callbacks": [BEST]}})
+    write_run(tmp_path / "run", base, SHORT)
     line = "peftlit: stopped by SIGTERM before the scores were written; score again with: peftlit test --run_dir run"
     for command in (FIT, ("test", "--run_dir=run", "--config=config.yaml")):
         ended = peftlit_in(tmp_path / "run", *command, prepare=in_the_test(signal.SIGTERM))
@@ -165,9 +149,8 @@ def test_a_job_that_is_requeued_before_its_first_checkpoint_starts_again(base, t
 
         return prepare
 
-    kind = {"trainer": {"precision": "32-true", "max_epochs": 1, "callbacks": [BEST]}}
     for name in ("whole", "cut"):
-        write_run(tmp_path / name, base, kind)
+        write_run(tmp_path / name, base, SHORT)
     assert peftlit_in(tmp_path / "whole", *FIT).code == 0
     assert peftlit_in(tmp_path / "cut", *FIT, prepare=job(0, dies=True)).code == -signal.SIGKILL
     again = peftlit_in(tmp_path / "cut", *FIT, prepare=job(1, dies=False))

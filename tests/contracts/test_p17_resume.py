@@ -14,7 +14,6 @@ from peftlit.checkpoint import resume as resumption
 from peftlit.data import TextDataModule
 from peftlit.plugins import Resumption
 from tests.contracts import killed
-from tests.contracts.toy_runs import write_base
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +25,6 @@ KINDS = {
         "adapter": {"class_path": "peft.AdaLoraConfig", "init_args": RANKS},
     },
 }
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("base") / "base"
-    write_base(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -100,16 +92,13 @@ def take_the_states_of_a_validation() -> None:
     Resumption.state_dict = state_dict  # type: ignore[method-assign]
 
 
-@pytest.mark.parametrize(
-    "breaker",
-    [
-        lose_the_place,
-        lose_the_random_states,
-        lose_the_validation,
-        save_a_step_again_inside_the_next_window,
-        take_the_states_of_a_validation,
-    ],
-)
+BREAKERS = [
+    lose_the_place, lose_the_random_states, lose_the_validation, save_a_step_again_inside_the_next_window,
+    take_the_states_of_a_validation,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("breaker", BREAKERS)
 def test_p17_goes_red_without(breaker, whole, base, tmp_path) -> None:
     with pytest.raises(AssertionError):
         contract_killed_and_resumed_ends_the_same(whole("float32", 1), tmp_path / "killed", base, "float32", 1, breaker)
