@@ -17,7 +17,7 @@ from peftlit.plugins import StopOnSignal
 def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, what: str = "") -> None:
     """Take a guard away and break one batch (from 1; 0 = none) of a rank, in this process and those that it forks."""
     if without is not None:
-        GUARDS[without]()
+        setattr(*GUARDS[without])
     reload.compare_answers = _fail_check if what == "reload check" else lambda *_: 0.0
     whole, seen = AccumulationWindow.accumulate, []
 
@@ -46,37 +46,19 @@ def _fail_check(*_: Any) -> None:
     raise ReloadError("the folder answers otherwise")
 
 
-def _part_in_peace() -> None:
-    distributed.fail_together = lambda launcher: contextlib.nullcontext()
+_stop_if_asked = StopOnSignal._stop_if_asked
 
 
-def _speak_all() -> None:
-    distributed.is_rank_zero = lambda: True
+def _hear_the_first_alone(self: StopOnSignal, trainer: Any) -> None:
+    self._asked *= trainer.is_global_zero
+    _stop_if_asked(self, trainer)
 
 
-def _hear_the_first_alone() -> None:
-    whole = StopOnSignal._stop_if_asked
-
-    def stop_if_asked(self: StopOnSignal, trainer: Any) -> None:
-        self._asked *= trainer.is_global_zero
-        whole(self, trainer)
-
-    StopOnSignal._stop_if_asked = stop_if_asked
-
-
-def _begin_the_epoch_anew() -> None:
-    TextDataModule.load_state_dict = lambda self, state_dict: None
-
-
-def _draw_anew() -> None:
-    random_states.restore = lambda states: None
-
-
-GUARDS: dict[str, Any] = {
-    "ending together": _part_in_peace,
-    "one voice": _speak_all,
-    "hearing each rank": _hear_the_first_alone,
-    "the place in the epoch": _begin_the_epoch_anew,
-    "the random states": _draw_anew,
+GUARDS: dict[str, tuple[Any, str, Any]] = {
+    "ending together": (distributed, "fail_together", lambda launcher: contextlib.nullcontext()),
+    "one voice": (distributed, "is_rank_zero", lambda: True),
+    "hearing each rank": (StopOnSignal, "_stop_if_asked", _hear_the_first_alone),
+    "the place in the epoch": (TextDataModule, "load_state_dict", lambda self, state_dict: None),
+    "the random states": (random_states, "restore", lambda states: None),
 }
-"""What takes each guard away."""
+"""Each guard: where it is, and what stands there when it is taken away."""

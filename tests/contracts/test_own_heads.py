@@ -25,13 +25,9 @@ DEALT = [
     )
     for i, family in enumerate(FAMILIES)
 ]
-over_the_families = pytest.mark.parametrize(
-    ("case", "pooling"),
-    [pytest.param(case, pooling, id=f"{case}-{pooling}") for case, pooling in DEALT],
-)
 
 
-@over_the_families
+@pytest.mark.parametrize(("case", "pooling"), DEALT, ids=str)
 def test_p01_p02_p03_p10_an_own_head_keeps_its_promises(case, pooling, model_folder, tmp_path):
     """It is float, trainable, and saved by itself; all learns, in training mode; padding changes nothing."""
     folder = model_folder(case.family)
@@ -57,16 +53,15 @@ def test_p01_p02_p03_p10_an_own_head_keeps_its_promises(case, pooling, model_fol
         torch.testing.assert_close(left, right, rtol=1e-3, atol=1e-3)
 
 
-def test_p10_goes_red_when_pooling_sees_padding(model_folder, monkeypatch):
+def test_p10_goes_red_when_pooling_sees_padding(bert, monkeypatch):
     monkeypatch.setattr(PooledHead, "pool", lambda self, hidden_states, attention_mask: hidden_states.mean(1))
-    module = trained(Case("bert", "lora"), model_folder("bert"), head=PooledHead())
+    module = trained(Case("bert", "lora"), bert, head=PooledHead())
     with pytest.raises(AssertionError):
-        contract_batch_mates(module, model_folder("bert"), "right")
+        contract_batch_mates(module, bert, "right")
 
 
-def test_p02_targets_in_an_unused_pooler_are_left_out(model_folder):
-    folder = model_folder("bert")
+def test_p02_targets_in_an_unused_pooler_are_left_out(bert):
     adapter = LoraConfig(r=4, target_modules="all-linear")
-    module = make_module(Case("bert", "lora", NF4), folder, adapter=adapter, head=PooledHead())
-    contract_trainability(record(module, folder, TrainabilityGuard()))
+    module = make_module(Case("bert", "lora", NF4), bert, adapter=adapter, head=PooledHead())
+    contract_trainability(record(module, bert, TrainabilityGuard()))
     assert any("output.dense.lora_A" in name for name, _ in module.named_parameters())

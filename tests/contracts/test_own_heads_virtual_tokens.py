@@ -21,6 +21,7 @@ from peftlit.modules.heads import Head, PooledHead
 from tests import device, tiny
 from tests.contracts.test_p10_padding import LONG, SHORT, contract_batch_mates
 from tests.modules.cases import RED, Case, collate, make_module, pad_left, tokenizer
+from tests.modules.language_cases import shake
 
 VIRTUAL = 3
 ADAPTERS = {"prompt": PromptTuningConfig, "p-tuning": PromptEncoderConfig, "prefix": PrefixTuningConfig}
@@ -40,17 +41,16 @@ class SumOfText(Head):
         return self.linear((hidden_states * attention_mask.unsqueeze(-1)).sum(1))
 
 
-def built(family: str, adapter: str, folder: Path, head: Head) -> SequenceClassification:
-    """A module that passed the check, whose trainable weights are far from their start."""
+def unbuilt(family: str, adapter: str, folder: Path, head: Head, **arguments: Any) -> SequenceClassification:
     config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
-    module = make_module(Case(family, "lora"), folder, adapter=config, head=head)
+    return make_module(Case(family, "lora"), folder, adapter=config, head=head, **arguments)
+
+
+def built(*arguments: Any) -> SequenceClassification:
+    """A module that passed the check, whose trainable weights are far from their start."""
+    module = unbuilt(*arguments)
     module.check()
-    module.configure_model()
-    with torch.no_grad():
-        for weight in module.parameters():
-            if weight.requires_grad:
-                weight.add_(torch.randn_like(weight) * 0.1)
-    return module.to(device.current)
+    return shake(module).to(device.current)
 
 
 def text_positions(module: SequenceClassification, batch: Any) -> torch.Tensor:
@@ -89,15 +89,15 @@ def test_p10_the_head_reads_the_text_and_neither_virtual_tokens_nor_batch_mates(
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_p10_goes_red_when_virtual_tokens_are_left_in_the_row(pooling, model_folder, monkeypatch):
-    module = built("bert", "p-tuning", model_folder("bert"), PooledHead(pooling=pooling))
+def test_p10_goes_red_when_virtual_tokens_are_left_in_the_row(pooling, bert, monkeypatch):
+    module = built("bert", "p-tuning", bert, PooledHead(pooling=pooling))
 
     def uncut(self: PeftModule, batch: Any) -> torch.Tensor:
         return self.model(**self.model_inputs(batch)).last_hidden_state
 
     monkeypatch.setattr(PeftModule, "text_states", uncut)
     with pytest.raises((*RED, RuntimeError)):
-        contract_the_head_reads_the_text(module, model_folder("bert"))
+        contract_the_head_reads_the_text(module, bert)
 
 
 @pytest.fixture
@@ -111,48 +111,41 @@ def reload_in_this_process(monkeypatch):
     monkeypatch.setattr(reload_room, "run_in_fresh_process", run)
 
 
+def contract_reload(module: SequenceClassification, folder: Path, out: Path) -> None:
+    export(module, tokenizer(folder), out, {})
+    texts = [str(row["text"]) for row in (*SHORT, LONG)]
+    assert reload_room.compare_answers(module, tokenizer(folder), texts, out) < 1e-4
+
+
 @over_all
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_p18_plain_peft_and_load_answer_the_same(family, adapter, model_folder, tmp_path, reload_in_this_process):
     folder = model_folder(family)
     module = built(family, adapter, folder, PooledHead(pooling="mean") if adapter == "prompt" else SumOfText())
-    export(module, tokenizer(folder), tmp_path / "adapter", {})
-    texts = [str(row["text"]) for row in (*SHORT, LONG)]
-    assert reload_room.compare_answers(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
+    contract_reload(module, folder, tmp_path / "adapter")
     loaded = load(tmp_path / "adapter", device=device.current)
     batch = collate(folder, [*SHORT, LONG])
     torch.testing.assert_close(loaded.logits(batch), module.evaluate_batch(batch), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.slow
-def test_p18_a_fresh_process_answers_the_same(model_folder, tmp_path):
-    folder = model_folder("bert")
-    module = built("bert", "p-tuning", folder, PooledHead(pooling="cls"))
-    export(module, tokenizer(folder), tmp_path / "adapter", {})
-    texts = [str(row["text"]) for row in (*SHORT, LONG)]
-    assert reload_room.compare_answers(module, tokenizer(folder), texts, tmp_path / "adapter") < 1e-4
+def test_p18_a_fresh_process_answers_the_same(bert, tmp_path):
+    contract_reload(built("bert", "p-tuning", bert, PooledHead(pooling="cls")), bert, tmp_path / "adapter")
 
 
 @pytest.mark.parametrize("adapter", ["prompt", "p-tuning"])
 def test_left_padding_between_virtual_tokens_and_text_is_refused(adapter, model_folder):
-    config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
-    case, data = Case("gpt2", "lora"), {"padding_side": "left"}
-    module = make_module(case, model_folder("gpt2"), adapter=config, head=PooledHead(pooling="last"), data=data)
+    left = {"padding_side": "left"}
+    module = unbuilt("gpt2", adapter, model_folder("gpt2"), PooledHead(pooling="last"), data=left)
     with pytest.raises(ConfigError, match=r"^data.padding_side: left padding would stand between the virtual tokens"):
         module.check()
 
 
-@pytest.mark.parametrize(
-    ("family", "adapter", "needed"),
-    [
-        ("modernbert", "prefix", "past_key_values"),
-        ("deberta-v3", "prefix", "past_key_values"),
-        (tiny.CUSTOM_CODE, "prefix", "past_key_values"),
-        (tiny.CUSTOM_CODE, "prompt", "inputs_embeds"),
-    ],
-)
+NEEDED = [(family, "prefix", "past_key_values") for family in ("modernbert", "deberta-v3", tiny.CUSTOM_CODE)]
+
+
+@pytest.mark.parametrize(("family", "adapter", "needed"), [*NEEDED, (tiny.CUSTOM_CODE, "prompt", "inputs_embeds")])
 def test_a_model_that_cannot_take_virtual_tokens_is_refused_before_weights_load(family, adapter, needed, model_folder):
-    config = ADAPTERS[adapter](num_virtual_tokens=VIRTUAL)
-    module = make_module(Case(family, "lora"), model_folder(family), adapter=config, head=PooledHead())
-    with pytest.raises(AdapterError, match=rf"^adapter: {type(config).__name__} needs a model that takes {needed}"):
+    module, name = unbuilt(family, adapter, model_folder(family), PooledHead()), ADAPTERS[adapter].__name__
+    with pytest.raises(AdapterError, match=rf"^adapter: {name} needs a model that takes {needed}"):
         module.check()
