@@ -88,32 +88,23 @@ def test_p11_prompts_are_cleaned_as_in_training(language_folder, tmp_path):
 # Breakers ----------------------------------------------------------------------------------------------------------
 
 
-def break_nothing_cleaned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Cleaner, "clean_all", lambda self, value: value)
-
-
-def break_steps_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = DataSpec.text_record
-    monkeypatch.setattr(DataSpec, "text_record", lambda self: {**whole(self), "cleaning_steps": []})
-
-
-def break_cleaned_twice(monkeypatch: pytest.MonkeyPatch) -> None:
-    once = Cleaner.clean_all
-    monkeypatch.setattr(Cleaner, "clean_all", lambda self, value: once(self, once(self, value)))
-
-
-BREAKERS = [break_nothing_cleaned, break_steps_lost, break_cleaned_twice]
+record, clean = DataSpec.text_record, Cleaner.clean_all
+BREAKERS: dict[str, tuple[Any, str, Any]] = {
+    "nothing cleaned": (Cleaner, "clean_all", lambda self, value: value),
+    "steps lost": (DataSpec, "text_record", lambda self: {**record(self), "cleaning_steps": []}),
+    "cleaned twice": (Cleaner, "clean_all", lambda self, value: clean(self, clean(self, value))),
+}
 
 
 @pytest.mark.parametrize("broken", BREAKERS)
 def test_p11_breaker_predict_that_cleans_otherwise(broken, language_folder, tmp_path, peftlit, monkeypatch):
-    broken(monkeypatch)
+    monkeypatch.setattr(*BREAKERS[broken])
     with pytest.raises(AssertionError, match="approx"):
         contract_predict_equals_predictions_csv(tmp_path, language_folder("llama"), peftlit)
 
 
-@pytest.mark.parametrize("broken", BREAKERS[:2])
+@pytest.mark.parametrize("broken", ["nothing cleaned", "steps lost"])
 def test_p11_breaker_prompts_that_are_not_cleaned(broken, language_folder, tmp_path, monkeypatch):
-    broken(monkeypatch)
+    monkeypatch.setattr(*BREAKERS[broken])
     with pytest.raises(AssertionError):
         contract_prompts_are_cleaned_as_in_training(tmp_path, language_folder("llama"))

@@ -42,12 +42,6 @@ def held_out(folder: Path, tmp_path: Path, objective: Any, batch_size: int) -> T
     return TextLines(**write_documents(tmp_path), objective=objective, **settings)
 
 
-def scores_of(module: Any, data: TextLines) -> dict[str, float]:
-    trainer = make_trainer(-1, use_distributed_sampler=False)
-    logged = trainer.test(module, datamodule=data, verbose=False)[0]
-    return {name.removeprefix("test/"): value for name, value in logged.items()}
-
-
 def plain_blocks(tokenizer: Any, documents: list[str]) -> list[tuple[list[int], list[int]]]:
     """Causal blocks with labels, by a loop of our own: each token but a document's first is predicted once."""
     blocks = []
@@ -96,7 +90,9 @@ def contract_tested_perplexity(folder: Path, tmp_path: Path, objective: str, fam
     export(module, data.get_tokenizer(), tmp_path / "adapter", {})
     blocks = blocks_of(folder, tmp_path, objective)
     expected = plain_perplexity(folder, tmp_path / "adapter", blocks, objective)
-    contract_perplexity(scores_of(module, data), expected)
+    trainer = make_trainer(-1, use_distributed_sampler=False)
+    (logged,) = trainer.test(module, datamodule=data, verbose=False)
+    contract_perplexity({name.removeprefix("test/"): value for name, value in logged.items()}, expected)
     asked = sum(label != IGNORE_INDEX for _, labels in blocks for label in labels)
     assert module.evaluation_extras == {"tokens": asked}
 

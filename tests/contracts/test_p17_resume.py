@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,61 +55,41 @@ def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, ranks, whole,
     contract_killed_and_resumed_ends_the_same(whole(stored, ranks), tmp_path / "killed", base, stored, ranks)
 
 
-def lose_the_place() -> None:
-    TextDataModule.load_state_dict = lambda self, state: None  # type: ignore[method-assign]
+on_train_batch_start, state_dict = Resumption.on_train_batch_start, Resumption.state_dict
 
 
-def lose_the_random_states() -> None:
-    random_states.restore = lambda states: None
+def save_a_step_again(self: Any, trainer: Any, *arguments: Any) -> None:
+    before = [callback._last_global_step_saved for callback in trainer.checkpoint_callbacks[:2]]
+    on_train_batch_start(self, trainer, *arguments)
+    for callback, step in zip(trainer.checkpoint_callbacks, before, strict=False):
+        callback._last_global_step_saved = step
 
 
-def lose_the_validation() -> None:
-    resumption._validation_is_due = lambda trainer: False
+def take_states_as_they_are(self: Any) -> Any:
+    loaded, self._loaded = self._loaded, None
+    try:
+        return state_dict(self)
+    finally:
+        self._loaded = loaded
 
 
-def save_a_step_again_inside_the_next_window() -> None:
-    whole = Resumption.on_train_batch_start
-
-    def start(self: Any, trainer: Any, *arguments: Any) -> None:
-        before = [callback._last_global_step_saved for callback in trainer.checkpoint_callbacks[:2]]
-        whole(self, trainer, *arguments)
-        for callback, step in zip(trainer.checkpoint_callbacks, before, strict=False):
-            callback._last_global_step_saved = step
-
-    Resumption.on_train_batch_start = start  # type: ignore[method-assign]
-
-
-def take_the_states_of_a_validation() -> None:
-    """Save the random states as they are while a validation is done anew, before they are put back."""
-    whole = Resumption.state_dict
-
-    def state_dict(self: Any) -> Any:
-        loaded, self._loaded = self._loaded, None
-        try:
-            return whole(self)
-        finally:
-            self._loaded = loaded
-
-    Resumption.state_dict = state_dict  # type: ignore[method-assign]
-
-
-BREAKERS = [
-    lose_the_place, lose_the_random_states, lose_the_validation, save_a_step_again_inside_the_next_window,
-    take_the_states_of_a_validation,
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("breaker", BREAKERS)
-def test_p17_goes_red_without(breaker, whole, base, tmp_path) -> None:
-    with pytest.raises(AssertionError):
-        contract_killed_and_resumed_ends_the_same(whole("float32", 1), tmp_path / "killed", base, "float32", 1, breaker)
-
-
-def lose_the_ranks() -> None:
-    AdaLora.restore_state = lambda self, model, state: None  # type: ignore[method-assign]
+BREAKERS: dict[str, tuple[Any, str, Any]] = {
+    "the place in the epoch": (TextDataModule, "load_state_dict", lambda self, state: None),
+    "the random states": (random_states, "restore", lambda states: None),
+    "the validation that is due": (resumption, "_validation_is_due", lambda trainer: False),
+    "the steps that were saved": (Resumption, "on_train_batch_start", save_a_step_again),  # inside the next window
+    "the states before a validation": (Resumption, "state_dict", take_states_as_they_are),  # while it is done anew
+}
 
 
 def test_p17_goes_red_without_the_ranks_given_out(whole, base, tmp_path) -> None:
-    kind = "float32, AdaLoRA"
+    kind, lost = "float32, AdaLoRA", partial(setattr, AdaLora, "restore_state", lambda self, model, state: None)
     with pytest.raises(AssertionError):
-        contract_killed_and_resumed_ends_the_same(whole(kind, 1), tmp_path / "killed", base, kind, 1, lose_the_ranks)
+        contract_killed_and_resumed_ends_the_same(whole(kind, 1), tmp_path / "killed", base, kind, 1, lost)
+
+
+@pytest.mark.parametrize("guard", BREAKERS)
+def test_p17_goes_red_without(guard, whole, base, tmp_path) -> None:
+    lost = partial(setattr, *BREAKERS[guard])  # in the child alone
+    with pytest.raises(AssertionError):
+        contract_killed_and_resumed_ends_the_same(whole("float32", 1), tmp_path / "killed", base, "float32", 1, lost)
