@@ -27,7 +27,7 @@ def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, wh
             total = _happen(what, total)
         return whole(self, total, weight, trainer)
 
-    if batch:
+    if batch and what != "reload check":
         AccumulationWindow.accumulate = add
 
 

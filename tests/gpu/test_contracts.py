@@ -5,10 +5,10 @@ import pytest
 from tests.adapters.test_adalora import test_micro_batches_count_as_one_step
 from tests.contracts.conftest import bert
 from tests.contracts.test_own_heads import test_p01_p02_p03_p10_an_own_head_keeps_its_promises
-from tests.contracts.test_p02_language_models import (
+from tests.contracts.test_p02_trainability import (
+    test_p02_gradient_checkpointing_gives_the_same_weights,
     test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays,
 )
-from tests.contracts.test_p02_trainability import test_p02_gradient_checkpointing_gives_the_same_weights
 from tests.contracts.test_p04_precision import (
     bfloat16_everywhere,
     test_p04_steps_skipped_by_the_scaler_are_counted,
