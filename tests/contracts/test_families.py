@@ -50,12 +50,6 @@ def test_a_broken_row_and_one_that_was_not_judged_are_shown(tmp_path) -> None:
     ]  # fmt: skip
 
 
-def test_a_run_over_a_part_of_the_table_writes_nothing(tmp_path) -> None:
-    families.write(tmp_path / "page.md", {key: cell for key, cell in KEPT.items() if key[1] in map(str, FAST)})
-    families.write(tmp_path / "page.md", {key: cell for key, cell in KEPT.items() if key[0] != "P3"})
-    assert not list(tmp_path.iterdir())
-
-
 def test_other_versions_alone_change_nothing_and_another_outcome_does(tmp_path) -> None:
     file = tmp_path / "page.md"
     old = families.page(KEPT, dict.fromkeys(families.LIBRARIES, "0.0"))
@@ -85,7 +79,7 @@ def test_what_neither_passes_nor_is_refused_as_it_should_is_broken(error, reason
     assert cell == ["✗"]
 
 
-@pytest.mark.parametrize("ran", [len(families.KEYS), len(families.KEYS) - 1])
+@pytest.mark.parametrize("ran", [len(families.KEYS), len(families.KEYS) - 1, 3 * len(CASES), len(FAST)])
 def test_the_page_is_made_of_reports_and_only_of_a_whole_table(tmp_path, monkeypatch, ran) -> None:
     monkeypatch.setattr(families, "PAGE", tmp_path / "page.md")
     outcomes = Outcomes()

@@ -66,21 +66,15 @@ def take(columns: dict[str, list[Any]], rows: Any) -> dict[str, list[Any]]:
     return {name: [values[i] for i in rows] for name, values in columns.items()}
 
 
-def only(batch: Batch, row: int) -> Batch:
-    """The same batch with the labels of one row alone."""
-    labels = torch.full_like(batch["labels"], IGNORE_INDEX)
-    labels[row] = batch["labels"][row]
-    return {**batch, "labels": labels}
-
-
 def seen(module: CausalLM | MaskedLM, batch: Batch) -> list[tuple[torch.Tensor, ...]]:
     """Each row's summed loss, number of labels, tokens found, and the logits of its tokens."""
-    logits = module.evaluate_batch(batch)
-    with torch.no_grad():
-        return [
-            (*module.loss(only(batch, row)), logits[row][kept])
-            for row, kept in enumerate(batch["attention_mask"].bool())
-        ]
+    logits, rows = module.evaluate_batch(batch), []
+    for row, kept in enumerate(batch["attention_mask"].bool()):
+        alone = torch.full_like(batch["labels"], IGNORE_INDEX)
+        alone[row] = batch["labels"][row]
+        with torch.no_grad():
+            rows.append((*module.loss({**batch, "labels": alone}), logits[row][kept]))
+    return rows
 
 
 def contract_batch_mates(module: CausalLM | MaskedLM, collator: Any, columns: dict[str, list[Any]]) -> list[Any]:

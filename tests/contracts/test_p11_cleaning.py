@@ -57,10 +57,11 @@ def contract_predict_equals_predictions_csv(
     export(module, data.get_tokenizer(), folder / "adapter", {})
     code, out, err = peftlit("predict", "--run_dir=adapter", "--file=test.jsonl", "--device=cpu")
     assert code == 0, err
-    rows = read_predictions(folder / "predictions.csv")
-    expected = [[float(row[f"prob_{name}"]) for name in NAMES] for row in rows]
-    answered = [list(json.loads(line)["probabilities"].values()) for line in out.splitlines()]
-    assert answered == [pytest.approx(row, abs=1e-6) for row in expected]
+    expected, answers = read_predictions(folder / "predictions.csv"), [json.loads(line) for line in out.splitlines()]
+    assert [answer["probabilities"] for answer in answers] == [
+        pytest.approx({name: float(row[f"prob_{name}"]) for name in NAMES}, abs=1e-6) for row in expected
+    ]
+    assert [answer["label"] for answer in answers] == [row["prediction"] for row in expected]
 
 
 @pytest.mark.parametrize("task", ["SequenceClassification", "CausalLM"])

@@ -98,6 +98,11 @@ def contract_predict_feeds_what_was_trained(
 
 
 @pytest.fixture
+def tiny_llama(model_folder) -> Path:
+    return model_folder("llama")
+
+
+@pytest.fixture
 def llama(request: pytest.FixtureRequest, model_folder) -> Path:
     if request.param == "tiny":
         return model_folder("llama")
@@ -249,7 +254,7 @@ def test_p11_every_row_that_is_taken_has_something_to_learn(template, model_fold
 # Breakers ----------------------------------------------------------------------------------------------------------
 
 
-def test_p11_breaker_predict_without_what_announces_the_answer(model_folder, tmp_path, monkeypatch):
+def test_p11_breaker_predict_without_what_announces_the_answer(tiny_llama, tmp_path, monkeypatch):
     whole = Renderer.render
 
     def render(self: Renderer, messages: Any, source: str, row: Any, *, add_generation_prompt: bool) -> Any:
@@ -259,9 +264,7 @@ def test_p11_breaker_predict_without_what_announces_the_answer(model_folder, tmp
     monkeypatch.setattr(Renderer, "render", render)
     talks = messages_and_questions(TALKS)
     with pytest.raises(AssertionError):
-        contract_predict_feeds_what_was_trained(
-            tmp_path, model_folder("llama"), *talks, chat_template=TEMPLATES["zephyr"]
-        )
+        contract_predict_feeds_what_was_trained(tmp_path, tiny_llama, *talks, chat_template=TEMPLATES["zephyr"])
 
 
 def test_p11_breaker_training_rows_tokenized_whole(shared, tmp_path, monkeypatch):
@@ -294,12 +297,11 @@ def test_p11_breaker_classifier_asked_in_plain_text(model_folder, tmp_path, monk
         contract_classifier_feeds_what_was_trained(tmp_path, model_folder("llama"), LABEL_PROMPTS["zephyr"])
 
 
-def test_p11_a_template_is_saved_and_breaker_another_one_is(model_folder, tmp_path):
-    model = model_folder("llama")
-    data = chats(tmp_path, model, messages_and_questions(TALKS)[0], chat_template=TEMPLATES["zephyr"])
-    contract_template_is_saved(exported(data, model, tmp_path / "adapter"), TEMPLATES["zephyr"])
+def test_p11_a_template_is_saved_and_breaker_another_one_is(tiny_llama, tmp_path):
+    data = chats(tmp_path, tiny_llama, messages_and_questions(TALKS)[0], chat_template=TEMPLATES["zephyr"])
+    contract_template_is_saved(exported(data, tiny_llama, tmp_path / "adapter"), TEMPLATES["zephyr"])
     data.get_tokenizer().chat_template = TEMPLATES["chatml"]
-    exported(data, model, tmp_path / "adapter")
+    exported(data, tiny_llama, tmp_path / "adapter")
     with pytest.raises(AssertionError):
         contract_template_is_saved(tmp_path / "adapter", TEMPLATES["zephyr"])
 

@@ -14,11 +14,12 @@ from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews
 
 from peftlit.backbone import Backbone
 from peftlit.data import SST2
-from peftlit.modules import SequenceClassification
+from peftlit.data.prompt import Prompt
+from peftlit.modules import CausalLM, SequenceClassification
 from peftlit.modules.metrics import CALIBRATION_BINS, SingleLabelMetrics
 from peftlit.run.predictions import Predictions
 from tests.modules.cases import make_trainer
-from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
+from tests.modules.language_cases import ONE_TOKEN, TEMPLATE, lora
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
@@ -58,13 +59,17 @@ def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, co
 
 
 @pytest.fixture
-def evaluate(bert, toy_data, tmp_path):
+def evaluate(bert, language_folder, toy_data, tmp_path):
     """Return a function that tests a module: what was logged, the predictions, the module and its data."""
+    prompts = {"objective": "causal", "prompt": Prompt(TEMPLATE, label_words=ONE_TOKEN)}
 
-    def run(batch_size: int, **arguments: Any) -> tuple[dict[str, float], Path, SequenceClassification, SST2]:
+    def run(batch_size: int, *, causal: bool = False, **arguments: Any) -> tuple[dict[str, float], Path, Any, SST2]:
         torch.manual_seed(0)
-        data = SST2(data_dir=str(toy_data), tokenizer=str(bert), max_length=32, eval_batch_size=batch_size)
-        module = SequenceClassification(Backbone(str(bert)), data=data.data_spec())
+        folder = str(language_folder("llama") if causal else bert)
+        settings = {"max_length": 32, "eval_batch_size": batch_size, **(prompts if causal else {})}
+        data = SST2(data_dir=str(toy_data), tokenizer=folder, **settings)
+        kind, adapter = (CausalLM, lora("llama")) if causal else (SequenceClassification, None)
+        module = kind(Backbone(folder), adapter, data=data.data_spec())
         path = tmp_path / f"{batch_size}.csv"
         trainer = make_trainer(-1, Predictions(path, module.problem), use_distributed_sampler=False, **arguments)
         logged = trainer.test(module, datamodule=data, verbose=False)[0]
@@ -73,38 +78,14 @@ def evaluate(bert, toy_data, tmp_path):
     return run
 
 
-def test_p12_logged_metrics_equal_scikit_learn_and_no_batch_size_changes_them(evaluate) -> None:
+@pytest.mark.parametrize("causal", [False, True], ids=["classifier", "language model that tells labels"])
+def test_p12_logged_metrics_equal_scikit_learn_and_no_batch_size_changes_them(causal, evaluate) -> None:
     every = []
     for batch_size in (1, 7, 13, 30, 64):
-        logged, path, *_ = evaluate(batch_size)
+        logged, path, *_ = evaluate(batch_size, causal=causal)
         contract_logged_equals_scikit_learn(logged, path, 30)
         every.append(logged)
     assert every[1:] == [pytest.approx(every[0], abs=2e-6)] * 4
-
-
-@pytest.mark.slow
-def test_p12_a_causal_language_model_that_tells_labels_holds_the_same_numbers(
-    language_folder, toy_data, peftlit, settings, write_config, tmp_path
-) -> None:
-    """From the configuration to predictions.csv, and from the export to the same answers."""
-    arguments = settings["model"]["init_args"]
-    settings["model"]["class_path"] = "CausalLM"
-    arguments["backbone"] = {"name_or_path": str(language_folder("llama"))}
-    arguments["adapter"]["init_args"]["target_modules"] = ["q_proj", "v_proj", "up_proj"]
-    settings["data"]["init_args"]["prompt"] = {"template": TEMPLATE, "label_words": ONE_TOKEN}
-    settings["trainer"] |= {"max_epochs": 1, "precision": "32-true"}
-    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
-    assert code == 0, err
-    recorded = json.loads((tmp_path / "run/metrics.json").read_text(encoding="utf-8"))["test"]
-    contract_logged_equals_scikit_learn(recorded, tmp_path / "run/predictions.csv", 30)
-    rows = read_predictions(tmp_path / "run/predictions.csv")
-    code, out, err = peftlit("predict", "--run_dir=run", "--file", toy_data / "test.jsonl", "--device=cpu")
-    assert code == 0, err
-    for row, line in zip(rows, out.splitlines(), strict=True):
-        answer = json.loads(line)
-        assert answer["label"] == row["prediction"]
-        for name, value in answer["probabilities"].items():
-            assert value == pytest.approx(float(row[f"prob_{name}"]), abs=1e-5)
 
 
 def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(evaluate) -> None:
