@@ -27,59 +27,54 @@ OLD, NEW = (
 IO = AdapterCheckpointIO()
 
 
-def save_beside(checkpoints: Path) -> None:
-    IO.save_checkpoint(NEW, checkpoints / "new.ckpt")
+ACTIONS = {
+    "save beside": ["save new"],
+    "replace": ["save old"],
+    "replace after a kill": ["save old"],
+    "save and remove": ["save new", "remove old"],
+    "remove the newest": ["remove new"],
+}
 
 
-def replace(checkpoints: Path) -> None:
-    IO.save_checkpoint(NEW, checkpoints / "old.ckpt")
+def act(checkpoints: Path, action: str) -> None:
+    for step in ACTIONS[action]:
+        verb, name = step.split()
+        if verb == "save":
+            IO.save_checkpoint(NEW, checkpoints / f"{name}.ckpt")
+        else:
+            IO.remove_checkpoint(checkpoints / f"{name}.ckpt")
 
 
-def replace_after_a_kill(checkpoints: Path) -> None:
-    replace(checkpoints)
-
-
-def save_and_remove(checkpoints: Path) -> None:
-    IO.save_checkpoint(NEW, checkpoints / "new.ckpt")
-    IO.remove_checkpoint(checkpoints / "old.ckpt")
-
-
-def remove_the_newest(checkpoints: Path) -> None:
-    IO.remove_checkpoint(checkpoints / "new.ckpt")
-
-
-ACTIONS = [save_beside, replace, replace_after_a_kill, save_and_remove, remove_the_newest]
-
-
-def begin(folder: Path, action: Callable[[Path], None]) -> Path:
+def begin(folder: Path, action: str) -> Path:
     """The checkpoints of a run: one that is whole, and where the action is about one, another."""
     shutil.rmtree(folder, ignore_errors=True)
     checkpoints = RunFolder(folder).checkpoints
     IO.save_checkpoint(OLD, checkpoints / "old.ckpt")
-    if action is replace_after_a_kill:
+    if action == "replace after a kill":
         IO.save_checkpoint(NEW, checkpoints / ".old.ckpt.writing")
         (checkpoints / ".old.ckpt.writing/checkpoint.json").write_text('{"format_')
-    if action is remove_the_newest:
-        save_beside(checkpoints)
+    if action == "remove the newest":
+        IO.save_checkpoint(NEW, checkpoints / "new.ckpt")
     return checkpoints
 
 
-def operations(folder: Path, action: Callable[[Path], None], kill_at: int = 0) -> tuple[int, list[list[str]]]:
+def operations(folder: Path, action: str, kill_at: int = 0) -> tuple[int, list[list[str]]]:
     """Do it in a process of its own; return the exit code, and each operation with its paths."""
     checkpoints, log = begin(folder, action), folder / "operations.txt"
 
     def watched() -> None:
         watch(checkpoints, log, kill_at)
-        action(checkpoints)
+        act(checkpoints, action)
 
     code = in_child(watched)
     return code, [line.split(" ") for line in log.read_text().splitlines()]
 
 
-def contract_a_kill_leaves_a_whole_checkpoint(folder: Path, action: Callable[[Path], None]) -> None:
+def contract_a_kill_leaves_a_whole_checkpoint(folder: Path, action: str) -> None:
     code, whole = operations(folder, action)
     assert code == 0
-    assert IO.load_checkpoint(RunFolder(folder).last_checkpoint())["step"] == (1 if action is remove_the_newest else 2)
+    newest = 1 if action == "remove the newest" else 2
+    assert IO.load_checkpoint(RunFolder(folder).last_checkpoint())["step"] == newest
     for number in range(1, len(whole) + 1):
         code, _ = operations(folder, action, kill_at=number)
         place = f"killed at {number}, {whole[number - 1]}"
@@ -95,7 +90,7 @@ def contract_a_kill_leaves_a_whole_checkpoint(folder: Path, action: Callable[[Pa
         assert IO.load_checkpoint(checkpoints / "old.ckpt")["step"] == 2
 
 
-def contract_what_is_seen_is_on_disk(folder: Path, action: Callable[[Path], None]) -> None:
+def contract_what_is_seen_is_on_disk(folder: Path, action: str) -> None:
     """Nothing takes its final name, and nothing older is deleted, before what it stands on is synced."""
     _, whole = operations(folder, action)
     unsynced: set[str] = set()
@@ -136,7 +131,7 @@ def header_first(final: Path, aside: Path, tensors_name: str) -> None:
 def test_p16_goes_red_when_the_older_one_goes_first(other, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(checkpoint_io, "_replace", other)
     with pytest.raises(AssertionError, match="killed at"):
-        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", replace)
+        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", "replace")
 
 
 def test_p16_goes_red_when_its_tensors_are_removed_first(monkeypatch, tmp_path) -> None:
@@ -147,10 +142,10 @@ def test_p16_goes_red_when_its_tensors_are_removed_first(monkeypatch, tmp_path) 
 
     monkeypatch.setattr(AdapterCheckpointIO, "remove_checkpoint", tensors_first)
     with pytest.raises(AssertionError, match="killed at"):
-        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", remove_the_newest)
+        contract_a_kill_leaves_a_whole_checkpoint(tmp_path / "run", "remove the newest")
 
 
-@pytest.mark.parametrize("action", [action for action in ACTIONS if action is not remove_the_newest])
+@pytest.mark.parametrize("action", [action for action in ACTIONS if action != "remove the newest"])
 def test_p16_goes_red_without_sync(action, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(checkpoint_io, "_sync", lambda path: None)
     with pytest.raises(AssertionError):
@@ -158,7 +153,7 @@ def test_p16_goes_red_without_sync(action, monkeypatch, tmp_path) -> None:
 
 
 def contract_a_changed_checkpoint_is_refused(folder: Path, change: Callable[[bytes], bytes], file: str) -> None:
-    checkpoint = begin(folder, replace) / "old.ckpt"
+    checkpoint = begin(folder, "replace") / "old.ckpt"
     (path,) = checkpoint.glob(file)
     path.write_bytes(change(path.read_bytes()))
     with pytest.raises(CheckpointError):
