@@ -24,6 +24,7 @@ from tests.contracts import watched
 from tests.contracts.strangers import ADAPTER, CHECKPOINT, FULL, HEAD, RANDOM, SCORED, STRANGERS, Stranger
 from tests.contracts.toy_runs import settings
 from tests.modules.cases import NF4, RED, Case, make_module, tokenizer
+from tests.tiny import TARGETS
 
 MOST_MIB = 100
 """Memory that these folders may take for a while; what they ask for is far more."""
@@ -46,8 +47,10 @@ def export_of(kind: str, base: Path, folder: Path) -> None:
 
 
 SAVING = {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 2, "save_top_k": -1}}
+LORA = {"r": 4, "lora_alpha": 8, "lora_dropout": 0.1, "target_modules": TARGETS["bert"]}
 RUN = {
     "backbone": {"quantization": NF4},
+    "adapter": {"class_path": "peft.LoraConfig", "init_args": LORA},  # as that of the exports
     "trainer": {"max_steps": 4, "accumulate_grad_batches": 1, "enable_progress_bar": False, "callbacks": [SAVING]},
 }
 """The run that is tested and goes on: four steps, saved after two and four."""
