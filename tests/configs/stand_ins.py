@@ -14,6 +14,8 @@ import yaml
 import peftlit.data
 from tests import tiny
 from tests.conftest import toy_rows
+from tests.data.helpers import write_jsonl
+from tests.data.language_data import turns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
@@ -36,10 +38,7 @@ TRUE_SHAPES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 CHAT_TEMPLATE = "{% for m in messages %}{{ m.role }} : {{ m.content }} {% endfor %}"
 CHAT_TEMPLATE += "{% if add_generation_prompt %}assistant : {% endif %}"
-SMALL_FUSED = {
-    "hidden_size": tiny.HIDDEN, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128,
-}  # fmt: skip
-SMALL = {**tiny.CONFIGS, "fused_encoder": SMALL_FUSED}
+SMALL = {**tiny.CONFIGS, "fused_encoder": tiny.CONFIGS["bert"]}
 
 
 def name_of(path: Path) -> str:
@@ -124,23 +123,18 @@ def _write_rows(recipe: Path, folder: Path) -> dict[str, str]:
     settings = read(recipe)["data"]
     if "file" in settings["init_args"]:
         return {"file": _write_csv(folder / "reviews.csv", rows)}
-    splits = {"train": rows[:96], "validation": rows[96:120], "test": rows[120:]}
-    if settings["class_path"] == "WikiText2":
-        for name, part in splits.items():
-            _write_jsonl(folder / f"{name}.jsonl", [{"text": x} for r in part for x in (" = A film = ", r["text"])])
-        return {"data_dir": str(folder)}
-    if settings["class_path"] == "ChatFiles":
-        return {
-            f"{name}_file": _write_jsonl(folder / f"{name}.jsonl", [_conversation(row["text"]) for row in part])
-            for name, part in splits.items()
-        }
-    for name, part in splits.items():
-        _write_csv(folder / f"{name}.csv", part)
+    kind = settings["class_path"]
+    for name, part in {"train": rows[:96], "validation": rows[96:120], "test": rows[120:]}.items():
+        if kind == "WikiText2":
+            lines = [{"text": text} for row in part for text in (" = A film = ", row["text"])]
+            write_jsonl(folder / f"{name}.jsonl", lines)
+        elif kind == "ChatFiles":
+            write_jsonl(folder / f"{name}.jsonl", [{"messages": turns(row["text"], "good")} for row in part])
+        else:
+            _write_csv(folder / f"{name}.csv", part)
+    if kind == "ChatFiles":
+        return {f"{name}_file": str(folder / f"{name}.jsonl") for name in ("train", "validation", "test")}
     return {"data_dir": str(folder)}
-
-
-def _conversation(text: str) -> dict[str, Any]:
-    return {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": "good"}]}
 
 
 def _write_csv(file: Path, rows: list[dict[str, Any]]) -> str:
@@ -148,9 +142,4 @@ def _write_csv(file: Path, rows: list[dict[str, Any]]) -> str:
         writer = csv.DictWriter(opened, ["text", "label"])
         writer.writeheader()
         writer.writerows(rows)
-    return str(file)
-
-
-def _write_jsonl(file: Path, rows: list[dict[str, Any]]) -> str:
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return str(file)

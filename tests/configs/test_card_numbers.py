@@ -9,7 +9,7 @@ from pathlib import Path
 import jsonargparse
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import LightningModule
 
 from peftlit.adapters import AdapterContext, attach
 from peftlit.backbone.architecture import head_modules
@@ -18,6 +18,7 @@ from peftlit.modules import PeftModule
 from peftlit.modules.build import count_parameters
 from tests import tiny
 from tests.configs.stand_ins import CONFIGS, RECIPES, header_of, labels_of, name_of, read, shape_of
+from tests.modules.cases import make_trainer
 
 COUNTS = {  # as the cards and their report state them, or as peft counts where there is no card
     "quickstart": (676_995, 23_391_366),
@@ -44,12 +45,11 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     settings = read(recipe)["model"]
     labels = labels_of(recipe)
     if labels is not None:
-        counts = {"class_counts": [1] * len(labels), "num_rows": len(labels)}
-        kind = "single_label_classification"
-        settings["init_args"]["data"] = {"problem_type": kind, "label_names": labels, **counts}
+        kind, count = "single_label_classification", len(labels)
+        facts = {"problem_type": kind, "label_names": labels, "class_counts": [1] * count, "num_rows": count}
+        settings["init_args"]["data"] = facts
     name = settings["init_args"]["backbone"]["name_or_path"]
-    shape = shape_of(recipe, folder, small=False)
-    settings["init_args"]["backbone"] |= {"name_or_path": None, "config": shape}
+    settings["init_args"]["backbone"] |= {"name_or_path": None, "config": shape_of(recipe, folder, small=False)}
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=LightningModule)
     module: PeftModule = parser.instantiate(parser.parse_object({"model": settings}))["model"]
@@ -58,8 +58,8 @@ def parameters(recipe: Path, folder: Path) -> dict[str, int]:
     of_heads = {n: p for n, p in meta_model.named_parameters() if n.split(".")[0] in heads}  # without what is tied
     fresh = list(of_heads) if module.pretrained_head and name in WITHOUT_LANGUAGE_HEAD else []
     head = sum(p.numel() for n, p in of_heads.items() if n in fresh or not module.pretrained_head)
-    context = AdapterContext(module.task_type, quantized=False, newly_initialized=fresh)
-    context = context._replace(excluded_modules=heads) if module.pretrained_head else context._replace(heads=heads)
+    parts = {"excluded_modules" if module.pretrained_head else "heads": heads}
+    context = AdapterContext(module.task_type, quantized=False, newly_initialized=fresh, **parts)
     module.model = attach(meta_model, module.method, context)
     assert {p.device.type for p in module.parameters()} == {"meta"}
     if module.head is not None:
@@ -106,21 +106,13 @@ class _OptimizerSteps(LightningModule):
     def training_step(self, batch, batch_idx):
         raise AssertionError("no step is to be made")
 
-    def validation_step(self, batch, batch_idx):
-        raise AssertionError("no step is to be made")
+    validation_step = training_step
 
 
 def optimizer_steps(data: Reviews, max_epochs: int, accumulate: int) -> int:
-    module = _OptimizerSteps()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    Trainer(
-        max_epochs=max_epochs,
-        accumulate_grad_batches=accumulate,
-        accelerator="cpu",
-        use_distributed_sampler=False,
-        num_sanity_val_steps=0,
-        **quiet,
-    ).fit(module, datamodule=data)
+    module, flags = _OptimizerSteps(), {"use_distributed_sampler": False, "num_sanity_val_steps": 0}
+    trainer = make_trainer(-1, max_epochs=max_epochs, accumulate_grad_batches=accumulate, **flags)
+    trainer.fit(module, datamodule=data)
     return module.steps
 
 
@@ -137,11 +129,8 @@ def test_the_fake_review_set_gives_stella_1820_steps_an_epoch(tmp_path) -> None:
     tiny.write_tokenizer(tmp_path / "tokenizer")
     data = Reviews(**{**options, "file": str(tmp_path / "reviews.csv"), "tokenizer": str(tmp_path / "tokenizer")})
     # 0.72 x 40,432 is 29,111; stratified, each label's 20,216 rows give 14,556 of 14,555.5
-    assert {split: len(rows) for split, rows in data.read().items()} == {
-        "train": 29_112,
-        "validation": 3_234,
-        "test": 8_086,
-    }
+    sizes = {split: len(rows) for split, rows in data.read().items()}
+    assert sizes == {"train": 29_112, "validation": 3_234, "test": 8_086}
     epochs, accumulate = trainer["max_epochs"], trainer["accumulate_grad_batches"]
     assert optimizer_steps(data, 1, accumulate) == 1_820
     assert optimizer_steps(data, epochs, accumulate) == 5_460

@@ -15,22 +15,10 @@ from peftlit.plugins import StopOnSignal
 
 
 def break_as_asked(without: str | None = None, batch: int = 0, rank: int = 0, what: str = "") -> None:
-    """Break something in this process and those that it forks.
-
-    Args:
-        without: A guard to take away.
-        batch: At which batch, from 1, something happens; 0 = at none.
-        rank: Of which rank.
-        what: What happens; ``reload check`` = the reload check fails.
-    """
+    """Take a guard away and break one batch (from 1; 0 = none) of a rank, in this process and those that it forks."""
     if without is not None:
-        GUARDS[without]()
+        setattr(*GUARDS[without])
     reload.compare_answers = _fail_check if what == "reload check" else lambda *_: reload.Reload(0.0, None)
-    if batch:
-        _break_batch(what, rank, batch)
-
-
-def _break_batch(what: str, rank: int, batch: int) -> None:
     whole, seen = AccumulationWindow.accumulate, []
 
     def add(self: AccumulationWindow, total: Any, weight: Any, trainer: Any) -> Any:
@@ -39,7 +27,8 @@ def _break_batch(what: str, rank: int, batch: int) -> None:
             total = _happen(what, total)
         return whole(self, total, weight, trainer)
 
-    AccumulationWindow.accumulate = add
+    if batch and what != "reload check":
+        AccumulationWindow.accumulate = add
 
 
 def _happen(what: str, total: Any) -> Any:
@@ -57,37 +46,19 @@ def _fail_check(*_: Any) -> None:
     raise ReloadError("the folder answers otherwise")
 
 
-def _part_in_peace() -> None:
-    distributed.fail_together = lambda launcher: contextlib.nullcontext()
+_stop_if_asked = StopOnSignal._stop_if_asked
 
 
-def _speak_all() -> None:
-    distributed.is_rank_zero = lambda: True
+def _hear_the_first_alone(self: StopOnSignal, trainer: Any) -> None:
+    self._asked *= trainer.is_global_zero
+    _stop_if_asked(self, trainer)
 
 
-def _hear_the_first_alone() -> None:
-    whole = StopOnSignal._stop_if_asked
-
-    def stop_if_asked(self: StopOnSignal, trainer: Any) -> None:
-        self._asked *= trainer.is_global_zero
-        whole(self, trainer)
-
-    StopOnSignal._stop_if_asked = stop_if_asked
-
-
-def _begin_the_epoch_anew() -> None:
-    TextDataModule.load_state_dict = lambda self, state_dict: None
-
-
-def _draw_anew() -> None:
-    random_states.restore = lambda states: None
-
-
-GUARDS: dict[str, Any] = {
-    "ending together": _part_in_peace,
-    "one voice": _speak_all,
-    "hearing each rank": _hear_the_first_alone,
-    "the place in the epoch": _begin_the_epoch_anew,
-    "the random states": _draw_anew,
+GUARDS: dict[str, tuple[Any, str, Any]] = {
+    "ending together": (distributed, "fail_together", lambda launcher: contextlib.nullcontext()),
+    "one voice": (distributed, "is_rank_zero", lambda: True),
+    "hearing each rank": (StopOnSignal, "_stop_if_asked", _hear_the_first_alone),
+    "the place in the epoch": (TextDataModule, "load_state_dict", lambda self, state_dict: None),
+    "the random states": (random_states, "restore", lambda states: None),
 }
-"""What takes each guard away."""
+"""Each guard: where it is, and what stands there when it is taken away."""

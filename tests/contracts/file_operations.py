@@ -22,13 +22,9 @@ _WRITTEN = 64
 def watch(folder: Path, log: Path, kill_at: int = 0) -> None:
     """Write down each operation before it is made; it can be undone by the end of the process only.
 
-    Operations are ``create``, ``write``, ``fsync``, ``rename``, ``mkdir``, ``remove``, ``rmdir`` and ``rmtree``.
-
-    Args:
-        folder: Where.
-        log: A file outside of it, for lines of an operation and its paths.
-        kill_at: Number of the operation at which the process is killed: before it, or, for ``write``, in the midst of
-            it, by the system's limit on the size of files; 0 = none.
+    The log, outside of the folder, gets lines of an operation (``create``, ``write``, ``fsync``, ``rename``, ``mkdir``,
+    ``remove``, ``rmdir``, ``rmtree``) and its paths. The process is killed at the operation of number ``kill_at``:
+    before it, or, for ``write``, in the midst of it, by the system's limit on the size of files; 0 = at none.
     """
     inside, descriptor = os.path.abspath(folder), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     seen = 0
@@ -69,20 +65,12 @@ def watch(folder: Path, log: Path, kill_at: int = 0) -> None:
 
 
 def was_killed(code: int) -> bool:
-    """Tell whether an exit code, negative for a signal, is that of a process that :func:`watch` has ended.
-
-    Args:
-        code: The exit code.
-    """
+    """Tell whether an exit code, negative for a signal, is that of a process that :func:`watch` has ended."""
     return code in (-signal.SIGKILL, -signal.SIGXFSZ)
 
 
 def in_child(action: Callable[[], None]) -> int:
-    """Do something in a process of its own and return its exit code, negative for a signal.
-
-    Args:
-        action: What to do.
-    """
+    """Do something in a process of its own and return its exit code, negative for a signal."""
     child = os.fork()
     if child == 0:
         try:

@@ -30,11 +30,7 @@ STORED: dict[str, dict[str, Any]] = {
 
 
 def positions(ranks: int) -> dict[str, str]:
-    """Name the instants at which runs are killed, in their order.
-
-    Args:
-        ranks: Processes, which share an epoch's batches.
-    """
+    """Name the instants at which runs are killed, in their order."""
     batches = BATCHES // ranks
     return {
         "inside a window": "train 0/2",
@@ -46,80 +42,46 @@ def positions(ranks: int) -> dict[str, str]:
     }
 
 
-def write(folder: Path, base: Path, kind: dict[str, Any], ranks: int) -> None:
-    """Write a run that saves at every step, keeps the best, and writes down its batches.
-
-    Args:
-        folder: A folder for it.
-        base: What ``write_base`` wrote.
-        kind: One of :data:`STORED`.
-        ranks: Processes.
-    """
-    ours = [{"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace")]
-    trainer = {**kind["trainer"], "callbacks": [BEST, EVERY_STEP, *ours], "devices": ranks}
-    write_run(folder, base, {**kind, "trainer": trainer})
+def write(folder: Path, base: Path, kind: dict[str, Any], ranks: int = 1) -> None:
+    """Write a run that can be killed and writes down its batches; it saves at every step and keeps the best."""
+    trainer = {"callbacks": [BEST, EVERY_STEP], "devices": ranks, **kind["trainer"]}
+    callbacks = [*trainer["callbacks"], *({"class_path": f"interruptions.{name}"} for name in ("KillAt", "Trace"))]
+    write_run(folder, base, {**kind, "trainer": {**trainer, "callbacks": callbacks}})
     shutil.copy(interruptions.__file__, folder)
 
 
 def run(folder: Path, *more: str, kill_at: str = "", ranks: int = 1, prepare: Callable[[], None] | None = None) -> int:
-    """Begin a run, or go on with it; return its exit code, negative for a signal.
-
-    Args:
-        folder: Where.
-        more: Further arguments.
-        kill_at: When.
-        ranks: Processes.
-        prepare: Called in the process first, where it is forked.
-    """
+    """Begin a run, or go on with it; return its exit code, negative for a signal."""
     if device.current == "cuda":  # which no fork may use after its parent
-        command = [sys.executable, "-m", "peftlit", *FIT, *more]
+        command, environment = [sys.executable, "-m", "peftlit", *FIT, *more], {**os.environ, "KILL_AT": kill_at}
         with (folder / "said.txt").open("w") as said:
-            done = subprocess.run(
-                command, cwd=folder, stdout=said, stderr=said, check=False, start_new_session=True,
-                env={**os.environ, "KILL_AT": kill_at},
-            )  # fmt: skip
-        return done.returncode
+            return subprocess.run(command, cwd=folder, stdout=said, stderr=said, start_new_session=True,
+                                  env=environment, check=False).returncode  # fmt: skip
 
     def in_child() -> None:
         os.environ["KILL_AT"] = kill_at
         if prepare is not None:
             prepare()
 
-    patience = 20.0 if ranks > 1 else 0.0
-    return peftlit_in(folder, *FIT, *more, prepare=in_child, ranks=ranks, others_may_take=patience).code
+    return peftlit_in(folder, *FIT, *more, prepare=in_child, ranks=ranks, others_may_take=20.0 * (ranks > 1)).code
 
 
 def traces(folder: Path) -> dict[str, str]:
-    """Return what every batch was and gave, the last time it was seen, by rank, epoch and number.
-
-    Args:
-        folder: Where the run was.
-    """
-    lines = [
-        (file.stem, line.split(" ", 1)) for file in folder.glob("trace_*.txt") for line in file.read_text().splitlines()
-    ]
-    return {f"{rank} {place}": rest for rank, (place, rest) in lines}
+    """Return what every batch was and gave, the last time it was seen, by rank, epoch and number."""
+    found = {}
+    for file in folder.glob("trace_*.txt"):
+        for line in file.read_text().splitlines():
+            place, rest = line.split(" ", 1)
+            found[f"{file.stem} {place}"] = rest
+    return found
 
 
 def killed_in_each_position(
-    whole: Path,
-    folder: Path,
-    base: Path,
-    kind: dict[str, Any],
-    ranks: int,
-    prepare: Callable[[], None] | None = None,
+    whole: Path, folder: Path, base: Path, kind: dict[str, Any], ranks: int, prepare: Callable[[], None] | None = None
 ) -> dict[str, list[str]]:
     """Kill a run in every position, go on each time, and say for each position what came out otherwise after it.
 
     It ends with the first position after which something did.
-
-    Args:
-        whole: Where the run that nothing has interrupted was.
-        folder: A folder for the other one.
-        base: What ``write_base`` wrote.
-        kind: One of :data:`STORED`.
-        ranks: Processes.
-        prepare: Called in every process that goes on.
     """
     write(folder, base, kind, ranks)
     wanted, odd, begun = traces(whole), {}, ""

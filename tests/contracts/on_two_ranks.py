@@ -16,6 +16,7 @@ from unittest.mock import patch
 import torch
 from peft import LoraConfig
 from safetensors.torch import save_file
+from torchmetrics import Metric
 
 from peftlit.adapters import FullFineTuning
 from peftlit.backbone import Backbone
@@ -29,7 +30,8 @@ from peftlit.modules.heads import PooledHead
 from peftlit.modules.optim import LinearWarmup
 from peftlit.plugins import FiniteGuard, TrainabilityGuard
 from peftlit.run.predictions import Predictions
-from tests.modules.cases import NF4, make_trainer, tokenizer
+from tests.modules.cases import LABELS, NF4, make_trainer, tokenizer
+from tests.modules.language_cases import NO_DROPOUT
 
 GLOBAL_BATCH = 8
 
@@ -82,42 +84,27 @@ def _gather_own(parts: list[Any], own: Any) -> None:
     parts[:] = [own, []]
 
 
-BREAKERS: dict[str, tuple[str, Any]] = {
+BREAKERS: dict[str, tuple[str, Any, str, Any]] = {
     "each rank counts its own rows": (
-        "head alone, short last batch",
-        lambda: patch.object(AccumulationWindow, "normalize_gradients", _count_own_rows),
-    ),
-    "the last batch is filled up for the ranks": (
-        "last batch of one row, accumulation",
-        lambda: patch.object(sampler, "_MIN_LAST_BATCH", 0),
-    ),
-    "every row to every rank": (
-        "plain",
-        lambda: patch.object(LengthGroupedSampler, "__iter__", _deal_every_row_to_every_rank),
-    ),
-    "each rank measures its own rows": (
-        "plain",
-        lambda: patch("torchmetrics.metric.Metric._sync_dist", lambda *_, **__: None),
-    ),
-    "each rank writes its own predictions": (
-        "plain",
-        lambda: patch("torch.distributed.all_gather_object", _gather_own),
-    ),
-}
-"""Guards to take away: in which case, and how."""
+        "head alone, short last batch", AccumulationWindow, "normalize_gradients", _count_own_rows),
+    "the last batch is filled up for the ranks": ("last batch of one row, accumulation", sampler, "_MIN_LAST_BATCH", 0),
+    "every row to every rank": ("plain", LengthGroupedSampler, "__iter__", _deal_every_row_to_every_rank),
+    "each rank measures its own rows": ("plain", Metric, "_sync_dist", lambda *_, **__: None),
+    "each rank writes its own predictions": ("plain", torch.distributed, "all_gather_object", _gather_own),
+}  # fmt: skip
+"""Guards to take away: in which case, where, and what stands there instead."""
 
 
 def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> None:
     """Train a case and test it; write weights, numbers and predictions to ``out``, under the name and this rank."""
-    case_name, breaker = BREAKERS.get(name, (name, nullcontext))
+    case_name, *broken = BREAKERS.get(name, (name,))
     case = CASES[case_name]
     torch.manual_seed(0)
-    no_dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     module = SequenceClassification(
-        Backbone(str(folder), config_overrides=no_dropout, **case.backbone),
+        Backbone(str(folder), config_overrides=NO_DROPOUT["bert"], **case.backbone),
         case.adapter,
         head=case.head(),
-        data=DataSpec(label_names=["negative", "positive"], pad_token_id=tokenizer(folder).pad_token_id),
+        data=DataSpec(label_names=LABELS, pad_token_id=tokenizer(folder).pad_token_id),
         optimizer=case.optimizer,
         scheduler=LinearWarmup(num_warmup_steps=1),
     )
@@ -132,7 +119,7 @@ def train(name: str, out: Path, folder: Path, data_dir: Path, ranks: int) -> Non
         -1, *callbacks, max_epochs=2, devices=ranks, accumulate_grad_batches=case.accumulate,
         use_distributed_sampler=False, log_every_n_steps=1,
     )  # fmt: skip
-    with breaker():
+    with patch.object(*broken) if broken else nullcontext():
         trainer.fit(module, datamodule=data)
         numbers: dict[str, Any] = {"steps": trainer.global_step}
         numbers |= {k: float(v) for k, v in trainer.callback_metrics.items()}

@@ -13,33 +13,19 @@ from tests.modules.cases import fit, weights_of
 
 
 class Recorded(Callback):
-    """What was seen while a module was trained.
-
-    Attributes:
-        module: The trained module.
-        trainer: Its trainer.
-        folder: Its backbone's folder.
-        before: Every parameter before the first step.
-        finite: Names of parameters that had a finite gradient that was not zero.
-        not_finite: Names of those that once had another one.
-        gradients: The dtypes of gradients.
-        outputs: The dtypes of what the head's last linear layer put out.
-        evaluating: For every training batch, the layers in evaluation mode.
-        validations: For every training batch, how many validations had been.
-        rates: The learning rate of every optimizer step.
-    """
+    """What was seen while a module was trained."""
 
     def __init__(self, module: Any, folder: Path) -> None:
         self.module, self.folder = module, folder
         self.trainer: Trainer
-        self.before: dict[str, torch.Tensor] = {}
-        self.finite: set[str] = set()
-        self.not_finite: set[str] = set()
+        self.before: dict[str, torch.Tensor] = {}  # every parameter before the first step
+        self.finite: set[str] = set()  # parameters that had a finite gradient that was not zero
+        self.not_finite: set[str] = set()  # those that once had another one
         self.gradients: set[torch.dtype] = set()
-        self.outputs: set[torch.dtype] = set()
-        self.evaluating: list[list[str]] = []
-        self.validations: list[int] = []
-        self.rates: list[float] = []
+        self.outputs: set[torch.dtype] = set()  # of the head's last linear layer
+        self.evaluating: list[list[str]] = []  # for every training batch, the layers in evaluation mode
+        self.validations: list[int] = []  # for every training batch, how many validations had been
+        self.rates: list[float] = []  # of every optimizer step
         self._validations = 0
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
@@ -60,26 +46,16 @@ class Recorded(Callback):
         for name, parameter in pl_module.named_parameters():
             if parameter.grad is not None:
                 self.gradients.add(parameter.grad.dtype)
-                finite = bool(parameter.grad.isfinite().all())
-                if not finite:
+                if not parameter.grad.isfinite().all():
                     self.not_finite.add(name)
-                elif bool(parameter.grad.any()):
+                elif parameter.grad.any():
                     self.finite.add(name)
 
 
 def record(
     module: Any, folder: Path, *callbacks: Callback, steps: int = 6, fit: Callable[..., Trainer] = fit, **arguments: Any
 ) -> Recorded:
-    """Train with a validation before the first step and after every second one.
-
-    Args:
-        module: The module.
-        folder: Its backbone's folder.
-        callbacks: Further callbacks.
-        steps: How many batches.
-        fit: What trains.
-        arguments: The trainer's.
-    """
+    """Train with a validation before the first step and after every second one."""
     seen = Recorded(module, folder)
     seen.trainer = fit(module, folder, steps, seen, *callbacks, **{"val_check_interval": 2, **arguments})
     return seen

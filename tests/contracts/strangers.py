@@ -9,7 +9,6 @@ import shutil
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,10 @@ SCORED, CHECKPOINT = "test of a run", "fit from a checkpoint"
 EXPORTS = (ADAPTER, HEAD, FULL, RANDOM)
 """Exports that answer a text; beside them, a run folder that is tested, and a checkpoint that a run goes on from."""
 
-WEIGHTS = {ADAPTER: "adapter_model", HEAD: "head", FULL: "model", RANDOM: "adapter_model"}
+WEIGHTS = {
+    ADAPTER: "adapter_model.safetensors", HEAD: "head.safetensors", FULL: "model.safetensors",
+    RANDOM: "adapter_model.safetensors",
+}  # fmt: skip
 TEN_GB = 10_000_000_000
 HUB = "hub"
 """Where huggingface_hub keeps what it downloaded."""
@@ -49,81 +51,78 @@ class Payload:
         return os.mkdir, (self.file,)
 
 
-def entries(file: str, **changes: Any) -> Spoil:
+def spoils(do: Callable[..., Any]) -> Callable[..., Spoil]:
+    """Let a function of a folder be given its other arguments before there is a folder."""
+    return lambda *arguments, **named: lambda folder: do(folder, *arguments, **named)
+
+
+@spoils
+def entries(folder: Path, file: str, **changes: Any) -> None:
     """Change entries of a JSON file."""
-
-    def spoil(folder: Path) -> None:
-        path = folder / file
-        path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-    return spoil
+    path = folder / file
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def edited(change: Callable[[dict[str, Any]], Any]) -> Spoil:
+@spoils
+def edited(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change what a checkpoint holds, and its digest with it."""
-
-    def spoil(folder: Path) -> None:
-        path = folder / "checkpoint.json"
-        header = json.loads(path.read_text())
-        tree = dict(header["tree"]["dict"])
-        change(tree)
-        header["tree"] = {"dict": [[key, value] for key, value in tree.items()]}
-        header["tree_sha256"] = sha256(json.dumps(header["tree"]).encode()).hexdigest()
-        path.write_text(json.dumps(header))
-
-    return spoil
+    path = folder / "checkpoint.json"
+    header = json.loads(path.read_text())
+    tree = dict(header["tree"]["dict"])
+    change(tree)
+    header["tree"] = {"dict": [[key, value] for key, value in tree.items()]}
+    header["tree_sha256"] = sha256(json.dumps(header["tree"]).encode()).hexdigest()
+    path.write_text(json.dumps(header))
 
 
-def inside(spoil: Spoil) -> Spoil:
+@spoils
+def inside(folder: Path, spoil: Spoil) -> None:
     """Do it to the adapter of a run."""
-    return lambda folder: spoil(folder / "adapter")
+    spoil(folder / "adapter")
 
 
-def content(file: str, text: str | bytes) -> Spoil:
-    """Replace a file."""
-    return lambda folder: (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode()) and None
+@spoils
+def content(folder: Path, file: str, text: str | bytes) -> None:
+    (folder / file).write_bytes(text if isinstance(text, bytes) else text.encode())
 
 
-def sparse(file: str, size: int = TEN_GB) -> Spoil:
-    """Replace a file by one that takes no room on the disk."""
-
-    def spoil(folder: Path) -> None:
-        with (folder / file).open("wb") as out:
-            out.truncate(size)
-
-    return spoil
+@spoils
+def sparse(folder: Path, file: str) -> None:
+    """Replace a file by one of 10 GB that takes no room on the disk."""
+    (folder / file).write_bytes(b"")
+    os.truncate(folder / file, TEN_GB)
 
 
-def link(file: str, target: str) -> Spoil:
-    """Replace a file by a link."""
-
-    def spoil(folder: Path) -> None:
-        (folder / file).unlink(missing_ok=True)
-        (folder / file).symlink_to(target)
-
-    return spoil
+@spoils
+def link(folder: Path, file: str, target: str) -> None:
+    (folder / file).unlink(missing_ok=True)
+    (folder / file).symlink_to(target)
 
 
-def fifo(file: str, folder: Path) -> None:
+@spoils
+def fifo(folder: Path, file: str) -> None:
     (folder / file).unlink(missing_ok=True)
     os.mkfifo(folder / file)
 
 
-def remove(file: str, folder: Path) -> None:
+@spoils
+def remove(folder: Path, file: str) -> None:
     (folder / file).unlink()
+
+
+PICKLES = "adapter_model.bin pytorch_model.bin head.bin model.bin optimizer.pt training_args.bin"
 
 
 def pickles(folder: Path) -> None:
     """Put pickles beside, under the names that libraries look for."""
-    for name in (
-        "adapter_model.bin",
-        "pytorch_model.bin",
-        "head.bin",
-        "model.bin",
-        "optimizer.pt",
-        "training_args.bin",
-    ):
+    for name in PICKLES.split():
         (folder / name).write_bytes(pickle.dumps(Payload(f"{folder}/unpickled")))
+
+
+@spoils
+def pickles_instead(folder: Path, file: str) -> None:
+    pickles(folder)
+    (folder / file).unlink()
 
 
 def a_pickle(folder: Path) -> None:
@@ -132,22 +131,15 @@ def a_pickle(folder: Path) -> None:
     torch.save({"state_dict": Payload(f"{folder}.unpickled")}, folder)
 
 
-def tensors_of(folder: Path) -> str:
-    return next(file.name for file in folder.glob("tensors-*"))
-
-
-def tensors(spoil: Callable[[str], Spoil]) -> Spoil:
+@spoils
+def tensors(folder: Path, spoil: Callable[[str], Spoil]) -> None:
     """Do something to a checkpoint's tensors."""
-    return lambda folder: spoil(tensors_of(folder))(folder)
+    spoil(next(file.name for file in folder.glob("tensors-*")))(folder)
 
 
-def pickles_instead(kind: str, folder: Path) -> None:
-    pickles(folder)
-    (folder / f"{WEIGHTS[kind]}.safetensors").unlink()
-
-
-def changed_bytes(change: Callable[[bytearray], bytes | bytearray], folder: Path, kind: str = ADAPTER) -> None:
-    path = folder / f"{WEIGHTS[kind]}.safetensors"
+@spoils
+def changed_bytes(folder: Path, change: Callable[[bytearray], bytes | bytearray], kind: str = ADAPTER) -> None:
+    path = folder / WEIGHTS[kind]
     path.write_bytes(change(bytearray(path.read_bytes())))
 
 
@@ -161,65 +153,46 @@ def flipped(at: int) -> Callable[[bytearray], bytearray]:
     return change
 
 
-def header(change: Callable[[dict[str, Any]], None]) -> Callable[[bytearray], bytes]:
-    """Change a safetensors file's header."""
-
-    def changed(data: bytearray) -> bytes:
-        length = struct.unpack("<Q", data[:8])[0]
-        tensors = json.loads(data[8 : 8 + length])
-        change(tensors)
-        text = json.dumps(tensors).encode()
-        return struct.pack("<Q", len(text)) + text + data[8 + length :]
-
-    return changed
-
-
-def huge(tensors: dict[str, Any]) -> None:
+def huge_shapes(data: bytearray) -> bytes:
+    """Let the header of a safetensors file say that a tensor is larger than the file."""
+    length = struct.unpack("<Q", data[:8])[0]
+    tensors = json.loads(data[8 : 8 + length])
     next(value for name, value in tensors.items() if name != "__metadata__")["shape"] = [1 << 40, 1 << 20]
+    text = json.dumps(tensors).encode()
+    return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 
 def deep(key: str = "a") -> str:
     return f'{{"{key}":' * 200_000 + "1" + "}" * 200_000
 
 
-def hub(fill: Callable[[Path], None]) -> Spoil:
-    """Name a base model of the hub that was downloaded before: the one that was there, copied and changed."""
-
-    def spoil(folder: Path) -> None:
-        base(fill)(folder)
-        name = f"model{folder.name}"
-        cache = folder.parent / HUB / f"models--stranger--{name}"
-        (cache / "refs").mkdir(parents=True)
-        (cache / "refs" / "main").write_text("0" * 40)
-        (cache / "snapshots").mkdir()
-        (folder / "base").rename(cache / "snapshots" / ("0" * 40))
-        entries("backbone.json", base_model_name_or_path=f"stranger/{name}")(folder)
-
-    return spoil
-
-
 def one_text(mebibytes: int) -> str:
     return f'{{"a": "{"a" * (mebibytes << 20)}"}}'
 
 
-def base(fill: Callable[[Path], None]) -> Spoil:
+@spoils
+def base(folder: Path, fill: Callable[[Path], None]) -> None:
     """Name a base model that lies in the folder: the one that was there, copied and changed."""
-
-    def spoil(folder: Path) -> None:
-        record = json.loads((folder / "backbone.json").read_text())
-        own = folder / "base"
-        own.mkdir()
-        for file in Path(record["base_model_name_or_path"]).iterdir():
-            (own / file.name).write_bytes(file.read_bytes())
-        fill(own)
-        entries("backbone.json", base_model_name_or_path=str(own), trust_remote_code=True)(folder)
-
-    return spoil
+    record, own = json.loads((folder / "backbone.json").read_text()), folder / "base"
+    shutil.copytree(record["base_model_name_or_path"], own)
+    fill(own)
+    entries("backbone.json", base_model_name_or_path=str(own), trust_remote_code=True)(folder)
 
 
-def only_pickles(own: Path) -> None:
-    pickles(own)
-    (own / "model.safetensors").unlink()
+@spoils
+def hub(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Name a base model of the hub that was downloaded before: the one that was there, copied and changed."""
+    base(fill)(folder)
+    name = f"model{folder.name}"
+    cache = folder.parent / HUB / f"models--stranger--{name}"
+    (cache / "refs").mkdir(parents=True)
+    (cache / "refs" / "main").write_text("0" * 40)
+    (cache / "snapshots").mkdir()
+    (folder / "base").rename(cache / "snapshots" / ("0" * 40))
+    entries("backbone.json", base_model_name_or_path=f"stranger/{name}")(folder)
+
+
+only_pickles = pickles_instead("model.safetensors")
 
 
 def pickles_by_index(own: Path) -> None:
@@ -236,36 +209,40 @@ def embedded_adapter(own: Path) -> None:
     (own / "adapter_config.json").write_text(json.dumps(config))
 
 
+CODE = content("stranger.py", "raise AssertionError('imported')")
+
+
 def code(own: Path) -> None:
-    (own / "stranger.py").write_text("raise AssertionError('imported')")
+    CODE(own)
     kinds = ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")
     entries("config.json", model_type="stranger", auto_map=dict.fromkeys(kinds, "stranger.Stranger"))(own)
 
 
 def tokenizer_code(folder: Path) -> None:
-    (folder / "stranger.py").write_text("raise AssertionError('imported')")
+    CODE(folder)
     entries("tokenizer_config.json", auto_map={"AutoTokenizer": ["stranger.Stranger", "stranger.Stranger"]})(folder)
+
+
+def peft_config(folder: Path, method: str, **settings: Any) -> None:
+    config = {"peft_type": method, "task_type": "SEQ_CLS", **settings}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
 
 
 def prompt(folder: Path) -> None:
     """Ask for first values from a pickle."""
     pickles(folder)
-    config = {
-        "peft_type": "MULTITASK_PROMPT_TUNING", "task_type": "SEQ_CLS", "num_virtual_tokens": 4,
-        "prompt_tuning_init": "EXACT_SOURCE_TASK", "prompt_tuning_init_state_dict_path": f"{folder}/head.bin",
-    }  # fmt: skip
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    first = {"prompt_tuning_init": "EXACT_SOURCE_TASK", "prompt_tuning_init_state_dict_path": f"{folder}/head.bin"}
+    peft_config(folder, "MULTITASK_PROMPT_TUNING", num_virtual_tokens=4, **first)
 
 
 def other_adapters(folder: Path) -> None:
     """Ask peft for a mixture of adapters that are pickles."""
     pickles(folder)
     entries("backbone.json", config_overrides={"use_cache": False})(folder)
-    config = {"peft_type": "XLORA", "task_type": "SEQ_CLS", "hidden_size": 32, "adapters": {"a": str(folder / "own")}}
     (folder / "own").mkdir()
-    shutil.copy(folder / "adapter_config.json", folder / "own")
-    shutil.copy(folder / "adapter_model.bin", folder / "own")
-    (folder / "adapter_config.json").write_text(json.dumps(config))
+    for file in ("adapter_config.json", "adapter_model.bin"):
+        shutil.copy(folder / file, folder / "own")
+    peft_config(folder, "XLORA", hidden_size=32, adapters={"a": str(folder / "own")})
 
 
 def another_model(folder: Path) -> None:
@@ -274,20 +251,20 @@ def another_model(folder: Path) -> None:
     named = "base_model_name_or_path"
     entries("backbone.json", **{named: json.loads((folder / "adapter_config.json").read_text())[named]})(folder)
     layers = {"target_modules": r"bert\.encoder\.layer\.\d+", "shadow_model": str(folder / "base")}
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "SHADOW", "task_type": "SEQ_CLS", **layers}))
+    peft_config(folder, "SHADOW", **layers)
 
 
 RECORD, PEFT, TOKENIZER = "problem.json", "adapter_config.json", "tokenizer_config.json"
 BACKBONE, QUANTIZATION, OWN_HEAD = "backbone.json", "quantization_config.json", "head.json"
 RANDOM_BASE, TREE, METRICS = "random_base/config.json", "checkpoint.json", "metrics.json"
-FIRST = f"{WEIGHTS[ADAPTER]}.safetensors"
+FIRST = WEIGHTS[ADAPTER]
 KERNEL = "stranger/kernel"
 DAMAGES: list[tuple[str, Callable[[bytearray], bytes | bytearray], str]] = [
     ("half of the weights", lambda d: d[: len(d) // 2], ""),
     ("no bytes", lambda d: b"", ""),
     ("a bit of the header", flipped(12), ""),
     ("a bit of the weights", flipped(-2), "not what was written (SHA256SUMS)"),
-    ("shapes beyond the file", header(huge), ""),
+    ("shapes beyond the file", huge_shapes, ""),
 ]
 NO_RECORDS = (("no JSON", "{"), ("a list", "[]"), ("deep", deep()), ("no text", b"\xff\xfe\x00"))
 
@@ -295,7 +272,7 @@ STRANGERS = [
     *[Stranger("untouched", lambda folder: None, kind=kind) for kind in (*EXPORTS, SCORED, CHECKPOINT)],
     # pickles
     *[Stranger("pickles beside", pickles, kind=kind) for kind in (*EXPORTS, CHECKPOINT)],
-    *[Stranger("pickles instead", partial(pickles_instead, kind), said, kind)
+    *[Stranger("pickles instead", pickles_instead(WEIGHTS[kind]), said, kind)
       for kind, said in ((ADAPTER, "holds no "), (HEAD, ""), (FULL, ""), (RANDOM, "holds no "))],
     Stranger("a base of pickles", base(only_pickles), "weights in another format are pickles"),
     Stranger("a base whose index names pickles", base(pickles_by_index), "names other files than safetensors"),
@@ -327,14 +304,14 @@ STRANGERS = [
     # links and special files
     *[Stranger(f"a link to {to}", link(file, to), "is a symbolic link")
       for file, to in ((RECORD, "/etc/passwd"), (FIRST, "/dev/zero"), ("tokenizer.json", "/etc/passwd"), ("x", ".."))],
-    Stranger("a fifo", partial(fifo, "tokenizer.json"), "neither a file nor a folder"),
-    Stranger("a fifo for weights", partial(fifo, FIRST), "neither a file nor a folder"),
+    Stranger("a fifo", fifo("tokenizer.json"), "neither a file nor a folder"),
+    Stranger("a fifo for weights", fifo(FIRST), "neither a file nor a folder"),
     # damaged weights
-    Stranger("a header of 10 GB", partial(changed_bytes, lambda d: struct.pack("<Q", TEN_GB) + d[8:]), "damaged"),
-    *[Stranger(name, partial(changed_bytes, change), said) for name, change, said in DAMAGES],
-    *[Stranger(name, partial(changed_bytes, change, kind=kind), said, kind)  # each kind of weights, read in its own way
+    Stranger("a header of 10 GB", changed_bytes(lambda d: struct.pack("<Q", TEN_GB) + d[8:]), "damaged"),
+    *[Stranger(name, changed_bytes(change), said) for name, change, said in DAMAGES],
+    *[Stranger(name, changed_bytes(change, kind), said, kind)  # each kind of weights, read in its own way
       for kind in (HEAD, FULL, RANDOM) for name, change, said in DAMAGES[2:4]],
-    Stranger("no digests, as earlier versions wrote none", partial(remove, "SHA256SUMS")),
+    Stranger("no digests, as earlier versions wrote none", remove("SHA256SUMS")),
     # records
     *[Stranger(f"{RECORD}: {name}", content(RECORD, text), RECORD) for name, text in NO_RECORDS],
     *[Stranger(f"{file}: {name}", content(file, text), file, HEAD if file == OWN_HEAD else ADAPTER)
@@ -365,27 +342,27 @@ STRANGERS = [
     # a run folder that is tested
     *[Stranger(name, inside(spoil), said, SCORED) for name, spoil, said in (
         ("pickles beside", pickles, None),
-        ("pickles instead", partial(pickles_instead, ADAPTER), "holds no "),
+        ("pickles instead", pickles_instead(FIRST), "holds no "),
         ("a link", link(FIRST, "/dev/zero"), "is a symbolic link"),
         ("a link for a record", link(RECORD, "/etc/passwd"), "is a symbolic link"),
-        ("a fifo", partial(fifo, FIRST), "neither a file nor a folder"),
+        ("a fifo", fifo(FIRST), "neither a file nor a folder"),
         ("a record of 10 GB", sparse(RECORD), "too many for a file"),
         ("an empty record", content(RECORD, "{}"), None),
     )],
-    *[Stranger(name, inside(partial(changed_bytes, change)), said, SCORED) for name, change, said in DAMAGES[2:4]],
+    *[Stranger(name, inside(changed_bytes(change)), said, SCORED) for name, change, said in DAMAGES[2:4]],
     *[Stranger(f"{METRICS}: {name}", content(METRICS, text), METRICS, SCORED) for name, text in NO_RECORDS],
     Stranger(f"{METRICS}: 10 GB", sparse(METRICS), "too many for a record", SCORED),
     *[Stranger(f"{file} leads elsewhere", link(file, "../elsewhere"), "is no plain file", SCORED)
       for file in (METRICS, "predictions.csv", "confusion_matrix.png")],
-    Stranger("a fifo for a picture", partial(fifo, "confusion_matrix.png"), "is no plain file", SCORED),
+    Stranger("a fifo for a picture", fifo("confusion_matrix.png"), "is no plain file", SCORED),
     # a checkpoint
     *[Stranger(name, spoil, said, CHECKPOINT) for name, spoil, said in (
         ("a pickle", a_pickle, "no peftlit checkpoint"),
-        ("no tree", partial(remove, TREE), "no peftlit checkpoint"),
+        ("no tree", remove(TREE), "no peftlit checkpoint"),
         ("a link", link(TREE, "/etc/passwd"), "is a symbolic link"),
         ("a link for tensors", tensors(lambda file: link(file, "/dev/zero")), "is a symbolic link"),
-        ("a fifo", partial(fifo, TREE), "neither a file nor a folder"),
-        ("a fifo for tensors", tensors(lambda file: partial(fifo, file)), "neither a file nor a folder"),
+        ("a fifo", fifo(TREE), "neither a file nor a folder"),
+        ("a fifo for tensors", tensors(fifo), "neither a file nor a folder"),
         ("10 GB of JSON", sparse(TREE), "too many for a file"),
         ("70 MB of JSON", content(TREE, one_text(70)), "too many for a file"),
         ("deep JSON", content(TREE, deep()), "is damaged"),

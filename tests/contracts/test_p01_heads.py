@@ -9,24 +9,15 @@ import pytest
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
-from transformers import AutoConfig, AutoModelForMaskedLM
+from transformers import AutoConfig, AutoModelForMaskedLM, BitsAndBytesConfig
 
 from peftlit.adapters import attach as attach_adapter
 from peftlit.backbone import Backbone
-from peftlit.batch import DataSpec
 from peftlit.errors import AdapterError, PeftlitError
 from peftlit.export.write import export
-from peftlit.modules import SequenceClassification, build
+from peftlit.modules import build
 from tests.contracts.recorded import Recorded, record
-from tests.modules.cases import (
-    LABELS,
-    NF4,
-    RED,
-    Case,
-    make_module,
-    read,
-    tokenizer,
-)  # fmt: skip
+from tests.modules.cases import NF4, RED, Case, make_module, read, tokenizer
 
 HEADS = {
     "bert": ["classifier"],
@@ -41,25 +32,35 @@ HEADS = {
 }
 
 
-def trained_copy(module: SequenceClassification, head: str) -> torch.nn.Module:
-    """The head's weights that train: peft keeps a copy of its own."""
-    model: Any = module.model
-    found = (model.get_base_model() if hasattr(model, "peft_config") else model).get_submodule(head)
-    return found.modules_to_save["default"] if hasattr(found, "modules_to_save") else found
+def unwrapped(module: Any) -> Any:
+    """The model without peft's wrapper."""
+    return module.model.get_base_model() if hasattr(module.model, "peft_config") else module.model
+
+
+def is_quantized(layer: torch.nn.Module) -> bool:
+    return type(layer).__name__ in ("Linear4bit", "Linear8bitLt")
+
+
+def check_storage(module: Any) -> None:
+    quantized = any(map(is_quantized, module.model.modules()))
+    assert quantized == (module.backbone.quantization is not None), "the backbone is not stored as asked"
+
+
+def check_neither_adapted_nor_quantized(name: str, layer: torch.nn.Module) -> None:
+    assert not isinstance(layer, BaseTunerLayer), f"{name} is adapted"
+    assert not is_quantized(layer), f"{name} is quantized"
 
 
 def contract_heads(seen: Recorded, heads: list[str], out: Path) -> None:
-    module = seen.module
-    kinds = [type(layer).__name__ for layer in module.model.modules()]
-    quantized = [kind for kind in kinds if kind in ("Linear4bit", "Linear8bitLt")]
-    assert bool(quantized) == (module.backbone.quantization is not None), "the backbone is not stored as asked"
-    export(module, tokenizer(seen.folder), out, {})
+    check_storage(seen.module)
+    export(seen.module, tokenizer(seen.folder), out, {})
     saved = read(out)
     for head in heads:
-        trained = trained_copy(module, head)
+        trained = unwrapped(seen.module).get_submodule(head)
+        if hasattr(trained, "modules_to_save"):  # peft keeps a copy of its own
+            trained = trained.modules_to_save["default"]
         for name, layer in trained.named_modules():
-            assert not isinstance(layer, BaseTunerLayer), f"{head}.{name} is adapted"
-            assert type(layer).__name__ not in ("Linear4bit", "Linear8bitLt"), f"{head}.{name} is quantized"
+            check_neither_adapted_nor_quantized(f"{head}.{name}", layer)
         weights = dict(trained.named_parameters())
         assert weights, f"{head} has no weights"
         for name, weight in weights.items():
@@ -69,46 +70,28 @@ def contract_heads(seen: Recorded, heads: list[str], out: Path) -> None:
             assert any(torch.equal(value, weight) for value in files), f"{head}.{name} is not saved"
 
 
-@pytest.fixture
-def without_pooler(tmp_path, model_folder) -> Path:
-    """BERT weights as a masked language model saves them: no pooler."""
-    folder = tmp_path / "masked"
-    config = AutoConfig.from_pretrained(model_folder("bert"))
-    AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
-    tokenizer(model_folder("bert")).save_pretrained(folder)
-    return folder
-
-
 @pytest.mark.parametrize("case", [Case("bert", "lora", NF4), Case("bert", "none", NF4), Case("bert", "hira")], ids=str)
-def test_p01_a_pooler_that_the_weights_lack_counts_as_head(case, without_pooler, tmp_path):
-    seen = record(make_module(case, without_pooler), without_pooler, steps=2)
-    contract_heads(seen, ["bert.pooler", "classifier"], tmp_path / "out")
+def test_p01_a_pooler_that_the_weights_lack_counts_as_head(case, bert, tmp_path):
+    folder = tmp_path / "masked"
+    AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(bert)).save_pretrained(folder)  # without a pooler
+    tokenizer(bert).save_pretrained(folder)
+    contract_heads(record(make_module(case, folder), folder, steps=2), ["bert.pooler", "classifier"], tmp_path / "out")
 
 
-def test_p01_a_pooler_that_the_weights_bring_stays_frozen(model_folder):
-    module = make_module(Case("bert", "lora"), model_folder("bert"))
-    module.configure_model()
-    assert not [n for n, p in module.named_parameters() if p.requires_grad and "pooler" in n]
-
-
-def test_p01_the_pretrained_pooler_is_not_quantized(model_folder):
-    module = make_module(Case("bert", "lora", NF4), model_folder("bert"))
-    module.configure_model()
-    assert type(module.model.get_base_model().bert.pooler.dense).__name__ == "Linear"
+def test_p01_a_pooler_that_the_weights_bring_stays_frozen_and_is_not_quantized(bert):
+    for quantization in (None, NF4):
+        module = make_module(Case("bert", "lora", quantization), bert)
+        module.configure_model()
+        assert not [n for n, p in module.named_parameters() if p.requires_grad and "pooler" in n]
+        assert not is_quantized(module.model.get_base_model().bert.pooler.dense)
 
 
 def test_p01_the_library_of_a_user_may_choose_its_own_quantization_and_heads_stay_float(model_folder, tmp_path):
-    from transformers import BitsAndBytesConfig
-
     own = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4", llm_int8_skip_modules=["out_lin"])
-    folder = model_folder("distilbert")
-    module = SequenceClassification(
-        Backbone(str(folder), quantization=own),
-        LoraConfig(target_modules=["q_lin"]),
-        data=DataSpec(label_names=LABELS, pad_token_id=1),
-    )
+    folder, adapter = model_folder("distilbert"), LoraConfig(target_modules=["q_lin"])
+    module = make_module(Case("distilbert", "lora", own), folder, adapter=adapter)
     contract_heads(record(module, folder, steps=2), HEADS["distilbert"], tmp_path / "adapter")
-    assert type(module.model.get_base_model().distilbert.transformer.layer[0].attention.out_lin).__name__ == "Linear"
+    assert not is_quantized(module.model.get_base_model().distilbert.transformer.layer[0].attention.out_lin)
     assert own.llm_int8_skip_modules == ["out_lin"], "the user's object was changed"
 
 
@@ -136,20 +119,25 @@ def test_p01_targets_that_reach_into_a_head_are_refused_or_leave_it_alone(family
         contract_heads(record(module, folder, steps=2), HEADS[family], tmp_path / "adapter")
 
 
+def skip_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep nothing out of quantization."""
+    whole = Backbone.quantization_config
+
+    def nothing_skipped(self: Backbone, skip_modules: list[str], device_type: str) -> Any:
+        config: Any = whole(self, skip_modules, device_type)
+        config.llm_int8_skip_modules = []
+        return config
+
+    monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
+
+
 QUANTIZED = [Case("bert", "none", NF4), Case("distilbert", "lora", NF4), Case("deberta-v3", "lora", "int8"),
              Case("custom-code", "lora", NF4)]  # fmt: skip
 
 
 @pytest.mark.parametrize("case", QUANTIZED, ids=str)
 def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folder, monkeypatch, tmp_path):
-    whole = Backbone.quantization_config
-
-    def nothing_skipped(self: Backbone, skip_modules: list[str], device_type: str) -> Any:
-        config = whole(self, skip_modules, device_type)
-        config.llm_int8_skip_modules = []
-        return config
-
-    monkeypatch.setattr(Backbone, "quantization_config", nothing_skipped)
+    skip_nothing(monkeypatch)
     folder = model_folder(case.family)
     with pytest.raises((*RED, RuntimeError, PeftlitError)):
         contract_heads(record(make_module(case, folder), folder, steps=2), HEADS[case.family], tmp_path / "adapter")
@@ -157,11 +145,10 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
 
 @pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
 def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        build,
-        "attach",
-        lambda model, method, context, _: attach_adapter(model, method, context._replace(heads=[])),
-    )
+    def without_heads(model: Any, method: Any, context: Any, _: Any) -> Any:
+        return attach_adapter(model, method, context._replace(heads=[]))
+
+    monkeypatch.setattr(build, "attach", without_heads)
     folder = model_folder(family)
     seen = record(make_module(Case(family, "lora"), folder), folder, steps=2)
     with pytest.raises(AssertionError, match=f"{frozen}.* is frozen"):

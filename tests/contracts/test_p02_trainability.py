@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,16 +12,16 @@ from transformers import Adafactor
 
 from peftlit.backbone import weights
 from peftlit.errors import TrainabilityError
-from peftlit.modules import SequenceClassification
+from peftlit.modules.base import PeftModule
 from peftlit.modules.optim import LinearWarmup, learning_rate
 from peftlit.plugins import AdapterPrecision, TrainabilityGuard
 from tests import tiny
 from tests.contracts.recorded import Recorded, record
+from tests.contracts.test_p03_dropout import contract_dropout
 from tests.modules.cases import NF4, RED, Case, fit, make_module
+from tests.modules.language_cases import TWO_TOKENS, fit_language, lora, make_language_module
 
-NEEDS_REPACKING_CPU = pytest.mark.skipif(
-    not torch.cpu._is_avx512_bf16_supported(), reason="bitsandbytes repacks 4-bit weights on AVX512-BF16 CPUs only"
-)
+LORA = Case("bert", "lora")
 
 
 def contract_trainability(seen: Recorded) -> None:
@@ -35,74 +36,70 @@ def contract_trainability(seen: Recorded) -> None:
 
 
 def test_p02_gradient_checkpointing_gives_the_same_weights(model_folder):
-    results = []
+    folder, results = model_folder("llama"), []
     for gradient_checkpointing in (False, True):
-        torch.manual_seed(0)
-        module = make_module(
-            Case("llama", "lora", NF4),
-            model_folder("llama"),
-            backbone={"gradient_checkpointing": gradient_checkpointing},
-            adapter=Case("llama", "lora").peft(lora_dropout=0.0),
-        )
-        fit(module, model_folder("llama"), 3)
+        adapter = Case("llama", "lora").peft(lora_dropout=0.0)
+        backbone = {"gradient_checkpointing": gradient_checkpointing}
+        module = make_module(Case("llama", "lora", NF4), folder, backbone=backbone, adapter=adapter)
+        fit(module, folder, 3)
         results.append({name: p for name, p in module.named_parameters() if p.requires_grad})
         assert getattr(module.model, "is_gradient_checkpointing", None) == gradient_checkpointing
     for name, weight in results[0].items():
         torch.testing.assert_close(weight, results[1][name], rtol=1e-5, atol=1e-6)
 
 
-def test_p02_an_optimizer_that_finds_its_own_rate_is_judged_too(model_folder, caplog):
-    module = make_module(Case("bert", "lora"), model_folder("bert"), optimizer=Adafactor)
+def test_p02_an_optimizer_that_finds_its_own_rate_is_judged_too(bert, caplog):
     with caplog.at_level("INFO", "peftlit"):
-        trainer = fit(module, model_folder("bert"), 5, TrainabilityGuard())
+        trainer = fit(make_module(LORA, bert, optimizer=Adafactor), bert, 5, TrainabilityGuard())
     assert learning_rate(trainer.optimizers[0]) is None
     assert "every trainable tensor learns" in caplog.text
 
 
-def test_p02_warmup_steps_at_learning_rate_zero_are_not_judged(model_folder):
-    folder, guard = model_folder("bert"), TrainabilityGuard(num_steps=2)
-    module = make_module(Case("bert", "lora"), folder, scheduler=LinearWarmup(num_warmup_steps=3))
-    contract_trainability(record(module, folder, guard))
+def test_p02_warmup_steps_at_learning_rate_zero_are_not_judged(bert):
+    module = make_module(LORA, bert, scheduler=LinearWarmup(num_warmup_steps=3))
+    contract_trainability(record(module, bert, TrainabilityGuard(num_steps=2)))
 
 
-def adapter_layer(module: SequenceClassification, kind: str) -> tuple[str, torch.nn.Module]:
+def change_output(module: Any, kind: str, change: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Change what a layer of the adapter puts out; return the layer's name."""
     module.configure_model()
-    return next((n, m) for n, m in module.named_modules() if n.endswith(f"{kind}.default"))
+    name, layer = next((n, m) for n, m in module.named_modules() if n.endswith(f"{kind}.default"))
+    layer.register_forward_hook(lambda _, __, output: change(output))
+    return name
 
 
-DETACHED = [Case("bert", "lora"), Case("llama", "lora", NF4), Case("qwen3", "lora", "int8"),
-            Case("custom-code", "dora", NF4)]  # fmt: skip
+def detach(module: Any) -> str:
+    return change_output(module, "lora_A", torch.Tensor.detach)
+
+
+DETACHED = [LORA, Case("llama", "lora", NF4), Case("qwen3", "lora", "int8"), Case("custom-code", "dora", NF4)]
 
 
 @pytest.mark.parametrize("case", DETACHED, ids=str)
 def test_p02_a_detached_adapter_stops_the_run_by_name(case, model_folder):
     folder = model_folder(case.family)
     module = make_module(case, folder)
-    name, layer = adapter_layer(module, "lora_A")
-    layer.register_forward_hook(lambda _, __, output: output.detach())
+    name = detach(module)
     with pytest.raises(TrainabilityError, match=rf"{name}\.weight trains but had no finite gradient"):
         fit(module, folder, 6, TrainabilityGuard())
 
 
-def test_p02_a_loss_that_is_not_finite_stops_the_run(model_folder):
-    folder = model_folder("bert")
-    module = make_module(Case("bert", "lora"), folder)
-    _, layer = adapter_layer(module, "lora_B")
-    layer.register_forward_hook(lambda _, __, output: output * float("nan"))
+def test_p02_a_loss_that_is_not_finite_stops_the_run(bert):
+    module = make_module(LORA, bert)
+    change_output(module, "lora_B", lambda output: output * float("nan"))
     with pytest.raises(TrainabilityError, match="the loss is not finite"):
-        fit(module, folder, 6, TrainabilityGuard())
+        fit(module, bert, 6, TrainabilityGuard())
 
 
-def test_p02_a_trainable_tensor_that_the_optimizer_does_not_hold_stops_the_run(model_folder):
-    folder = model_folder("bert")
-    module = make_module(
-        Case("bert", "lora"), folder, optimizer=lambda groups: torch.optim.AdamW(groups[0]["params"][:-1], lr=1e-2)
-    )
+def test_p02_a_trainable_tensor_that_the_optimizer_does_not_hold_stops_the_run(bert):
+    def all_but_one(groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups[0]["params"][:-1], lr=1e-2)
+
     with pytest.raises(TrainabilityError, match="trains but did not move"):
-        fit(module, folder, 6, TrainabilityGuard())
+        fit(make_module(LORA, bert, optimizer=all_but_one), bert, 6, TrainabilityGuard())
 
 
-@pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
+@pytest.mark.parametrize("case", [LORA, Case("llama", "lora", NF4)], ids=str)
 def test_p02_a_frozen_tensor_that_moves_stops_the_run_by_name(case, model_folder):
     class Meddle(Callback):
         def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
@@ -113,14 +110,24 @@ def test_p02_a_frozen_tensor_that_moves_stops_the_run_by_name(case, model_folder
         fit(make_module(case, folder), folder, 6, Meddle(), TrainabilityGuard())
 
 
-def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(model_folder):
-    folder, precision = model_folder("bert"), AdapterPrecision("16-mixed", "cpu")
+def test_p02_steps_that_the_float16_scaler_skips_are_not_judged(bert):
+    precision = AdapterPrecision("16-mixed", "cpu")
     precision.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, backoff_factor=2.0**-5)
-    fit(make_module(Case("bert", "lora"), folder), folder, 12, TrainabilityGuard(), precision=precision)
+    fit(make_module(LORA, bert), bert, 12, TrainabilityGuard(), precision=precision)
     assert precision.skipped_steps >= 4
 
 
-@NEEDS_REPACKING_CPU
+def test_p02_the_guard_judges_once_and_lets_a_second_fit_be_judged_again(bert):
+    module, guard = make_module(LORA, bert), TrainabilityGuard(num_steps=2)
+    fit(module, bert, 4, guard)
+    detach(module)
+    with pytest.raises(TrainabilityError):
+        fit(module, bert, 4, guard)
+
+
+@pytest.mark.skipif(
+    not torch.cpu._is_avx512_bf16_supported(), reason="bitsandbytes repacks 4-bit weights on AVX512-BF16 CPUs only"
+)
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 def test_p02_goes_red_when_4bit_layers_may_repack(family, tmp_path, monkeypatch):
     monkeypatch.setattr(weights, "keep_4bit_trainable_on_cpu", lambda model: None)
@@ -135,14 +142,67 @@ def test_p02_goes_red_when_4bit_layers_may_repack(family, tmp_path, monkeypatch)
 def test_p02_goes_red_without_the_guard(model_folder, monkeypatch):
     monkeypatch.setattr(TrainabilityGuard, "on_train_batch_end", lambda *_: None)
     with pytest.raises(RED):
-        test_p02_a_detached_adapter_stops_the_run_by_name(Case("bert", "lora"), model_folder)
+        test_p02_a_detached_adapter_stops_the_run_by_name(LORA, model_folder)
 
 
-def test_p02_the_guard_judges_once_and_lets_a_second_fit_be_judged_again(model_folder):
-    folder, guard = model_folder("bert"), TrainabilityGuard(num_steps=2)
-    module = make_module(Case("bert", "lora"), folder)
-    fit(module, folder, 4, guard)
-    _, layer = adapter_layer(module, "lora_A")
-    layer.register_forward_hook(lambda _, __, output: output.detach())
-    with pytest.raises(TrainabilityError):
-        fit(module, folder, 4, guard)
+# Language models; P3, too ---------------------------------------------------------------------------------------------
+
+ROWS: list[tuple[Any, str, str | None, dict[str, Any]]] = [
+    ("masked", "bert", None, {}),
+    ("masked", "bert", NF4, {}),
+    ("masked", "modernbert", NF4, {}),
+    ("masked", "deberta-v3", None, {}),
+    ("text", "llama", NF4, {}),
+    ("text", "gpt2", None, {}),
+    ("labels", "llama", None, {"words": TWO_TOKENS}),
+    ("labels", "gpt2", NF4, {}),
+    ("labels", "llama", NF4, {"label_loss": "completion"}),
+]
+"""What is learned, of which family, stored how, with which settings."""
+
+
+def record_language(kind: Any, module: Any, folder: Any, *callbacks: Any, words: Any = None) -> Recorded:
+    def fit(module: Any, folder: Any, *arguments: Any, **named: Any) -> Any:
+        return fit_language(module, kind, folder, *arguments, **named, batch_options={"words": words} if words else {})
+
+    return record(module, folder, *callbacks, fit=fit)
+
+
+def module_of(kind: Any, folder: Any, family: str, options: dict[str, Any] | None = None, **backbone: Any) -> Any:
+    return make_language_module(kind, folder, lora(family, lora_dropout=0.1), backbone=backbone, **(options or {}))
+
+
+@pytest.mark.parametrize(("kind", "family", "quantization", "options"), ROWS)
+def test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays(
+    kind, family, quantization, options, language_folder
+):
+    folder = language_folder(family)
+    for checkpointing in (False, True):
+        stored = {"quantization": quantization, "gradient_checkpointing": checkpointing}
+        module = module_of(kind, folder, family, options, **stored)
+        seen = record_language(kind, module, folder, TrainabilityGuard(), words=options.get("words"))
+        contract_trainability(seen)
+        contract_dropout(seen)
+
+
+@pytest.mark.parametrize(("adapter", "quantization"), [(lora("bert"), NF4), (None, None)], ids=["lora", "none"])
+def test_p02_a_new_head_moves_whole(adapter, quantization, bert):
+    module = make_language_module("masked", bert, adapter, backbone={"quantization": quantization})
+    contract_trainability(record_language("masked", module, bert, TrainabilityGuard()))
+    assert len(module.newly_initialized) == 5  # weight and bias of a layer and of its norm, and the bias of the words
+
+
+@pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("text", "llama"), ("labels", "gpt2")])
+def test_p02_goes_red_when_the_adapter_is_detached(kind, family, language_folder):
+    module = module_of(kind, language_folder(family), family)
+    detach(module)
+    with pytest.raises(TrainabilityError, match=r"lora_A.* trains but had no finite gradient"):
+        record_language(kind, module, language_folder(family), TrainabilityGuard())
+
+
+@pytest.mark.parametrize(("kind", "family"), [("masked", "bert"), ("labels", "llama")])
+def test_p03_goes_red_when_validation_does_not_switch_back(kind, family, language_folder, monkeypatch):
+    monkeypatch.setattr(PeftModule, "on_validation_model_train", lambda self: None)
+    seen = record_language(kind, module_of(kind, language_folder(family), family), language_folder(family))
+    with pytest.raises(AssertionError, match="in evaluation mode at batch"):
+        contract_dropout(seen)

@@ -13,7 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from peftlit.adapters import attach as attach_adapter
 from peftlit.errors import ConfigError
-from peftlit.modules import SequenceClassification, build
+from peftlit.modules import build
 from peftlit.plugins import AdapterPrecision, precision
 from peftlit.plugins.precision import choose_precision
 from tests import device
@@ -47,50 +47,41 @@ def test_p04_trainables_stay_float32_under_float16(case, model_folder):
     contract_precision(seen, "16-mixed")
 
 
-def test_p04_float32_computes_in_float32(model_folder):
-    folder = model_folder("bert")
-    contract_precision(record(make_module(Case("bert", "lora"), folder), folder, steps=2), "32-true")
+def test_p04_float32_computes_in_float32(bert):
+    contract_precision(record(make_module(Case("bert", "lora"), bert), bert, steps=2), "32-true")
 
 
 @pytest.mark.parametrize("adapter", ["lora", "none", "full"])
 @pytest.mark.parametrize(("dtype", "name"), [("bfloat16", "bf16-mixed"), ("float16", "16-mixed")])
 @pytest.mark.usefixtures("bfloat16_everywhere")
-def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, name, model_folder):
-    folder = model_folder("bert")
-    module = make_module(Case("bert", adapter), folder, backbone={"dtype": dtype})
-    contract_precision(record(module, folder, steps=8, precision=name), name)
+def test_p04_trainables_stay_float32_on_frozen_weights_of_16_bits(adapter, dtype, name, bert):
+    module = make_module(Case("bert", adapter), bert, backbone={"dtype": dtype})
+    contract_precision(record(module, bert, steps=8, precision=name), name)
     if adapter != "full":
         frozen = {p.dtype for n, p in module.named_parameters() if "embeddings" in n}
         assert frozen == {getattr(torch, dtype)}
 
 
-@pytest.mark.parametrize(
-    ("asked", "device", "has_bfloat16", "chosen"),
-    [
-        (None, "cuda", True, "bf16-mixed"),
-        (None, "cuda", False, "16-mixed"),
-        ("auto", "cuda", False, "16-mixed"),
-        (None, "cpu", True, "bf16-mixed"),
-        (None, "cpu", False, "32-true"),
-        (None, "mps", False, "16-mixed"),
-        ("bf16", "cuda", True, "bf16-mixed"),
-        ("16", "cuda", True, "16-mixed"),
-        (16, "cuda", True, "16-mixed"),
-        (32, "cuda", True, "32-true"),
-        ("32-true", "cuda", True, "32-true"),
-    ],
-)
+CHOICES = [  # asked, device, has bfloat16, chosen
+    (None, "cuda", True, "bf16-mixed"), (None, "cuda", False, "16-mixed"), ("auto", "cuda", False, "16-mixed"),
+    (None, "cpu", True, "bf16-mixed"), (None, "cpu", False, "32-true"), (None, "mps", False, "16-mixed"),
+    ("bf16", "cuda", True, "bf16-mixed"), ("16", "cuda", True, "16-mixed"), (16, "cuda", True, "16-mixed"),
+    (32, "cuda", True, "32-true"), ("32-true", "cuda", True, "32-true"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("asked", "device", "has_bfloat16", "chosen"), CHOICES)
 def test_p04_the_hardware_chooses_unless_asked(asked, device, has_bfloat16, chosen, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: has_bfloat16)
     assert choose_precision(asked, device) == chosen
 
 
 @pytest.mark.parametrize(("device", "instead"), [("cpu", "32-true"), ("cuda", "16-mixed")])
-@pytest.mark.parametrize("asked", ["bf16-mixed", "bf16"])
-def test_p04_bfloat16_where_there_is_none_is_refused(asked, device, instead, monkeypatch):
+def test_p04_bfloat16_where_there_is_none_is_refused(device, instead, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: False)
-    with pytest.raises(ConfigError, match=f"has no bfloat16; use {instead}"):
-        choose_precision(asked, device)
+    for asked in ("bf16-mixed", "bf16"):
+        with pytest.raises(ConfigError, match=f"has no bfloat16; use {instead}"):
+            choose_precision(asked, device)
     with pytest.raises(ConfigError, match="has no bfloat16"):
         AdapterPrecision("bf16-mixed", device)
 
@@ -101,10 +92,10 @@ def test_p04_precisions_that_would_train_in_16_bits_are_refused(asked):
         choose_precision(asked, "cuda")
 
 
-@pytest.mark.parametrize(("name", "scaled"), [("32-true", False), ("bf16-mixed", False), ("16-mixed", True)])
 @pytest.mark.usefixtures("bfloat16_everywhere")
-def test_p04_float16_has_a_scaler_and_nothing_else_does(name, scaled):
-    assert (AdapterPrecision(name, "cpu").scaler is not None) == scaled
+def test_p04_float16_has_a_scaler_and_nothing_else_does():
+    scaled = [AdapterPrecision(name, "cpu").scaler is not None for name in ("32-true", "bf16-mixed", "16-mixed")]
+    assert scaled == [False, False, True]
 
 
 def test_p04_the_choice_is_logged(caplog):
@@ -114,19 +105,10 @@ def test_p04_the_choice_is_logged(caplog):
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_p04_the_command_line_leaves_the_choice_to_the_hardware(
-    has_bfloat16, model_folder, toy_data, tmp_path, monkeypatch
-):
+def test_p04_the_command_line_leaves_the_choice_to_the_hardware(has_bfloat16, bert, toy_data, tmp_path, monkeypatch):
     monkeypatch.setattr(precision, "has_bfloat16", lambda _: has_bfloat16)
-    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", steps=1)
+    cli = command_line(Case("bert", "lora"), bert, toy_data, tmp_path / "run", steps=1)
     assert cli.trainer.precision == ("bf16-mixed" if has_bfloat16 else "32-true")
-
-
-def overflowing() -> AdapterPrecision:
-    """Float16 with a loss scale so high that the first two steps overflow."""
-    plugin = AdapterPrecision("16-mixed", device.current)
-    plugin.scaler = torch.amp.GradScaler(device.current, init_scale=2.0**60, backoff_factor=2.0**-24)
-    return plugin
 
 
 class Standstill(Callback):
@@ -144,9 +126,11 @@ class Standstill(Callback):
         self.before = after
 
 
-def contract_skipped_steps(module: SequenceClassification, folder: Path, **arguments: Any) -> AdapterPrecision:
-    plugin, standstill = overflowing(), Standstill()
-    fit(module, folder, 6, standstill, precision=plugin, **arguments)
+def contract_skipped_steps(case: Case, folder: Path, **arguments: Any) -> AdapterPrecision:
+    """With a loss scale so high that the first two steps overflow."""
+    plugin, standstill = AdapterPrecision("16-mixed", device.current), Standstill()
+    plugin.scaler = torch.amp.GradScaler(device.current, init_scale=2.0**60, backoff_factor=2.0**-24)
+    fit(make_module(case, folder), folder, 6, standstill, precision=plugin, **arguments)
     assert plugin.skipped_steps == standstill.count
     assert plugin.skipped_steps >= 1
     return plugin
@@ -155,15 +139,15 @@ def contract_skipped_steps(module: SequenceClassification, folder: Path, **argum
 @pytest.mark.parametrize("case", [Case("bert", "lora"), Case("llama", "lora", NF4)], ids=str)
 @pytest.mark.parametrize("clip", [None, 1.0], ids=["", "clipped"])
 def test_p04_steps_skipped_by_the_scaler_are_counted(case, clip, model_folder):
-    plugin = contract_skipped_steps(make_module(case, model_folder(case.family)), model_folder(case.family),
-                                    gradient_clip_val=clip)  # fmt: skip
+    plugin = contract_skipped_steps(case, model_folder(case.family), gradient_clip_val=clip)
     restored = AdapterPrecision("16-mixed", device.current)
     restored.load_state_dict(plugin.state_dict())
     assert restored.skipped_steps == plugin.skipped_steps
     assert restored.scaler.get_scale() == plugin.scaler.get_scale()
 
 
-def test_p04_goes_red_when_trainables_are_cast_to_16_bits(model_folder, monkeypatch):
+@pytest.mark.usefixtures("bfloat16_everywhere")
+def test_p04_goes_red_when_trainables_are_cast_to_16_bits(bert, monkeypatch):
     def cast(*arguments: Any, **keywords: Any) -> Any:
         model = attach_adapter(*arguments, **keywords)
         for parameter in model.parameters():
@@ -172,14 +156,12 @@ def test_p04_goes_red_when_trainables_are_cast_to_16_bits(model_folder, monkeypa
         return model
 
     monkeypatch.setattr(build, "attach", cast)
-    monkeypatch.setattr(precision, "has_bfloat16", lambda device: True)
-    folder = model_folder("bert")
-    seen = record(make_module(Case("bert", "lora"), folder), folder, precision="bf16-mixed")
+    seen = record(make_module(Case("bert", "lora"), bert), bert, precision="bf16-mixed")
     with pytest.raises(AssertionError, match="not in float32"):
         contract_precision(seen, "bf16-mixed")
 
 
-def test_p04_goes_red_when_skipped_steps_are_not_counted(model_folder, monkeypatch):
+def test_p04_goes_red_when_skipped_steps_are_not_counted(bert, monkeypatch):
     monkeypatch.setattr(AdapterPrecision, "optimizer_step", MixedPrecision.optimizer_step)
     with pytest.raises(AssertionError):
-        contract_skipped_steps(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"))
+        contract_skipped_steps(Case("bert", "lora"), bert)

@@ -11,7 +11,7 @@ from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
-)  # fmt: skip
+)
 
 from peftlit.modules import base
 from peftlit.modules.base import PeftModule
@@ -44,17 +44,14 @@ def trained(adapter: str, folder: Path, **arguments: Any) -> Recorded:
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, PagedAdamW8bit], ids=lambda o: o.__name__)
-def test_p06_whatever_the_optimizer(optimizer, model_folder):
-    module = make_module(
-        Case("bert", "full"), model_folder("bert"), optimizer=lambda groups: optimizer(groups, lr=LR, weight_decay=0.1)
-    )
-    contract_optimizer(record(module, model_folder("bert"), steps=2))
+def test_p06_whatever_the_optimizer(optimizer, bert):
+    contract_optimizer(trained("full", bert, optimizer=lambda groups: optimizer(groups, lr=LR, weight_decay=0.1)))
 
 
 @pytest.mark.parametrize(("name", "decay"), [("torch.optim.SGD", 0.0), ("torch.optim.AdamW", 0.01), (None, 0.01)])
-def test_p06_an_optimizer_has_its_own_defaults_and_not_those_of_another(name, decay, model_folder, toy_data, tmp_path):
+def test_p06_an_optimizer_has_its_own_defaults_and_not_those_of_another(name, decay, bert, toy_data, tmp_path):
     more = [] if name is None else [f"--model.optimizer={name}", "--model.optimizer.lr=0.1"]
-    cli = command_line(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", *more)
+    cli = command_line(Case("bert", "lora"), bert, toy_data, tmp_path / "run", *more, steps=1)
     assert [group["weight_decay"] for group in cli.trainer.optimizers[0].param_groups] == [decay, 0.0]
 
 
@@ -71,87 +68,69 @@ def analytic(reference: Any, warmup: int, steps: int) -> list[float]:
     return rates
 
 
-def contract_learning_rate(
-    folder: Path, schedule: Schedule, reference: Any, warmup: int, *, batches: int, accumulate: int, epochs: int
-) -> None:
-    """``warmup`` in optimizer steps, whichever way the schedule was given it."""
+def rates(folder: Path, schedule: Schedule, batches: int, **arguments: Any) -> tuple[list[float], int]:
+    """The learning rate of every optimizer step, and how many steps the Trainer counts."""
     module = make_module(Case("bert", "none"), folder, scheduler=schedule,
                          optimizer=lambda groups: torch.optim.AdamW(groups, lr=LR))  # fmt: skip
     seen = Recorded(module, folder)
-    trainer = make_trainer(-1, seen, max_epochs=epochs, accumulate_grad_batches=accumulate)
+    trainer = make_trainer(arguments.pop("max_steps", -1), seen, **arguments)
     trainer.fit(module, loader(folder, batches), loader(folder, 1))
-    steps = epochs * -(-batches // accumulate)
-    assert len(seen.rates) == trainer.global_step == steps
-    assert seen.rates == pytest.approx(analytic(reference, warmup, steps), rel=1e-9, abs=1e-15)
+    return seen.rates, trainer.global_step
 
 
-LINEAR, COSINE, CONSTANT = (
+def contract_learning_rate(
+    folder: Path, schedule: Schedule, reference: Any, warmup: int, batches: int = 6, accumulate: int = 2
+) -> None:
+    """``warmup`` in optimizer steps, whichever way the schedule was given it; two epochs."""
+    steps = 2 * -(-batches // accumulate)
+    found, counted = rates(folder, schedule, batches, max_epochs=2, accumulate_grad_batches=accumulate)
+    assert len(found) == counted == steps
+    assert found == pytest.approx(analytic(reference, warmup, steps), rel=1e-9, abs=1e-15)
+
+
+SCHEDULES = [
     (LinearWarmup, get_linear_schedule_with_warmup),
     (CosineWarmup, get_cosine_schedule_with_warmup),
     (ConstantWarmup, get_constant_schedule_with_warmup),
-)
+]
 
 
-@pytest.mark.parametrize("schedule", [LINEAR, COSINE, CONSTANT], ids=lambda s: s[0].__name__)
-@pytest.mark.parametrize(
-    ("batches", "accumulate", "epochs"), [(6, 1, 2), (6, 2, 2), (7, 3, 2)], ids=["plain", "accumulated", "short window"]
-)
-@pytest.mark.parametrize(
-    ("warmup", "steps_of"),
-    [
-        ({"num_warmup_steps": 2}, lambda steps: 2),
-        ({"warmup_ratio": 0.3}, lambda steps: -(-3 * steps // 10)),
-        ({}, lambda steps: 0),
-    ],
-    ids=["steps", "ratio", "none"],
-)
-def test_p06_the_learning_rate_is_the_analytic_curve(
-    schedule, batches, accumulate, epochs, warmup, steps_of, model_folder
-):
-    ours, reference = schedule
-    steps = epochs * -(-batches // accumulate)
-    contract_learning_rate(
-        model_folder("bert"), ours(**warmup), reference, steps_of(steps),
-        batches=batches, accumulate=accumulate, epochs=epochs,
-    )  # fmt: skip
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: s[0].__name__)
+@pytest.mark.parametrize(("batches", "accumulate"), [(6, 1), (6, 2), (7, 3)], ids=["plain", "windows", "short window"])
+def test_p06_the_learning_rate_is_the_analytic_curve(schedule, batches, accumulate, bert):
+    (ours, reference), steps = schedule, 2 * -(-batches // accumulate)
+    for warmup, expected in (({"num_warmup_steps": 2}, 2), ({"warmup_ratio": 0.3}, -(-3 * steps // 10)), ({}, 0)):
+        contract_learning_rate(bert, ours(**warmup), reference, expected, batches, accumulate)
 
 
-def test_p06_the_curve_ends_with_max_steps(model_folder):
-    folder = model_folder("bert")
-    module = make_module(Case("bert", "none"), folder, scheduler=LinearWarmup(num_warmup_steps=1))
-    seen = Recorded(module, folder)
-    make_trainer(5, seen, max_epochs=100).fit(module, loader(folder, 3), loader(folder, 1))
-    assert seen.rates == pytest.approx(analytic(get_linear_schedule_with_warmup, 1, 5))
+def test_p06_the_curve_ends_with_max_steps(bert):
+    found, _ = rates(bert, LinearWarmup(num_warmup_steps=1), 3, max_epochs=100, max_steps=5)
+    assert found == pytest.approx(analytic(get_linear_schedule_with_warmup, 1, 5))
 
 
-def test_p06_goes_red_when_all_parameters_decay(model_folder, monkeypatch):
-    monkeypatch.setattr(
-        base, "parameter_groups", lambda model: [{"params": [p for p in model.parameters() if p.requires_grad]}]
-    )
+def test_p06_goes_red_when_all_parameters_decay(bert, monkeypatch):
+    def one_group(model: Any) -> list[dict[str, Any]]:
+        return [{"params": [p for p in model.parameters() if p.requires_grad]}]
+
+    monkeypatch.setattr(base, "parameter_groups", one_group)
     with pytest.raises(AssertionError, match=r"(bias|LayerNorm.weight) decays"):
-        contract_optimizer(
-            record(make_module(Case("bert", "full"), model_folder("bert")), model_folder("bert"), steps=2)
-        )
+        contract_optimizer(trained("full", bert))
 
 
-def test_p06_goes_red_when_frozen_parameters_are_handed_over(model_folder, monkeypatch):
+def test_p06_goes_red_when_frozen_parameters_are_handed_over(bert, monkeypatch):
     monkeypatch.setattr(base, "parameter_groups", lambda model: [{"params": list(model.parameters())}])
     with pytest.raises(AssertionError, match="something else than what trains"):
-        contract_optimizer(
-            record(make_module(Case("bert", "lora"), model_folder("bert")), model_folder("bert"), steps=2)
-        )
+        contract_optimizer(trained("lora", bert))
 
 
-def test_p06_goes_red_when_the_schedule_steps_with_every_batch(model_folder, monkeypatch):
+def test_p06_goes_red_when_the_schedule_steps_with_every_batch(bert, monkeypatch):
     monkeypatch.setattr(PeftModule, "on_train_batch_end", lambda self, *_: self.lr_schedulers().step())
     with pytest.raises(AssertionError):
-        contract_learning_rate(model_folder("bert"), LinearWarmup(2), get_linear_schedule_with_warmup, 2,
-                               batches=6, accumulate=2, epochs=2)  # fmt: skip
+        contract_learning_rate(bert, LinearWarmup(2), get_linear_schedule_with_warmup, 2)
 
 
-def test_p06_goes_red_when_warmup_counts_batches(model_folder, monkeypatch):
+def test_p06_goes_red_when_warmup_counts_batches(bert, monkeypatch):
     factor = Schedule.factor
     monkeypatch.setattr(Schedule, "factor", lambda self, step, total: factor(self, step, total * 2))
     with pytest.raises(AssertionError):
-        contract_learning_rate(model_folder("bert"), LinearWarmup(warmup_ratio=0.3), get_linear_schedule_with_warmup, 2,
-                               batches=6, accumulate=2, epochs=2)  # fmt: skip
+        contract_learning_rate(bert, LinearWarmup(warmup_ratio=0.3), get_linear_schedule_with_warmup, 2)

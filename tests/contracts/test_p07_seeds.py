@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -25,56 +26,58 @@ SEEDED = [
 ]
 
 
-def run(case: Case, folder: Path, data: Path, out: Path, seed: int, *more: str) -> str:
-    """Three steps on the command line, and the hash of what trained."""
-    random.seed()  # nothing may depend on what the process did before
-    torch.seed()
-    return trainable_sha256(command_line(case, folder, data, out, f"--seed_everything={seed}", *more).model)
+@pytest.fixture
+def run(model_folder, toy_data, tmp_path):
+    """Return a function that makes three steps on the command line, and gives the hash of what trained."""
+
+    def run(case: Case, seed: int, *more: str) -> str:
+        random.seed()  # nothing may depend on what the process did before
+        torch.seed()
+        more = (f"--seed_everything={seed}", *more)
+        return trainable_sha256(command_line(case, model_folder(case.family), toy_data, tmp_path / "run", *more).model)
+
+    return run
 
 
-def contract_seed(case: Case, folder: Path, data: Path, out: Path) -> None:
-    first, again, other = (run(case, folder, data, out / "run", seed) for seed in (1, 1, 2))
+def contract_seed(result: Callable[[int], Any]) -> None:
+    first, again, other = map(result, (1, 1, 2))
     assert first == again, "one config, two results"
     assert first != other, "the seed changes nothing"
 
 
 @pytest.mark.parametrize("case", SEEDED, ids=str)
-def test_p07_one_config_gives_one_hash_and_another_seed_another(case, model_folder, toy_data, tmp_path):
-    contract_seed(case, model_folder(case.family), toy_data, tmp_path)
+def test_p07_one_config_gives_one_hash_and_another_seed_another(case, run):
+    contract_seed(partial(run, case))
 
 
 @pytest.mark.parametrize(
     "more", ["--data.num_workers=2", "--trainer.precision=16-mixed", "--data.group_by_length=false"]
 )
-def test_p07_however_it_runs(more, model_folder, toy_data, tmp_path):
-    first, again = (
-        run(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path / "run", 1, more) for _ in range(2)
-    )
-    assert first == again
+def test_p07_however_it_runs(more, run):
+    assert run(Case("bert", "lora"), 1, more) == run(Case("bert", "lora"), 1, more)
 
 
-def test_p07_the_seed_reaches_the_order_of_the_rows(model_folder, toy_data, tmp_path):
-    orders = []
-    for seed in (1, 1, 2):
-        cli = command_line(Case("bert", "none"), model_folder("bert"), toy_data, tmp_path / "run",
-                           f"--seed_everything={seed}", steps=1)  # fmt: skip
-        orders.append([batch["row"].tolist() for batch in cli.datamodule.train_dataloader()])
-    assert orders[0] == orders[1]
-    assert orders[0] != orders[2]
+def test_p07_the_seed_reaches_the_order_of_the_rows(bert, toy_data, tmp_path):
+    def order(seed: int) -> list[list[int]]:
+        more = f"--seed_everything={seed}"
+        cli = command_line(Case("bert", "none"), bert, toy_data, tmp_path / "run", more, steps=1)
+        return [batch["row"].tolist() for batch in cli.datamodule.train_dataloader()]
+
+    contract_seed(order)
 
 
-def test_p07_a_module_of_ones_own_script_is_as_good(model_folder):
-    hashes = []
-    for seed in (1, 1, 2):
-        module = make_module(Case("bert", "lora"), model_folder("bert"))
+def test_p07_a_module_of_ones_own_script_is_as_good(bert):
+    def fitted(seed: int) -> str:
+        module = make_module(Case("bert", "lora"), bert)
         seed_everything(seed, verbose=False)
-        fit(module, model_folder("bert"), 3)
-        hashes.append(trainable_sha256(module))
-    assert hashes[0] == hashes[1] != hashes[2]
+        fit(module, bert, 3)
+        return trainable_sha256(module)
+
+    contract_seed(fitted)
 
 
-def test_p07_the_hash_is_of_names_and_values(model_folder):
-    module = make_module(Case("bert", "lora"), model_folder("bert"))
+def test_p07_the_hash_is_of_names_and_values(bert):
+    module = make_module(Case("bert", "lora"), bert)
     module.configure_model()
     before = trainable_sha256(module)
     assert trainable_sha256(module) == before
@@ -82,7 +85,7 @@ def test_p07_the_hash_is_of_names_and_values(model_folder):
     assert trainable_sha256(module) != before
 
 
-def test_p07_goes_red_when_the_seed_comes_after_the_head(model_folder, toy_data, tmp_path, monkeypatch):
+def test_p07_goes_red_when_the_seed_comes_after_the_head(run, monkeypatch):
     build = PeftModule.configure_model
 
     def seed_too_late(self: Any) -> None:
@@ -94,10 +97,10 @@ def test_p07_goes_red_when_the_seed_comes_after_the_head(model_folder, toy_data,
 
     monkeypatch.setattr(PeftModule, "configure_model", seed_too_late)
     with pytest.raises(AssertionError, match="one config, two results"):
-        contract_seed(Case("bert", "lora"), model_folder("bert"), toy_data, tmp_path)
+        contract_seed(partial(run, Case("bert", "lora")))
 
 
-def test_p07_goes_red_when_the_seed_is_ignored(model_folder, toy_data, tmp_path, monkeypatch):
+def test_p07_goes_red_when_the_seed_is_ignored(run, monkeypatch):
     monkeypatch.setattr("lightning.pytorch.cli.seed_everything", lambda *_, **__: torch.manual_seed(7).initial_seed())
     with pytest.raises(AssertionError, match="the seed changes nothing"):
-        contract_seed(Case("bert", "none"), model_folder("bert"), toy_data, tmp_path)
+        contract_seed(partial(run, Case("bert", "none")))

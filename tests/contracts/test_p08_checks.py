@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import re
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +29,16 @@ from tests.data.helpers import labelled, refusal, text_files, write_jsonl
 GOOD = labelled(["neg", "pos", "neg", "pos"])
 
 
-def contract_refused(data: TextDataModule, *places: str) -> None:
-    """Reading without tokenizer and weights ends in one line that names these places."""
+def contract_refused(action: Callable[[], object], *places: str) -> None:
+    """It ends in one line that names these places."""
+    message = refusal(action)
+    for place in places:
+        assert place in message, f"{place!r} is not in: {message}"
+
+
+def contract_refused_without_tokenizer(data: TextDataModule, *places: str) -> None:
     assert data.tokenizer is None
-    message = refusal(data.read)
-    for place in places:
-        assert place in message, f"{place!r} is not in: {message}"
-
-
-def contract_refused_before_weights(arguments: list[str], *places: str) -> None:
-    """The command ends in the data's error although the backbone's folder has no weights to load."""
-    message = refusal(lambda: run(arguments))
-    for place in places:
-        assert place in message, f"{place!r} is not in: {message}"
+    contract_refused(data.read, *places)
 
 
 def contract_counted_and_kept(make: Callable[..., TextDataModule], expected: dict[str, Any]) -> None:
@@ -58,38 +58,36 @@ def contract_counted_and_kept(make: Callable[..., TextDataModule], expected: dic
 
 # Errors with file and row ------------------------------------------------------------------------------------------
 
+NAMED, MULTI = {"label_names": ["neg", "pos"]}, {"problem_type": "multi_label_classification"}
+VALUES = {"problem_type": "regression"}
+WRONG: list[tuple[list[dict[str, Any]], dict[str, Any], str]] = [  # rows, of which the last is wrong; what is said
+    *(([*GOOD, *labelled([label])], NAMED, r"unknown label.*neg, pos") for label in ("neutral", "2", 7, -1, 0.5)),
+    *((labelled(["neg", "pos", label]), {}, "no label") for label in (None, "")),
+    (labelled([0.0, 1.0, math.nan]), {}, "no label"),
+    *(
+        (labelled([["neg"], [], labels]), {**NAMED, **MULTI}, "")
+        for labels in (["neg", "neutral"], ["neg"] * 2, [7], None)
+    ),
+    *((labelled(["1", "2.5", value]), VALUES, "label.*number") for value in ("good", "", "inf", "nan")),
+    ([*GOOD, {"label": "neg"}], {}, "text"),
+]
 
-@pytest.mark.parametrize("label", ["neutral", "2", 7, -1, 0.5], ids=repr)
-def test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, label):
-    data = text_files(tmp_path, [*GOOD, *labelled([label])], label_names=["neg", "pos"])
-    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 5", "unknown label", "neg, pos")
+
+def contract_last_row_is_refused(folder: Path, rows: list[dict[str, Any]], settings: dict[str, Any], said: str) -> None:
+    data = text_files(folder, rows, **settings)
+    contract_refused_without_tokenizer(data, f"{folder / 'train.jsonl'}, row {len(rows)}")
+    assert re.search(said, refusal(data.read))
+
+
+@pytest.mark.parametrize(("rows", "settings", "said"), WRONG, ids=[repr(rows[-1]) for rows, *_ in WRONG])
+def test_p08_wrong_rows_are_refused_with_file_and_row(tmp_path, rows, settings, said):
+    contract_last_row_is_refused(tmp_path, rows, settings, said)
 
 
 @pytest.mark.parametrize("stranger", [0, 6, "3.5"], ids=repr)
 def test_p08_unknown_star_rating_in_test_is_refused_with_file_and_row(tmp_path, stranger):
     data = text_files(tmp_path, labelled([1, 2, 3, 4, 5]), labelled([1, stranger]))
-    contract_refused(data, f"{tmp_path / 'test.jsonl'}, row 2", "unknown label")
-
-
-@pytest.mark.parametrize("label", [None, "", math.nan], ids=repr)
-def test_p08_missing_label_is_refused_with_file_and_row(tmp_path, label):
-    given = labelled([0.0, 1.0, label] if isinstance(label, float) else ["neg", "pos", label])
-    contract_refused(text_files(tmp_path, given), f"{tmp_path / 'train.jsonl'}, row 3", "no label")
-
-
-MULTI = {"problem_type": "multi_label_classification"}
-
-
-@pytest.mark.parametrize("labels", [["neg", "neutral"], ["neg", "neg"], [7], None], ids=repr)
-def test_p08_wrong_label_set_is_refused_with_file_and_row(tmp_path, labels):
-    data = text_files(tmp_path, labelled([["neg"], [], labels]), label_names=["neg", "pos"], **MULTI)
-    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 3")
-
-
-@pytest.mark.parametrize("value", ["good", "", "inf", "nan"])
-def test_p08_wrong_value_is_refused_with_file_and_row(tmp_path, value):
-    data = text_files(tmp_path, labelled(["1", "2.5", value]), problem_type="regression")
-    contract_refused(data, f"{tmp_path / 'train.jsonl'}, row 3", "label", "number")
+    contract_refused_without_tokenizer(data, f"{tmp_path / 'test.jsonl'}, row 2", "unknown label")
 
 
 @pytest.mark.parametrize("label", ["neutral", 7, None, ""], ids=repr)
@@ -102,6 +100,27 @@ def test_p08_wrong_label_in_a_stream_is_refused_with_file_and_row(tmp_path, labe
     assert message.startswith(f"{train}, row 5: ")
 
 
+@pytest.mark.parametrize(("column", "near"), [("text_column", "text"), ("label_column", "label")])
+def test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, column, near):
+    data = text_files(tmp_path, GOOD, **{column: f"{near}s"})
+    said = (f"no column '{near}s'", f"did you mean '{near}'?")
+    contract_refused_without_tokenizer(data, str(tmp_path / "train.jsonl"), *said)
+
+
+@pytest.mark.parametrize("content", [b"text,label\na,neg\ncaf\xe9,pos\n", b"label,text\nneg,a\npos,caf\xe9"])
+def test_p08_undecodable_bytes_are_refused_with_file_and_line(tmp_path, content):
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    contract_refused_without_tokenizer(TextFiles(train_file=str(path)), f"{path}, line 3", "0xe9")
+
+
+def test_p08_undecodable_bytes_in_parquet_are_refused_with_file_and_row(tmp_path):
+    path, raw = tmp_path / "rows.parquet", pyarrow.array([b"good", b"caf\xe9"], pyarrow.binary())
+    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
+    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [0, 1]}), path)
+    contract_refused_without_tokenizer(TextFiles(train_file=str(path)), f"{path}, row 2")
+
+
 def test_p08_breaker_stream_that_does_not_count_its_rows(tmp_path, monkeypatch):
     kept = TextReader.read_row
     monkeypatch.setattr(TextReader, "read_row", lambda self, values, source, row: kept(self, values, source, 1))
@@ -112,44 +131,20 @@ def test_p08_breaker_stream_that_does_not_count_its_rows(tmp_path, monkeypatch):
 def test_p08_breaker_values_that_take_anything_for_zero(tmp_path, monkeypatch):
     monkeypatch.setattr(Values, "parse", lambda self, value, source, row: float(row))
     with pytest.raises(AssertionError, match="had to be refused"):
-        test_p08_wrong_value_is_refused_with_file_and_row(tmp_path, "good")
-
-
-def test_p08_missing_text_is_refused_with_file_and_row(tmp_path):
-    contract_refused(text_files(tmp_path, [*GOOD, {"label": "neg"}]), f"{tmp_path / 'train.jsonl'}, row 5", "text")
-
-
-@pytest.mark.parametrize(("column", "near"), [("text_column", "text"), ("label_column", "label")])
-def test_p08_wrong_column_is_refused_with_file_and_nearest_name(tmp_path, column, near):
-    data = text_files(tmp_path, GOOD, **{column: f"{near}s"})
-    contract_refused(data, str(tmp_path / "train.jsonl"), f"no column '{near}s'", f"did you mean '{near}'?")
-
-
-@pytest.mark.parametrize("content", [b"text,label\na,neg\ncaf\xe9,pos\n", b"label,text\nneg,a\npos,caf\xe9"])
-def test_p08_undecodable_bytes_are_refused_with_file_and_line(tmp_path, content):
-    path = tmp_path / "rows.csv"
-    path.write_bytes(content)
-    contract_refused(TextFiles(train_file=str(path)), f"{path}, line 3", "0xe9")
-
-
-def test_p08_undecodable_bytes_in_parquet_are_refused_with_file_and_row(tmp_path):
-    path, raw = tmp_path / "rows.parquet", pyarrow.array([b"good", b"caf\xe9"], pyarrow.binary())
-    texts = pyarrow.Array.from_buffers(pyarrow.string(), 2, raw.buffers())
-    pyarrow.parquet.write_table(pyarrow.table({"text": texts, "label": [0, 1]}), path)
-    contract_refused(TextFiles(train_file=str(path)), f"{path}, row 2")
+        contract_last_row_is_refused(tmp_path, labelled(["1", "2.5", "good"]), VALUES, "number")
 
 
 def test_p08_breaker_label_check_that_takes_unknown_for_zero(tmp_path, monkeypatch):
     monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: row % 2)
     with pytest.raises(AssertionError, match="had to be refused"):
-        test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
+        contract_last_row_is_refused(tmp_path, *WRONG[0])
 
 
 def test_p08_breaker_label_check_that_names_another_row(tmp_path, monkeypatch):
     kept = ClassIds.find
     monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: kept(ids, value, source, row - 1))
     with pytest.raises(AssertionError, match="row 5"):
-        test_p08_unknown_label_is_refused_with_file_and_row(tmp_path, "neutral")
+        contract_last_row_is_refused(tmp_path, *WRONG[0])
 
 
 def test_p08_breaker_no_check_of_bytes(tmp_path, monkeypatch):
@@ -167,15 +162,17 @@ def test_p08_breaker_no_check_of_columns(tmp_path, monkeypatch):
 # Before any weight loads -------------------------------------------------------------------------------------------
 
 
+def without_weights(model: Path, folder: Path) -> Path:
+    """A copy of a model folder that has lost its weights."""
+    return Path(shutil.copytree(model, folder, ignore=shutil.ignore_patterns("*.safetensors")))
+
+
 @pytest.fixture
-def fit(tmp_path, model_folder, monkeypatch) -> list[str]:
+def fit(tmp_path, bert, monkeypatch) -> list[str]:
     """A command whose data has one unknown label and whose backbone has lost its weights."""
     monkeypatch.setenv("PEFTLIT_RUN_DIR", "restored after the test")
     monkeypatch.delenv("PEFTLIT_RUN_DIR")
-    backbone = tmp_path / "backbone"
-    backbone.mkdir()
-    for file in model_folder("bert").glob("*.json"):
-        (backbone / file.name).write_bytes(file.read_bytes())
+    backbone = without_weights(bert, tmp_path / "backbone")
     train = write_jsonl(tmp_path / "train.jsonl", [*GOOD, *labelled(["neutral"])])
     return [
         "fit",
@@ -186,14 +183,14 @@ def fit(tmp_path, model_folder, monkeypatch) -> list[str]:
 
 
 def test_p08_refused_before_any_weight_loads(tmp_path, fit):
-    contract_refused_before_weights(fit, f"{tmp_path / 'train.jsonl'}, row 5", "unknown label 'neutral'")
+    contract_refused(lambda: run(fit), f"{tmp_path / 'train.jsonl'}, row 5", "unknown label 'neutral'")
     assert not (tmp_path / "run").exists()
 
 
 def test_p08_breaker_data_read_after_the_weights(fit, monkeypatch):
     monkeypatch.setattr(ClassIds, "find", lambda ids, value, source, row: row % 2)
     with pytest.raises((AssertionError, PeftlitError, OSError)):
-        contract_refused_before_weights(fit, "row 5")
+        contract_refused(lambda: run(fit), "row 5")
 
 
 # Counted, listed, kept ---------------------------------------------------------------------------------------------
@@ -205,19 +202,13 @@ ODD_TEST = [
 ]
 
 
-def _odd(folder: Path, train: list[dict[str, Any]] = ODD_TRAIN, **settings: Any) -> TextDataModule:
-    return text_files(folder, train, ODD_TEST, **settings)
-
-
 def test_p08_empty_texts_and_duplicates_are_counted_listed_and_kept(tmp_path):
-    contract_counted_and_kept(
-        lambda **settings: _odd(tmp_path, **settings),
-        {"train": (5, [4], [5], {}), "test": (8, [8], [], {"train": 1})},
-    )
+    make = partial(text_files, tmp_path, ODD_TRAIN, ODD_TEST)
+    contract_counted_and_kept(make, {"train": (5, [4], [5], {}), "test": (8, [8], [], {"train": 1})})
 
 
 def test_p08_duplicates_across_splits_are_listed_by_row(tmp_path):
-    entry = _odd(tmp_path).manifest()["splits"]["test"]
+    entry = text_files(tmp_path, ODD_TRAIN, ODD_TEST).manifest()["splits"]["test"]
     assert entry["duplicates_of"] == {"train": 1}
     listed = [value for value in entry.values() if isinstance(value, dict) and value.get("train") == [7]]
     assert listed, "the manifest counts the texts that test shares with train but does not say which rows they are"
@@ -239,12 +230,12 @@ def test_p08_rows_shared_across_splits_are_counted_as_rows(tmp_path):
     ids=["empty", "repeated", "shared"],
 )
 def test_p08_strict_refuses_each_with_its_file(tmp_path, train, test, places):
-    contract_refused(text_files(tmp_path, train, test or None, strict=True), *places)
+    contract_refused(text_files(tmp_path, train, test or None, strict=True).read, *places)
 
 
 def test_p08_counts_are_told_in_the_log(tmp_path, caplog):
     with caplog.at_level(logging.INFO, "peftlit"):
-        _odd(tmp_path).read()
+        text_files(tmp_path, ODD_TRAIN, ODD_TEST).read()
     assert "train: 5 rows (1 empty texts, 1 repeated texts)" in caplog.text
     assert "also stand in train" in caplog.text
 

@@ -10,9 +10,10 @@ import pytest
 from peftlit.data.samples import SampleReader
 from tests import tiny
 from tests.conftest import errors_of
+from tests.contracts.test_p08_checks import without_weights
 from tests.contracts.test_p11_templates import NOTHING
 from tests.data.helpers import write_jsonl
-from tests.data.language_data import TEMPLATE, documents, turns
+from tests.data.language_data import TEMPLATE, documents, turns, write_lines
 
 GOOD = [{"prompt": f"it {i}", "completion": " is"} for i in range(30)]
 TALKS = [{"messages": turns(f"it {i}", "is")} for i in range(30)]
@@ -50,11 +51,7 @@ CASES: dict[str, tuple[str, str, Any, dict[str, str], str]] = {
 @pytest.fixture
 def model(tmp_path, model_folder) -> Path:
     """A model folder that has lost its weights."""
-    folder = tmp_path / "llama"
-    folder.mkdir()
-    for file in model_folder("llama").glob("*.json"):
-        (folder / file.name).write_bytes(file.read_bytes())
-    return folder
+    return without_weights(model_folder("llama"), tmp_path / "llama")
 
 
 def contract_told_before_weights(peftlit: Any, model: Path, folder: Path, case: str) -> None:
@@ -63,10 +60,8 @@ def contract_told_before_weights(peftlit: Any, model: Path, folder: Path, case: 
     file = folder / ("train.txt" if data == "TextLines" else "train.jsonl")
     if isinstance(content, bytes):
         file.write_bytes(content)
-    elif data == "TextLines":
-        file.write_text("".join(f"{line}\n" for line in content), encoding="utf-8")
     else:
-        write_jsonl(file, content)
+        (write_lines if data == "TextLines" else write_jsonl)(file, content)
     more = [part for name, value in settings.items() for part in (f"--data.{name}", value)]
     code, _, err = peftlit(
         "fit", "--model", task, "--model.backbone.name_or_path", model, "--model.adapter", "peft.LoraConfig",

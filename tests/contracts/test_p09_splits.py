@@ -16,13 +16,12 @@ from typing import Any
 
 import pytest
 
-from peftlit.data import TextDataModule, checks, split
+from peftlit.data import TextDataModule, TextFiles, checks, split
 from peftlit.data.labels import Labels, LabelSets, Values
 from peftlit.files import write_json
 from tests.data.helpers import labelled, text_files
 
 SHARES = {"train": 0.7, "validation": 0.1, "test": 0.2}
-CUT = {"validation_share": 0.1, "test_share": 0.2}
 
 
 def contract_shares(labels: list[int], shares: Mapping[str, float], seed: int) -> None:
@@ -37,9 +36,16 @@ def contract_shares(labels: list[int], shares: Mapping[str, float], seed: int) -
             assert apart <= 1, f"class {label} in {name} is off by {apart} rows with seed {seed}"
 
 
-def contract_manifest(make: Callable[..., Any], rows: list[dict[str, Any]], folder: Path) -> None:
+ROWS = labelled(["neg", "pos", "pos"] * 20)
+
+
+def make(folder: Path, rows: list[dict[str, Any]] = ROWS, **settings: Any) -> TextFiles:
+    return text_files(folder, rows, **{"validation_share": 0.1, "test_share": 0.2, **settings})
+
+
+def contract_manifest(folder: Path, rows: list[dict[str, Any]] = ROWS) -> None:
     """The saved manifest holds hashes, seed and shares; its hash moves with rows and seed and with nothing else."""
-    manifest = make(rows).manifest()
+    manifest = make(folder).manifest()
     write_json(folder / "split_manifest.json", manifest)
     saved = json.loads((folder / "split_manifest.json").read_text(encoding="utf-8"))
     assert saved == manifest
@@ -47,17 +53,19 @@ def contract_manifest(make: Callable[..., Any], rows: list[dict[str, Any]], fold
     assert saved["cut_from_train"]["shares"] == pytest.approx(SHARES)
     assert sum(len(entry["row_hashes"]) for entry in saved["splits"].values()) == len(rows)
     assert len({row for entry in saved["splits"].values() for row in entry["row_hashes"]}) == len(rows)
-    assert make(rows).manifest()["sha256"] == manifest["sha256"], "same data, same seed"
-    changes = {
-        "split_seed": make(rows, split_seed=43),
-        "share": make(rows, test_share=0.3),
-        "text": make([{**rows[0], "text": "another"}, *rows[1:]]),
-        "label": make([{**rows[0], "label": rows[1]["label"]}, *rows[1:]]),
-        "fewer rows": make(rows[:-1]),
-        "order": make(rows[::-1]),
+    for entry in saved["splits"].values():
+        assert entry["sha256"] == sha256("\n".join(sorted(entry["row_hashes"])).encode()).hexdigest()
+    assert make(folder).manifest()["sha256"] == manifest["sha256"], "same data, same seed"
+    changes: dict[str, dict[str, Any]] = {
+        "split_seed": {"split_seed": 43},
+        "share": {"test_share": 0.3},
+        "text": {"rows": [{**rows[0], "text": "another"}, *rows[1:]]},
+        "label": {"rows": [{**rows[0], "label": rows[1]["label"]}, *rows[1:]]},
+        "fewer rows": {"rows": rows[:-1]},
+        "order": {"rows": rows[::-1]},
     }
-    for change, data in changes.items():
-        assert data.manifest()["sha256"] != manifest["sha256"], f"another {change}, same hash"
+    for change, settings in changes.items():
+        assert make(folder, **settings).manifest()["sha256"] != manifest["sha256"], f"another {change}, same hash"
 
 
 def test_p09_shares_are_off_by_one_row_per_class_at_most():
@@ -108,57 +116,42 @@ def test_p09_breaker_strata_that_tear_alike_labels_apart(monkeypatch):
         contract_shares_of_strata([1.0, 2.0] * 50, Values("label"), 0)
 
 
-@pytest.fixture
-def make(tmp_path):
-    return lambda rows, **settings: text_files(tmp_path, rows, **{**CUT, **settings})
+def test_p09_manifest_hash_is_stable(tmp_path):
+    contract_manifest(tmp_path)
 
 
-def test_p09_manifest_hash_is_stable(make, tmp_path):
-    contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+def test_p09_manifest_hash_depends_neither_on_training_settings_nor_on_where_the_file_is(tmp_path):
+    same = make(tmp_path).manifest()["sha256"]
+    (tmp_path / "there").mkdir()
+    other = make(tmp_path / "there", seed=1, max_length=7, batch_size=3, tokenizer="any")
+    assert other.manifest()["sha256"] == same
 
 
-def test_p09_manifest_hash_does_not_depend_on_the_training_seed_or_tokenizer(make):
-    rows = labelled(["neg", "pos"] * 20)
-    same = make(rows).manifest()["sha256"]
-    assert make(rows, seed=1, max_length=7, batch_size=3, tokenizer="any").manifest()["sha256"] == same
-
-
-def test_p09_manifest_hash_does_not_depend_on_where_the_file_is(tmp_path):
-    rows, hashes = labelled(["neg", "pos"] * 20), set()
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        hashes.add(text_files(tmp_path / name, rows, **CUT).manifest()["sha256"])
-    assert len(hashes) == 1, "same data, same seed, another folder: another hash"
-
-
-def test_p09_manifest_hash_can_be_checked_from_the_saved_file(make):
-    saved = json.loads(json.dumps(make(labelled(["neg", "pos"] * 20)).manifest()))
-    for entry in saved["splits"].values():
-        assert entry["sha256"] == sha256("\n".join(sorted(entry["row_hashes"])).encode()).hexdigest()
-
-
-def test_p09_breaker_row_hash_of_the_label_alone(make, tmp_path, monkeypatch):
+def test_p09_breaker_row_hash_of_the_label_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(checks, "row_hash", lambda text, label: sha256(label.encode()).hexdigest()[:16])
     with pytest.raises(AssertionError):
-        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+        contract_manifest(tmp_path)
 
 
-def test_p09_breaker_seed_and_shares_left_out(make, tmp_path, monkeypatch):
+def break_manifest(monkeypatch: pytest.MonkeyPatch, change: Callable[[], dict[str, Any]]) -> None:
     kept = TextDataModule.manifest
-    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "cut_from_train": None})
+    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), **change()})
+
+
+def test_p09_breaker_seed_and_shares_left_out(tmp_path, monkeypatch):
+    break_manifest(monkeypatch, lambda: {"cut_from_train": None})
     with pytest.raises((AssertionError, TypeError)):
-        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+        contract_manifest(tmp_path)
 
 
-def test_p09_breaker_hash_that_changes_by_itself(make, tmp_path, monkeypatch):
-    kept, calls = TextDataModule.manifest, iter(range(100))
-    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": str(next(calls))})
+def test_p09_breaker_hash_that_changes_by_itself(tmp_path, monkeypatch):
+    calls = iter(range(100))
+    break_manifest(monkeypatch, lambda: {"sha256": str(next(calls))})
     with pytest.raises(AssertionError, match="same data, same seed"):
-        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+        contract_manifest(tmp_path)
 
 
-def test_p09_breaker_hash_of_a_constant(make, tmp_path, monkeypatch):
-    kept = TextDataModule.manifest
-    monkeypatch.setattr(TextDataModule, "manifest", lambda self: {**kept(self), "sha256": "0"})
+def test_p09_breaker_hash_of_a_constant(tmp_path, monkeypatch):
+    break_manifest(monkeypatch, lambda: {"sha256": "0"})
     with pytest.raises(AssertionError, match="same hash"):
-        contract_manifest(make, labelled(["neg", "pos", "pos"] * 20), tmp_path)
+        contract_manifest(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from peftlit.modules import CausalLM, MaskedLM
 from peftlit.modules.base import PeftModule
 from tests import tiny
 from tests.conftest import errors_of
+from tests.contracts.test_p10_padding import without
 from tests.data.language_data import chat_files, documents, text_lines, write_lines
 
 CAUSAL = sorted(tiny.DECODERS)
 MASKED = sorted(set(tiny.CONFIGS) - tiny.DECODERS)
 ATTENTION = ["sdpa", "eager"]
-TOLERANCE = 5e-6
+assert_close = partial(torch.testing.assert_close, rtol=5e-6, atol=5e-6)
 """Logits are about 1 and a row's loss about 100, in float32: sums over more padding differ in the last bits."""
 
 
@@ -60,30 +62,18 @@ def language_data(kind: str, folder: Path, model: Path, **settings: Any) -> Text
     return data
 
 
-def columns_of(data: TextLines | ChatFiles) -> dict[str, list[Any]]:
-    """All training rows, not yet padded."""
-    columns: dict[str, list[Any]] = data._encoded["train"][:]
-    return columns
-
-
-def take(columns: dict[str, list[Any]], rows: list[int]) -> dict[str, list[Any]]:
+def take(columns: dict[str, list[Any]], rows: Any) -> dict[str, list[Any]]:
     return {name: [values[i] for i in rows] for name, values in columns.items()}
-
-
-def only(batch: Batch, row: int) -> Batch:
-    """The same batch with the labels of one row alone."""
-    labels = torch.full_like(batch["labels"], IGNORE_INDEX)
-    labels[row] = batch["labels"][row]
-    return {**batch, "labels": labels}
 
 
 def seen(module: CausalLM | MaskedLM, batch: Batch) -> list[tuple[torch.Tensor, ...]]:
     """Each row's summed loss, number of labels, tokens found, and the logits of its tokens."""
-    logits = module.evaluate_batch(batch)
-    rows = []
-    with torch.no_grad():
-        for row, kept in enumerate(batch["attention_mask"].bool()):
-            rows.append((*module.loss(only(batch, row)), logits[row][kept]))
+    logits, rows = module.evaluate_batch(batch), []
+    for row, kept in enumerate(batch["attention_mask"].bool()):
+        alone = torch.full_like(batch["labels"], IGNORE_INDEX)
+        alone[row] = batch["labels"][row]
+        with torch.no_grad():
+            rows.append((*module.loss({**batch, "labels": alone}), logits[row][kept]))
     return rows
 
 
@@ -95,8 +85,8 @@ def contract_batch_mates(module: CausalLM | MaskedLM, collator: Any, columns: di
     for row in range(count):
         (alone,) = seen(module, collator(take(columns, [row])))
         assert alone[1] == together[row][1] > 0
-        torch.testing.assert_close(together[row][0], alone[0], rtol=TOLERANCE, atol=TOLERANCE)
-        torch.testing.assert_close(together[row][3], alone[3], rtol=TOLERANCE, atol=TOLERANCE)
+        for i in (0, 3):
+            assert_close(together[row][i], alone[i])
     return together
 
 
@@ -106,14 +96,14 @@ def contract_sides(family: str, model: Path, folder: Path, kind: str = "lines", 
     for side in ("right", "left"):
         data = language_data(kind, folder, model, padding_side=side)
         module = lm(family, model, attention, side)
-        columns = take(columns_of(data), list(range(8)))
+        columns = take(data._encoded["train"][:], range(8))
         batch = data._collator("train")(columns)
         assert bool(batch["attention_mask"][:, 0 if side == "right" else -1].all())
         found[side] = contract_batch_mates(module, data._collator("train"), columns)
     for right, left in zip(found["right"], found["left"], strict=True):
         assert right[1] == left[1]
         for one, other in zip(right, left, strict=True):
-            torch.testing.assert_close(other, one, rtol=TOLERANCE, atol=TOLERANCE)
+            assert_close(other, one)
 
 
 @pytest.mark.parametrize("attention", ATTENTION)
@@ -129,15 +119,19 @@ def test_p10_a_row_of_a_causal_model_depends_neither_on_batch_mates_nor_on_the_s
 def test_p10_a_row_of_a_masked_model_does_not_depend_on_batch_mates(family, model_folder, tmp_path):
     data = language_data("lines", tmp_path, model_folder(family), objective="masked")
     module = lm(family, model_folder(family), "eager" if family == "deberta-v3" else "sdpa")
-    contract_batch_mates(module, data._collator("train"), take(columns_of(data), list(range(8))))
+    contract_batch_mates(module, data._collator("train"), take(data._encoded["train"][:], range(8)))
+
+
+def contract_refused_before_weights_load(module: CausalLM | MaskedLM, said: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^data\.{said}"):
+        module.check()
+    assert module.model is None
 
 
 @pytest.mark.parametrize("family", MASKED)
 def test_p10_masked_models_refuse_left_padding_before_weights_load(family, model_folder):
     module = MaskedLM(Backbone(str(model_folder(family))), data=DataSpec(padding_side="left"))
-    with pytest.raises(ConfigError, match=r"^data\.padding_side: left padding would move the positions"):
-        module.check()
-    assert module.model is None
+    contract_refused_before_weights_load(module, "padding_side: left padding would move the positions")
 
 
 # Packed rows -------------------------------------------------------------------------------------------------------
@@ -172,48 +166,29 @@ def contract_packed(family: str, model: Path, folder: Path, attention: str, kind
         totals.append([sum(float(part[i]) for part in parts) for i in range(3)])
     alone, together = found
     assert set(alone) == set(together)
-    names = list(alone)
-    torch.testing.assert_close(
-        torch.stack([together[name] for name in names]), torch.stack([alone[name] for name in names]),
-        rtol=TOLERANCE, atol=TOLERANCE,
-    )  # fmt: skip
+    assert_close(torch.stack([together[name] for name in alone]), torch.stack(list(alone.values())))
     assert totals[1] == pytest.approx(totals[0], rel=1e-5)
     assert totals[1][1:] == totals[0][1:]
 
 
-@pytest.mark.parametrize("attention", ATTENTION)
+@pytest.mark.parametrize(("attention", "kind"), [("sdpa", "lines"), ("eager", "lines"), ("sdpa", "prompts")])
 @pytest.mark.parametrize("family", CAUSAL)
-def test_p10_packed_rows_cost_what_they_do_alone(family, attention, model_folder, tmp_path):
-    contract_packed(family, model_folder(family), tmp_path, attention)
-
-
-@pytest.mark.parametrize("family", CAUSAL)
-def test_p10_packed_prompts_cost_what_they_do_alone(family, model_folder, tmp_path):
-    contract_packed(family, model_folder(family), tmp_path, "sdpa", "prompts")
+def test_p10_packed_rows_cost_what_they_do_alone(family, attention, kind, model_folder, tmp_path):
+    contract_packed(family, model_folder(family), tmp_path, attention, kind)
 
 
 @pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
-def test_p10_packed_rows_under_virtual_tokens_are_refused_before_weights_load(adapter, model_folder):
-    packed = DataSpec(packing=True)
-    module = CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), data=packed)
-    with pytest.raises(
-        ConfigError, match=r"^data\.packing: .* puts its virtual tokens before the first .* leave packing"
-    ):
-        module.check()
-    assert module.model is None
-
-
-@pytest.mark.parametrize("adapter", [PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig])
-def test_p10_padding_between_virtual_tokens_and_text_is_refused_before_weights_load(adapter, model_folder):
-    """Their positions move with it, and peft takes no others; what stands in the past moves nothing."""
-    left = DataSpec(padding_side="left")
-    module = CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), data=left)
+def test_p10_packing_and_left_padding_under_virtual_tokens_are_refused_before_weights_load(adapter, model_folder):
+    """Their positions move with padding, and peft takes no others; what stands in the past moves nothing."""
+    packed, left = (
+        CausalLM(Backbone(str(model_folder("llama"))), adapter(num_virtual_tokens=3), data=data)
+        for data in (DataSpec(packing=True), DataSpec(padding_side="left"))
+    )
+    contract_refused_before_weights_load(packed, "packing: .* puts its virtual tokens before .* leave packing")
     if adapter is PrefixTuningConfig:
-        module.check()
+        left.check()
     else:
-        with pytest.raises(ConfigError, match=r"^data\.padding_side: left padding would stand between the virtual"):
-            module.check()
-    assert module.model is None
+        contract_refused_before_weights_load(left, "padding_side: left padding would stand between the virtual")
 
 
 def test_p10_the_command_line_tells_the_model_that_rows_are_packed(model_folder, tmp_path, peftlit):
@@ -257,12 +232,6 @@ def test_p10_one_end_of_text_label_survives_per_document(family, kind, settings,
 
 
 # Breakers ----------------------------------------------------------------------------------------------------------
-
-
-def without(*names: str) -> Any:
-    """A ``model_inputs`` that leaves something out."""
-    whole = PeftModule.model_inputs
-    return lambda self, batch: {name: value for name, value in whole(self, batch).items() if name not in names}
 
 
 @pytest.mark.parametrize("family", MASKED)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig
 from transformers import AutoTokenizer
 
 from peftlit.backbone import Backbone
@@ -28,6 +27,7 @@ from tests.data import language_data
 from tests.data.helpers import refusal, text_files, write_jsonl
 from tests.data.language_data import TEMPLATE, turns
 from tests.data.test_chat import TEMPLATES
+from tests.modules.language_cases import lora
 
 ALL_TEMPLATES = {**TEMPLATES, "plain": TEMPLATE}
 TALKS = [
@@ -39,14 +39,9 @@ TEXTS = [("the film", " was good"), ("a book is ", "long"), ("it works\n", " , b
 SYSTEM = {"role": "system", "content": "be short"}
 
 
-def exported(data: ChatFiles | TextFiles, model: Path, folder: Path, **arguments: Any) -> Path:
+def exported(data: ChatFiles | TextFiles, model: Path, folder: Path) -> Path:
     """The folder of a model with this data, as ``fit`` leaves it."""
-    module = CausalLM(
-        Backbone(str(model)),
-        LoraConfig(r=2, target_modules=tiny.TARGETS["llama"]),
-        data=data.data_spec(),
-        **arguments,
-    )
+    module = CausalLM(Backbone(str(model)), lora("llama", r=2), data=data.data_spec())
     module.configure_model(torch.device("cpu"))
     export(module, data.get_tokenizer(), folder, {})
     return folder
@@ -66,9 +61,19 @@ def fed_to_generate(generator: Generator, questions: list[Any]) -> list[list[int
 
 
 def chats(folder: Path, model: Path, rows: list[dict[str, Any]], **settings: Any) -> ChatFiles:
-    data = language_data.chat_files(folder, rows, tokenizer=str(model), max_length=512, **settings)
+    data = language_data.chat_files(folder, rows, **{"tokenizer": str(model), "max_length": 512, **settings})
     data.setup("fit")
     return data
+
+
+def messages_and_questions(talks: list[Any]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Rows of conversations, and each without its last turn."""
+    return [{"messages": talk} for talk in talks], [talk[:-1] for talk in talks]
+
+
+def prompts_and_questions(texts: list[tuple[str, str]]) -> tuple[list[dict[str, Any]], list[Any]]:
+    """Rows of prompts, and the prompts alone."""
+    return [{"prompt": text, "completion": end} for text, end in texts], [text for text, _ in texts]
 
 
 def before_the_last_completion(data: ChatFiles) -> list[list[int]]:
@@ -93,12 +98,15 @@ def contract_predict_feeds_what_was_trained(
 
 
 @pytest.fixture
+def tiny_llama(model_folder) -> Path:
+    return model_folder("llama")
+
+
+@pytest.fixture
 def llama(request: pytest.FixtureRequest, model_folder) -> Path:
     if request.param == "tiny":
-        folder: Path = model_folder("llama")
-        return folder
-    shared: Path = request.getfixturevalue("shared")
-    return shared / "models" / "stories260K-llama"
+        return model_folder("llama")
+    return request.getfixturevalue("shared") / "models" / "stories260K-llama"
 
 
 over_models = pytest.mark.parametrize("llama", ["tiny", "stories"], indirect=True)
@@ -109,25 +117,22 @@ over_models = pytest.mark.parametrize("llama", ["tiny", "stories"], indirect=Tru
 @pytest.mark.parametrize("form", ["messages", "prompt and completion"])
 def test_p11_predict_feeds_a_conversations_tokens_before_its_last_turn(llama, template, form, tmp_path):
     talks = [*TALKS] if template == "llama-2" else [*TALKS, [SYSTEM, *TALKS[1]]]
-    rows = [{"messages": talk} for talk in talks]
+    rows, questions = messages_and_questions(talks)
     if form != "messages":
         rows = [{"prompt": talk[:-1], "completion": talk[-1:]} for talk in talks]
-    questions = [talk[:-1] for talk in talks]
     contract_predict_feeds_what_was_trained(tmp_path, llama, rows, questions, chat_template=ALL_TEMPLATES[template])
 
 
 @over_models
 def test_p11_a_text_is_a_users_message_to_a_model_that_learned_conversations(llama, tmp_path):
-    rows = [{"messages": turns("is it good ?", "very good")}, {"messages": turns("the plot", "dull")}]
-    contract_predict_feeds_what_was_trained(
-        tmp_path, llama, rows, ["is it good ?", "the plot"], chat_template=TEMPLATES["zephyr"]
-    )
+    rows, _ = messages_and_questions([turns("is it good ?", "very good"), turns("the plot", "dull")])
+    questions = ["is it good ?", "the plot"]
+    contract_predict_feeds_what_was_trained(tmp_path, llama, rows, questions, chat_template=TEMPLATES["zephyr"])
 
 
 @over_models
 def test_p11_predict_feeds_a_texts_tokens_before_its_completion(llama, tmp_path):
-    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in TEXTS]
-    contract_predict_feeds_what_was_trained(tmp_path, llama, rows, [prompt for prompt, _ in TEXTS])
+    contract_predict_feeds_what_was_trained(tmp_path, llama, *prompts_and_questions(TEXTS))
 
 
 # Prompts with labels -----------------------------------------------------------------------------------------------
@@ -149,9 +154,8 @@ def contract_classifier_feeds_what_was_trained(folder: Path, model: Path, prompt
     names = ["bad", "good"]
     rows = [{"text": row["text"], "label": names[int(str(row["label"]))]} for row in toy_rows(20)]
     rows.append({"text": "the film was long and " * 30, "label": "bad"})
-    data = text_files(
-        folder, rows, objective="causal", tokenizer=str(model), max_length=100, prompt=prompt, label_names=names
-    )
+    settings = {"objective": "causal", "tokenizer": str(model), "max_length": 100, "prompt": prompt}
+    data = text_files(folder, rows, label_names=names, **settings)
     data.setup("fit")
     assert data.lengths["train"]["cut"] > 0
     encoded = sorted(data._encoded["train"], key=lambda row: row["row"])
@@ -187,45 +191,24 @@ def contract_template_is_saved(folder: Path, template: str) -> None:
     assert isinstance(generator, Generator)
     assert generator.chat
     answer = generator.tokenizer.apply_chat_template(turns("the plot"), tokenize=False, add_generation_prompt=True)
-    assert fed_to_generate(generator, ["the plot"]) == [
-        generator.tokenizer(answer, add_special_tokens=False)["input_ids"]
-    ]
-
-
-def fit_chat(folder: Path, model: Path, write_config: Any, peftlit: Any) -> Path:
-    """A finished run whose YAML gives a template."""
-    rows = [{"messages": turns(f"the plot {word} ?", f"it was {word}")} for word in tiny.WORDS[:40]]
-    settings = {
-        "model": {
-            "class_path": "CausalLM",
-            "init_args": {
-                "backbone": {"name_or_path": str(model)},
-                "adapter": {
-                    "class_path": "peft.LoraConfig",
-                    "init_args": {"r": 2, "target_modules": tiny.TARGETS["llama"]},
-                },
-            },
-        },
-        "data": {
-            "class_path": "ChatFiles",
-            "init_args": {
-                "train_file": write_jsonl(folder / "chats.jsonl", rows),
-                "chat_template": TEMPLATES["zephyr"],
-                "max_length": 48,
-            },
-        },
-        "trainer": {"max_epochs": 1, "accelerator": "cpu"},
-    }
-    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir", folder / "run")
-    assert code == 0, err
-    return folder / "run"
+    tokens = generator.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    assert fed_to_generate(generator, ["the plot"]) == [tokens]
 
 
 @pytest.mark.slow
-def test_p11_the_template_of_the_yaml_is_saved_and_loaded_again(model_folder, tmp_path, write_config, peftlit):
-    run = fit_chat(tmp_path, model_folder("llama"), write_config, peftlit)
-    contract_template_is_saved(run / "adapter", TEMPLATES["zephyr"])
-    code, out, err = peftlit("predict", "--run_dir", run, "--text", "the plot ?", "--max_new_tokens", 4)
+def test_p11_the_template_of_the_yaml_is_saved_and_loaded(model_folder, tmp_path, settings, write_config, peftlit):
+    rows = [{"messages": turns(f"the plot {word} ?", f"it was {word}")} for word in tiny.WORDS[:40]]
+    train = write_jsonl(tmp_path / "chats.jsonl", rows)
+    settings["model"]["class_path"] = "CausalLM"
+    settings["model"]["init_args"]["backbone"] = {"name_or_path": str(model_folder("llama"))}
+    settings["model"]["init_args"]["adapter"]["init_args"]["target_modules"] = tiny.TARGETS["llama"]
+    options = {"train_file": train, "chat_template": TEMPLATES["zephyr"], "max_length": 48}
+    settings["data"] = {"class_path": "ChatFiles", "init_args": options}
+    settings["trainer"] = {"max_epochs": 1, "accelerator": "cpu"}
+    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
+    assert code == 0, err
+    contract_template_is_saved(tmp_path / "run/adapter", TEMPLATES["zephyr"])
+    code, out, err = peftlit("predict", "--run_dir=run", "--text", "the plot ?", "--max_new_tokens", 4)
     assert code == 0, err
     assert set(json.loads(out)) == {"row", "text", "finished"}
 
@@ -237,44 +220,32 @@ NOTHING = "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %
 EMPTY = {
     "no text": ({"prompt": "the film", "completion": ""}, None, "the completion is empty"),
     "the end alone": ({"prompt": "the film", "completion": "</s>"}, None, "the completion is empty"),
-    "a long prompt": (
-        {"prompt": "film " * 40, "completion": " good"},
-        None,
-        "the prompt alone is longer than the window",
-    ),
+    "a long prompt": ({"prompt": "film " * 40, "completion": " good"}, None, "the prompt alone is longer than the"),
     "an empty turn": ({"messages": turns("the film", " ")}, TEMPLATE, "message 2 is empty"),
     "a template without it": ({"messages": turns("the film", "good")}, NOTHING, "renders nothing of message 2"),
     "a long question": ({"messages": turns("film " * 40, "good")}, TEMPLATE, "the prompt alone is longer than"),
 }
 
 
-def contract_something_to_learn(
-    folder: Path, model: Path, row: dict[str, Any], template: str | None, said: str
-) -> None:
+def contract_something_to_learn(folder: Path, model: Path, case: str) -> None:
     """A row of whose completion nothing would be learned is refused by file and row; no batch has one."""
-    good: dict[str, Any] = (
-        {"messages": turns("it", "is")} if "messages" in row else {"prompt": "it", "completion": " is"}
-    )
+    row, template, said = EMPTY[case]
+    good = {"messages": turns("it", "is")} if "messages" in row else {"prompt": "it", "completion": " is"}
     rows = [row] if template == NOTHING else [good, good, row]
-    settings = {"tokenizer": str(model), "chat_template": template, "max_length": 32}
-    data = language_data.chat_files(folder, rows, **settings)
-    message = refusal(lambda: data.setup("fit"))
+    message = refusal(lambda: chats(folder, model, rows, chat_template=template, max_length=32))
     assert message.startswith(f"{folder / 'train.jsonl'}, row {len(rows)}: ")
     assert said in message
 
 
 @pytest.mark.parametrize("case", EMPTY)
 def test_p11_a_row_with_nothing_to_learn_is_refused_by_file_and_row(case, model_folder, tmp_path):
-    contract_something_to_learn(tmp_path, model_folder("llama"), *EMPTY[case])
+    contract_something_to_learn(tmp_path, model_folder("llama"), case)
 
 
 @pytest.mark.parametrize("template", ALL_TEMPLATES)
 def test_p11_every_row_that_is_taken_has_something_to_learn(template, model_folder, tmp_path):
     rows = [{"messages": turns(*(f"{word} {i}" for i, word in enumerate(tiny.WORDS[: 2 * n])))} for n in range(1, 12)]
-    data = language_data.chat_files(
-        tmp_path, rows, tokenizer=str(model_folder("llama")), chat_template=ALL_TEMPLATES[template], max_length=40
-    )
-    data.setup("fit")
+    data = chats(tmp_path, model_folder("llama"), rows, chat_template=ALL_TEMPLATES[template], max_length=40)
     assert template == "bare" or data.lengths["train"]["cut"] > 0
     for batch in data.train_dataloader():
         assert (batch["labels"] != IGNORE_INDEX).any(1).all()
@@ -283,19 +254,17 @@ def test_p11_every_row_that_is_taken_has_something_to_learn(template, model_fold
 # Breakers ----------------------------------------------------------------------------------------------------------
 
 
-def test_p11_breaker_predict_without_what_announces_the_answer(model_folder, tmp_path, monkeypatch):
-    render = Renderer.render
-    monkeypatch.setattr(
-        Renderer, "render",
-        lambda self, messages, source, row, *, add_generation_prompt: render(
-            self, messages, source, row, add_generation_prompt=add_generation_prompt and source != "predict"
-        ),
-    )  # fmt: skip
-    rows = [{"messages": talk} for talk in TALKS]
+def test_p11_breaker_predict_without_what_announces_the_answer(tiny_llama, tmp_path, monkeypatch):
+    whole = Renderer.render
+
+    def render(self: Renderer, messages: Any, source: str, row: Any, *, add_generation_prompt: bool) -> Any:
+        announced = add_generation_prompt and source != "predict"
+        return whole(self, messages, source, row, add_generation_prompt=announced)
+
+    monkeypatch.setattr(Renderer, "render", render)
+    talks = messages_and_questions(TALKS)
     with pytest.raises(AssertionError):
-        contract_predict_feeds_what_was_trained(
-            tmp_path, model_folder("llama"), rows, [talk[:-1] for talk in TALKS], chat_template=TEMPLATES["zephyr"]
-        )
+        contract_predict_feeds_what_was_trained(tmp_path, tiny_llama, *talks, chat_template=TEMPLATES["zephyr"])
 
 
 def test_p11_breaker_training_rows_tokenized_whole(shared, tmp_path, monkeypatch):
@@ -305,11 +274,9 @@ def test_p11_breaker_training_rows_tokenized_whole(shared, tmp_path, monkeypatch
         return [full[len(prompt) :] for *_, prompt, full in groups]
 
     monkeypatch.setattr(Renderer, "_completions", whole)
-    rows = [{"prompt": prompt, "completion": completion} for prompt, completion in TEXTS[::-1]]  # in no cache
+    model, texts = shared / "models" / "stories260K-llama", TEXTS[::-1]  # in no cache
     with pytest.raises(AssertionError):
-        contract_predict_feeds_what_was_trained(
-            tmp_path, shared / "models" / "stories260K-llama", rows, [prompt for prompt, _ in TEXTS[::-1]]
-        )
+        contract_predict_feeds_what_was_trained(tmp_path, model, *prompts_and_questions(texts))
 
 
 def test_p11_breaker_predict_that_takes_a_text_as_it_is(model_folder, tmp_path, monkeypatch):
@@ -330,12 +297,11 @@ def test_p11_breaker_classifier_asked_in_plain_text(model_folder, tmp_path, monk
         contract_classifier_feeds_what_was_trained(tmp_path, model_folder("llama"), LABEL_PROMPTS["zephyr"])
 
 
-def test_p11_a_template_is_saved_and_breaker_another_one_is(model_folder, tmp_path):
-    model = model_folder("llama")
-    data = chats(tmp_path, model, [{"messages": talk} for talk in TALKS], chat_template=TEMPLATES["zephyr"])
-    contract_template_is_saved(exported(data, model, tmp_path / "adapter"), TEMPLATES["zephyr"])
+def test_p11_a_template_is_saved_and_breaker_another_one_is(tiny_llama, tmp_path):
+    data = chats(tmp_path, tiny_llama, messages_and_questions(TALKS)[0], chat_template=TEMPLATES["zephyr"])
+    contract_template_is_saved(exported(data, tiny_llama, tmp_path / "adapter"), TEMPLATES["zephyr"])
     data.get_tokenizer().chat_template = TEMPLATES["chatml"]
-    exported(data, model, tmp_path / "adapter")
+    exported(data, tiny_llama, tmp_path / "adapter")
     with pytest.raises(AssertionError):
         contract_template_is_saved(tmp_path / "adapter", TEMPLATES["zephyr"])
 
@@ -344,7 +310,7 @@ def test_p11_a_template_is_saved_and_breaker_another_one_is(model_folder, tmp_pa
 def test_p11_breaker_no_check_of_what_the_window_leaves(case, model_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(samples, "any", lambda labels: True, raising=False)
     with pytest.raises(AssertionError, match="had to be refused"):
-        contract_something_to_learn(tmp_path, model_folder("llama"), *EMPTY[case])
+        contract_something_to_learn(tmp_path, model_folder("llama"), case)
 
 
 def test_p11_breaker_completions_without_a_token(model_folder, tmp_path, monkeypatch):
@@ -353,4 +319,4 @@ def test_p11_breaker_completions_without_a_token(model_folder, tmp_path, monkeyp
 
     monkeypatch.setattr(Renderer, "encode", encode)
     with pytest.raises(AssertionError, match="had to be refused"):
-        contract_something_to_learn(tmp_path, model_folder("llama"), *EMPTY["no text"])
+        contract_something_to_learn(tmp_path, model_folder("llama"), "no text")

@@ -5,19 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from lightning import Trainer
 from numpy import float32
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, matthews_corrcoef, precision_score, recall_score
 
 from peftlit.backbone import Backbone
 from peftlit.data import SST2
-from peftlit.modules import SequenceClassification
+from peftlit.data.prompt import Prompt
+from peftlit.modules import CausalLM, SequenceClassification
 from peftlit.modules.metrics import CALIBRATION_BINS, SingleLabelMetrics
 from peftlit.run.predictions import Predictions
-from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
+from tests.modules.cases import make_trainer
+from tests.modules.language_cases import ONE_TOKEN, TEMPLATE, lora
 
 
 def read_predictions(path: Path) -> list[dict[str, str]]:
@@ -36,7 +38,8 @@ def calibration_error(rows: list[dict[str, str]], names: list[str]) -> float:
     return total / len(rows)
 
 
-def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, names: list[str], count: int) -> None:
+def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, count: int) -> None:
+    names = ["negative", "positive"]
     rows = read_predictions(path)
     assert [int(row["row"]) for row in rows] == list(range(1, count + 1))
     truth, answers = [row["label"] for row in rows], [row["prediction"] for row in rows]
@@ -55,67 +58,39 @@ def contract_logged_equals_scikit_learn(logged: dict[str, float], path: Path, na
         assert logged[name] == pytest.approx(float(value), abs=1e-6), name
 
 
-def evaluate(model_folder, toy_data: Path, folder: Path, batch_size: int) -> tuple[dict[str, float], Path]:
-    torch.manual_seed(0)
-    data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=batch_size)
-    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.data_spec())
-    path = folder / f"{batch_size}.csv"
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[Predictions(path, module.problem)], use_distributed_sampler=False,
-    )  # fmt: skip
-    logged = trainer.test(module, datamodule=data, verbose=False)[0]
-    return {name.removeprefix("test/"): value for name, value in logged.items()}, path
+@pytest.fixture
+def evaluate(bert, language_folder, toy_data, tmp_path):
+    """Return a function that tests a module: what was logged, the predictions, the module and its data."""
+    prompts = {"objective": "causal", "prompt": Prompt(TEMPLATE, label_words=ONE_TOKEN)}
+
+    def run(batch_size: int, *, causal: bool = False, **arguments: Any) -> tuple[dict[str, float], Path, Any, SST2]:
+        torch.manual_seed(0)
+        folder = str(language_folder("llama") if causal else bert)
+        settings = {"max_length": 32, "eval_batch_size": batch_size, **(prompts if causal else {})}
+        data = SST2(data_dir=str(toy_data), tokenizer=folder, **settings)
+        kind, adapter = (CausalLM, lora("llama")) if causal else (SequenceClassification, None)
+        module = kind(Backbone(folder), adapter, data=data.data_spec())
+        path = tmp_path / f"{batch_size}.csv"
+        trainer = make_trainer(-1, Predictions(path, module.problem), use_distributed_sampler=False, **arguments)
+        logged = trainer.test(module, datamodule=data, verbose=False)[0]
+        return {name.removeprefix("test/"): value for name, value in logged.items()}, path, module, data
+
+    return run
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 30, 64])
-def test_p12_logged_metrics_equal_scikit_learn(model_folder, toy_data, tmp_path, batch_size) -> None:
-    logged, path = evaluate(model_folder, toy_data, tmp_path, batch_size)
-    contract_logged_equals_scikit_learn(logged, path, ["negative", "positive"], 30)
+@pytest.mark.parametrize("causal", [False, True], ids=["classifier", "language model that tells labels"])
+def test_p12_logged_metrics_equal_scikit_learn_and_no_batch_size_changes_them(causal, evaluate) -> None:
+    every = []
+    for batch_size in (1, 7, 13, 30, 64):
+        logged, path, *_ = evaluate(batch_size, causal=causal)
+        contract_logged_equals_scikit_learn(logged, path, 30)
+        every.append(logged)
+    assert every[1:] == [pytest.approx(every[0], abs=2e-6)] * 4
 
 
-def test_p12_batch_size_changes_no_metric(model_folder, toy_data, tmp_path) -> None:
-    one, _ = evaluate(model_folder, toy_data, tmp_path, 1)
-    many, _ = evaluate(model_folder, toy_data, tmp_path, 13)
-    assert one.keys() == many.keys()
-    for name in one:
-        assert one[name] == pytest.approx(many[name], abs=2e-6), name
-
-
-@pytest.mark.slow
-def test_p12_a_causal_language_model_that_tells_labels_holds_the_same_numbers(
-    language_folder, toy_data, peftlit, settings, write_config, tmp_path
-) -> None:
-    """From the configuration to predictions.csv, and from the export to the same answers."""
-    arguments = settings["model"]["init_args"]
-    settings["model"]["class_path"] = "CausalLM"
-    arguments["backbone"] = {"name_or_path": str(language_folder("llama"))}
-    arguments["adapter"]["init_args"]["target_modules"] = ["q_proj", "v_proj", "up_proj"]
-    settings["data"]["init_args"]["prompt"] = {"template": TEMPLATE, "label_words": ONE_TOKEN}
-    settings["trainer"] |= {"max_epochs": 1, "precision": "32-true"}
-    code, _, err = peftlit("fit", "--config", write_config(settings), "--run_dir=run")
-    assert code == 0, err
-    recorded = json.loads((tmp_path / "run/metrics.json").read_text(encoding="utf-8"))["test"]
-    contract_logged_equals_scikit_learn(recorded, tmp_path / "run/predictions.csv", ["negative", "positive"], 30)
-    rows = read_predictions(tmp_path / "run/predictions.csv")
-    code, out, err = peftlit("predict", "--run_dir=run", "--file", toy_data / "test.jsonl", "--device=cpu")
-    assert code == 0, err
-    for row, line in zip(rows, out.splitlines(), strict=True):
-        answer = json.loads(line)
-        assert answer["label"] == row["prediction"]
-        for name, value in answer["probabilities"].items():
-            assert value == pytest.approx(float(row[f"prob_{name}"]), abs=1e-5)
-
-
-def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(model_folder, toy_data, tmp_path) -> None:
-    data = SST2(data_dir=str(toy_data), tokenizer=str(model_folder("bert")), max_length=32, eval_batch_size=4)
-    module = SequenceClassification(Backbone(str(model_folder("bert"))), data=data.data_spec())
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_progress_bar=False, limit_test_batches=0.3,
-        callbacks=[Predictions(tmp_path / "predictions.csv", module.problem)],
-    )  # fmt: skip
-    trainer.test(module, datamodule=data, verbose=False)
-    scored = [int(row["row"]) for row in read_predictions(tmp_path / "predictions.csv")]
+def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(evaluate) -> None:
+    _, path, module, data = evaluate(4, limit_test_batches=0.3)
+    scored = [int(row["row"]) for row in read_predictions(path)]
     assert len(scored) == len(set(scored)) == module.evaluation_extras["rows"] == data.rows_scored("test") == 8
     lengths = dict(zip(data._encoded["test"]["row"], data._encoded["test"]["length"], strict=True))
     assert sorted(lengths[row] for row in scored) != sorted(lengths.values())[-8:], "the longest rows alone"
@@ -124,7 +99,7 @@ def test_p12_a_limited_evaluation_counts_the_rows_that_it_scored(model_folder, t
 def test_p12_a_finished_run_holds_the_same_numbers(finished_run) -> None:
     folder, _ = finished_run
     recorded = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["test"]
-    contract_logged_equals_scikit_learn(recorded, folder / "predictions.csv", ["negative", "positive"], 30)
+    contract_logged_equals_scikit_learn(recorded, folder / "predictions.csv", 30)
     rows = read_predictions(folder / "predictions.csv")
     truth, answers = [row["label"] for row in rows], [row["prediction"] for row in rows]
     counts = confusion_matrix(truth, answers, labels=["negative", "positive"])
@@ -139,7 +114,7 @@ def test_p12_a_finished_run_holds_the_same_numbers(finished_run) -> None:
     assert recorded["rows"] == 30
 
 
-def test_p12_breaker_mean_of_batches_fails_the_contract(model_folder, toy_data, tmp_path, monkeypatch) -> None:
+def test_p12_breaker_mean_of_batches_fails_the_contract(evaluate, monkeypatch) -> None:
     whole = SingleLabelMetrics.update
 
     def keep_only_the_last_batch(self: SingleLabelMetrics, *batch: torch.Tensor) -> None:
@@ -147,6 +122,6 @@ def test_p12_breaker_mean_of_batches_fails_the_contract(model_folder, toy_data, 
         whole(self, *batch)
 
     monkeypatch.setattr(SingleLabelMetrics, "update", keep_only_the_last_batch)
-    logged, path = evaluate(model_folder, toy_data, tmp_path, 7)
+    logged, path, *_ = evaluate(7)
     with pytest.raises(AssertionError):
-        contract_logged_equals_scikit_learn(logged, path, ["negative", "positive"], 30)
+        contract_logged_equals_scikit_learn(logged, path, 30)

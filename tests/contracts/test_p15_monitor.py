@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,17 +18,19 @@ from tests.modules.cases import RED, Case, command_line, fit, make_module
 CASE = Case("bert", "none")
 
 
-def contract_monitor(folder: Path, data: Path, out: Path, arguments: list[str], words: str) -> None:
-    """The command line refuses with these words, before weights load."""
+@pytest.fixture
+def run(bert, toy_data, tmp_path):
+    """Return a function that makes one step with these arguments of the command line."""
+    return partial(command_line, CASE, bert, toy_data, tmp_path / "run", steps=1)
 
-    def load(*_: Any, **__: Any) -> None:
-        pytest.fail("weights were loaded")
 
+def contract_monitor(run: Callable[..., Any], arguments: list[str], words: str) -> None:
+    """The command line refuses with these words, before weights load, and leaves no run."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "load_weights", load)
+        patch.setattr(build, "load_weights", lambda *_, **__: pytest.fail("weights were loaded"))
         with pytest.raises(ConfigError, match=words):
-            command_line(CASE, folder, data, out / "run", *arguments)
-    assert not (out / "run").exists(), "left something behind"
+            run(*arguments)
+    assert not run.args[-1].exists(), "left something behind"
 
 
 def watch(callback: str, monitor: str, mode: str | None = None) -> list[str]:
@@ -51,48 +54,35 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG, ids=lambda value: None if isinstance(value, str) else value[1])
-def test_p15_what_will_not_be_logged_fails_at_start(arguments, words, model_folder, toy_data, tmp_path):
-    contract_monitor(model_folder("bert"), toy_data, tmp_path, arguments, words)
+def test_p15_what_will_not_be_logged_fails_at_start(arguments, words, run):
+    contract_monitor(run, arguments, words)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        watch("EarlyStopping", "val/loss"),
-        watch("EarlyStopping", "train/loss", "min"),
-        watch("ModelCheckpoint", "val/f1_weighted", "max"),
-        watch("ModelCheckpoint", "val/recall_1", "max"),
-    ],
-    ids=lambda a: a[1],
-)
-def test_p15_what_will_be_logged_passes(arguments, model_folder, toy_data, tmp_path):
-    names = "--data.label_names=['0','1']"
-    command_line(CASE, model_folder("bert"), toy_data, tmp_path / "run", *arguments, names, steps=1)
+def test_p15_what_will_be_logged_passes(run):
+    early = [watch("EarlyStopping", "val/loss"), watch("EarlyStopping", "train/loss", "min")]
+    kept = [watch("ModelCheckpoint", "val/f1_weighted", "max"), watch("ModelCheckpoint", "val/recall_1", "max")]
+    run(*(argument for arguments in (*early, *kept) for argument in arguments), "--data.label_names=['0','1']")
 
 
 @pytest.mark.parametrize(
     ("monitor", "mode", "words"),
     [("val/acc", "max", "did you mean val/accuracy"), ("val/accuracy", "min", "set mode: max")],
 )
-def test_p15_a_schedule_that_monitors_is_held_to_it_too(monitor, mode, words, model_folder, toy_data, tmp_path):
+def test_p15_a_schedule_that_monitors_is_held_to_it_too(monitor, mode, words, run):
     scheduler = ["--model.scheduler=lightning.pytorch.cli.ReduceLROnPlateau", f"--model.scheduler.monitor={monitor}",
                  f"--model.scheduler.mode={mode}"]  # fmt: skip
     with pytest.raises(ConfigError, match=words):
-        command_line(CASE, model_folder("bert"), toy_data, tmp_path / "run", *scheduler)
+        run(*scheduler)
 
 
-def test_p15_without_a_validation_split_its_values_cannot_be_monitored(model_folder, toy_data, tmp_path):
+def test_p15_without_a_validation_split_its_values_cannot_be_monitored(run):
     no_validation = ["--data.validation_file=null", "--data.validation_share=0"]
-    contract_monitor(
-        model_folder("bert"), toy_data, tmp_path, [*watch("EarlyStopping", "val/loss"), *no_validation],
-        "val/loss.*validation",
-    )  # fmt: skip
+    contract_monitor(run, [*watch("EarlyStopping", "val/loss"), *no_validation], "val/loss.*validation")
 
 
-def test_p15_what_is_promised_is_logged_and_what_is_logged_is_promised(model_folder):
-    module = make_module(CASE, model_folder("bert"))
-    logged = set(fit(module, model_folder("bert"), 2).callback_metrics)
-    assert logged == set(module.monitors())
+def test_p15_what_is_promised_is_logged_and_what_is_logged_is_promised(bert):
+    module = make_module(CASE, bert)
+    assert set(fit(module, bert, 2).callback_metrics) == set(module.monitors())
 
 
 def test_p15_callbacks_without_a_monitor_pass():
@@ -106,7 +96,7 @@ def test_p15_the_nearest_names_come_first():
 
 
 @pytest.mark.parametrize(("arguments", "words"), WRONG[:1] + WRONG[5:6], ids=["monitor", "mode"])
-def test_p15_goes_red_when_monitors_are_not_checked(arguments, words, model_folder, toy_data, tmp_path, monkeypatch):
+def test_p15_goes_red_when_monitors_are_not_checked(arguments, words, run, monkeypatch):
     monkeypatch.setattr(cli, "check_monitors", lambda *_, **__: None)
     with pytest.raises(RED):
-        contract_monitor(model_folder("bert"), toy_data, tmp_path, arguments, words)
+        contract_monitor(run, arguments, words)

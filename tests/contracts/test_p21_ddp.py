@@ -8,7 +8,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,9 @@ from tests.contracts import toy_runs as toy
 from tests.contracts.faults_on_a_rank import break_as_asked
 from tests.contracts.on_two_ranks import BREAKERS, CASES, FAST
 from tests.forked import Outcome, forked, on_ranks, peftlit_in
+from tests.modules.language_cases import NO_DROPOUT
+
+slow = pytest.mark.slow
 
 TOLERANCE = 1e-6
 """Of weights: their way is about 5e-2. Sums over rows are cut at another place, and so are rounded otherwise."""
@@ -34,44 +37,35 @@ CLOSE = 1e-6
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory) -> Path:
-    """A tiny BERT in ``bert``, and toy data."""
-    folder = tmp_path_factory.mktemp("base")
-    toy.write_base(folder)
-    return folder
+def together(base, tmp_path_factory) -> Callable[[str], Path]:
+    """Return a function that gives the folder of what two processes have made of a case: the fast ones, or all others.
 
+    The others are the other cases, and those that a guard is taken from; of both, names and ranks name the files.
+    """
+    slow = [*(name for name in CASES if name not in FAST), *BREAKERS]
 
-def trained_together(names: list[str], base: Path, out: Path) -> Path:
-    train = partial(on_two_ranks.train_all, names, out, base)
-    outcome = forked(partial(on_ranks, train), out, others_may_take=60.0)
-    assert outcome.code == 0, outcome.said
-    return out
+    @cache
+    def train(*names: str) -> Path:
+        out = tmp_path_factory.mktemp("together")
+        all_of_them = partial(on_two_ranks.train_all, list(names), out, base)
+        outcome = forked(partial(on_ranks, all_of_them), out, others_may_take=60.0)
+        assert outcome.code == 0, outcome.said
+        return out
 
-
-@pytest.fixture(scope="module")
-def together(base, tmp_path_factory) -> Path:
-    """What two processes have made of the fast cases, by name and rank."""
-    return trained_together(list(FAST), base, tmp_path_factory.mktemp("together"))
-
-
-@pytest.fixture(scope="module")
-def together_slowly(base, tmp_path_factory) -> Path:
-    """What they have made of the other cases, and of those that a guard is taken from."""
-    names = [*(name for name in CASES if name not in FAST), *BREAKERS]
-    return trained_together(names, base, tmp_path_factory.mktemp("together"))
+    return lambda name: train(*(FAST if name in FAST else slow))
 
 
 @pytest.fixture(scope="module")
 def alone(base, tmp_path_factory) -> Callable[[str], Path]:
     """Return a function that gives the folder where one process has left what it made of a case."""
-    out = tmp_path_factory.mktemp("alone")
 
-    def get(name: str) -> Path:
-        if not (out / f"{name}.0.json").exists():
-            on_two_ranks.train(name, out, base / "bert", base, ranks=1)
+    @cache
+    def train(name: str) -> Path:
+        out = tmp_path_factory.mktemp("alone")
+        on_two_ranks.train(name, out, base / "bert", base, ranks=1)
         return out
 
-    return get
+    return train
 
 
 def predictions(file: Path) -> tuple[list[list[str]], list[float]]:
@@ -90,17 +84,14 @@ def contract_weights_are_those_of_one(one: Path, *others: Path) -> None:
             assert apart <= TOLERANCE, f"{name} differs by {apart:.1g}"
 
 
-def contract_numbers_are_those_of_one(one: Path, *others: Path) -> None:
-    first, *rest = (json.loads(file.read_text()) for file in (one, *others))
-    for other in rest:
-        assert other.keys() == first.keys()
-        matrix = "test/confusion_matrix"
-        assert other.pop(matrix) == first[matrix]
-        for name in other:
-            assert other[name] == pytest.approx(first[name], abs=CLOSE), name
+def contract_numbers_are_those_of_one(one: dict[str, Any], *others: dict[str, Any]) -> None:
+    """Scores to rounding, and the confusion matrix exactly."""
+    expected = {name: n if isinstance(n, list) else pytest.approx(n, abs=CLOSE) for name, n in one.items()}
+    assert list(others) == [expected] * len(others)
 
 
 def contract_predictions_are_those_of_one(one: Path, other: Path) -> None:
+    """Probabilities to rounding, and everything else exactly."""
     (first, expected), (second, found) = predictions(one), predictions(other)
     assert second == first
     assert found == pytest.approx(expected, abs=CLOSE)
@@ -111,28 +102,22 @@ def contract_as_one_process(name: str, one: Path, two: Path, named: str | None =
     files = [one / f"{name}.0", *(two / f"{named or name}.{rank}" for rank in (0, 1))]
     weights, numbers, rows = ([Path(f"{file}.{kind}") for file in files] for kind in ("safetensors", "json", "csv"))
     contract_weights_are_those_of_one(*weights)
-    contract_numbers_are_those_of_one(*numbers)
+    contract_numbers_are_those_of_one(*(json.loads(file.read_text()) for file in numbers))
     assert not rows[2].exists()
     contract_predictions_are_those_of_one(*rows[:2])
 
 
-@pytest.mark.parametrize("name", FAST)
+@pytest.mark.parametrize("name", [name if name in FAST else pytest.param(name, marks=slow) for name in CASES])
 def test_p21_two_processes_are_as_one_with_the_same_global_batch(name, alone, together):
-    contract_as_one_process(name, alone(name), together)
+    contract_as_one_process(name, alone(name), together(name))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in CASES if name not in FAST])
-def test_p21_in_other_cases_too(name, alone, together_slowly):
-    contract_as_one_process(name, alone(name), together_slowly)
-
-
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("guard", BREAKERS)
-def test_p21_goes_red_when(guard, alone, together_slowly):
+def test_p21_goes_red_when(guard, alone, together):
     name = BREAKERS[guard][0]
     with pytest.raises(AssertionError):
-        contract_as_one_process(name, alone(name), together_slowly, guard)
+        contract_as_one_process(name, alone(name), together(guard), guard)
 
 
 # --- the command line
@@ -145,21 +130,12 @@ def fit(folder: Path, *more: str, devices: int = 2, **fault: Any) -> Outcome:
     return peftlit_in(folder, *arguments, prepare=prepare, ranks=2, others_may_take=20.0)
 
 
+EARLY = {"monitor": "val/loss", "mode": "min", "patience": 2, "min_delta": 1.0}
+CALLBACKS = [toy.BEST, toy.EVERY_STEP, {"class_path": "EarlyStopping", "init_args": EARLY}]
 KIND = {
-    "trainer": {
-        "precision": "bf16-mixed",
-        "max_epochs": 4,
-        "callbacks": [
-            {"class_path": "ModelCheckpoint", "init_args": {"monitor": "val/loss", "mode": "min"}},
-            {"class_path": "ModelCheckpoint", "init_args": {"every_n_train_steps": 1}},
-            {
-                "class_path": "EarlyStopping",
-                "init_args": {"monitor": "val/loss", "mode": "min", "patience": 2, "min_delta": 1.0},
-            },
-        ],
-    },
-    "backbone": {"quantization": "nf4-double", "gradient_checkpointing": True},
-    "optimizer": {"class_path": "peftlit.plugins.PagedAdamW8bit", "init_args": {"lr": 2e-3}},
+    "trainer": {"precision": "bf16-mixed", "max_epochs": 4, "callbacks": CALLBACKS},
+    "backbone": {**toy.NF4, "gradient_checkpointing": True},
+    "optimizer": toy.EIGHT_BIT,
 }
 """Dropout, windows of two batches, six batches an epoch; it is stopped early, after the third of four epochs."""
 
@@ -183,32 +159,27 @@ def contract_all_end_and_one_says_why(outcome: Outcome, code: int, why: str) -> 
     assert why in said
 
 
-FAULTS: dict[str, tuple[dict[str, Any], int, str]] = {
-    "an error on the first": ({"what": "error", "rank": 0, "batch": 3}, 1, "row 7: broken"),
-    "an error on the second": ({"what": "error", "rank": 1, "batch": 3}, 1, "row 7: broken"),
-    "a loss that is no number on the second": ({"what": "loss", "rank": 1, "batch": 3}, 1, "the loss is not finite"),
-    "the first is killed": ({"what": "SIGKILL", "rank": 0, "batch": 3}, -9, "the first process of the run has ended"),
-    "the second is killed": (
-        {"what": "SIGKILL", "rank": 1, "batch": 3},
-        1,
-        "process 1 of the run was ended by SIGKILL",
-    ),
-    "the reload check fails": ({"what": "reload check"}, 1, "the folder answers otherwise"),
-}
+FAULTS = [  # what happens, on which rank, with which exit code the run ends, and what is said
+    ("error", 0, 1, "row 7: broken"),
+    ("error", 1, 1, "row 7: broken"),
+    ("loss", 1, 1, "the loss is not finite"),
+    ("SIGKILL", 0, -9, "the first process of the run has ended"),
+    ("SIGKILL", 1, 1, "process 1 of the run was ended by SIGKILL"),
+    ("reload check", 0, 1, "the folder answers otherwise"),
+]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAULTS)
-def test_p21_all_end_and_one_says_why(name, folder):
-    fault, code, why = FAULTS[name]
-    contract_all_end_and_one_says_why(fit(folder, "--trainer.max_epochs=1", **fault), code, why)
+@slow
+@pytest.mark.parametrize(("what", "rank", "code", "why"), FAULTS)
+def test_p21_all_end_and_one_says_why(what, rank, code, why, folder):
+    outcome = fit(folder, "--trainer.max_epochs=1", what=what, rank=rank, batch=3)
+    contract_all_end_and_one_says_why(outcome, code, why)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["an error on the second", "the first is killed"])  # the reload check comes last
-def test_p21_goes_red_when_each_ends_by_itself(name, folder):
-    fault, code, why = FAULTS[name]
-    outcome = fit(folder, "--trainer.max_epochs=1", **fault, without="ending together")
+@slow
+@pytest.mark.parametrize(("what", "rank", "code", "why"), [FAULTS[1], FAULTS[3]])  # the reload check comes last
+def test_p21_goes_red_when_each_ends_by_itself(what, rank, code, why, folder):
+    outcome = fit(folder, "--trainer.max_epochs=1", what=what, rank=rank, batch=3, without="ending together")
     with pytest.raises((AssertionError, ValueError)):
         contract_all_end_and_one_says_why(outcome, code, why)
 
@@ -245,19 +216,19 @@ def contract_stops_with_one_word(outcome: Outcome, number: signal.Signals) -> No
     assert f"stopped by {number.name} after step 2; go on with" in outcome.said
 
 
-@pytest.mark.slow
+@slow
 def test_p21_each_line_is_said_once(whole):
     contract_said_once((whole / "said.txt").read_text(encoding="utf-8"))
 
 
-@pytest.mark.slow
+@slow
 def test_p21_goes_red_when_all_speak(folder):
     said = fit(folder, "--trainer.fast_dev_run=1", without="one voice").said
     with pytest.raises(AssertionError):
         contract_said_once(said)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 1), ("SIGINT", 0)])
 def test_p21_a_signal_ends_a_step_of_all_and_the_run_goes_on(name, rank, folder, whole):
     stopped = fit(folder, what=name, rank=rank, batch=3)
@@ -265,14 +236,14 @@ def test_p21_a_signal_ends_a_step_of_all_and_the_run_goes_on(name, rank, folder,
     contract_goes_on_as_if_never_interrupted(whole, folder, fit(folder, "--ckpt_path=last"))
 
 
-@pytest.mark.slow
+@slow
 def test_p21_goes_red_when_only_the_first_hears(folder):
     outcome = fit(folder, what="SIGTERM", rank=1, batch=3, without="hearing each rank")
     with pytest.raises(AssertionError):
         contract_stops_with_one_word(outcome, signal.SIGTERM)
 
 
-@pytest.mark.slow
+@slow
 def test_p21_killed_before_a_validation_and_resumed_it_goes_on_and_breaks_without_its_guards(folder, whole, tmp_path):
     outcome = fit(folder, what="SIGKILL to all", rank=1, batch=11)
     assert outcome.code == -signal.SIGKILL
@@ -287,11 +258,11 @@ def test_p21_killed_before_a_validation_and_resumed_it_goes_on_and_breaks_withou
 # --- as a user starts it
 
 
-@pytest.mark.slow
+@slow
 def test_p21_started_by_a_user_with_default_flags(base, tmp_path):
     kind = {
-        "trainer": {"precision": "32-true", "callbacks": KIND["trainer"]["callbacks"][:1]},
-        "backbone": {"config_overrides": {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}},
+        "trainer": {"precision": "32-true", "callbacks": [toy.BEST]},
+        "backbone": {"config_overrides": NO_DROPOUT["bert"]},
     }
     runs = {1: tmp_path / "one", 2: tmp_path / "two"}
     for devices, folder in runs.items():
@@ -313,6 +284,4 @@ def test_p21_started_by_a_user_with_default_flags(base, tmp_path):
     contract_predictions_are_those_of_one(one / "predictions.csv", two / "predictions.csv")
     first, second = (json.loads((run / "metrics.json").read_text()) for run in (one, two))
     for split in ("validation", "test"):
-        matrices = [numbers[split].pop("confusion_matrix", None) for numbers in (first, second)]
-        assert matrices[0] == matrices[1]
-        assert second[split] == pytest.approx(first[split], abs=CLOSE)
+        contract_numbers_are_those_of_one(first[split], second[split])

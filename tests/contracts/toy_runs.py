@@ -26,16 +26,12 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "bf16, NF4, 8-bit AdamW, 2 workers": {
         "trainer": {"precision": "bf16-mixed", "callbacks": [BEST, EVERY_STEP]},
-        "backbone": NF4,
-        "optimizer": EIGHT_BIT,
-        "workers": 2,
+        "backbone": NF4, "optimizer": EIGHT_BIT, "workers": 2,
     },
     "bf16, validation twice an epoch": {
         "trainer": {"precision": "bf16-mixed", "val_check_interval": 0.5, "callbacks": [BEST]},
     },
-    "float32, Lightning's own checkpoint after each epoch": {
-        "trainer": {"precision": "32-true", "max_epochs": 4},
-    },
+    "float32, Lightning's own checkpoint after each epoch": {"trainer": {"precision": "32-true", "max_epochs": 4}},
     "float32, plateau schedule, growing windows": {
         "trainer": {
             "precision": "32-true",
@@ -50,15 +46,11 @@ KINDS: dict[str, dict[str, Any]] = {
             "init_args": {"monitor": "val/loss", "patience": 0, "threshold": 1.0, "factor": 0.5},
         },
     },
-}
+}  # fmt: skip
 
 
 def write_base(folder: Path) -> None:
-    """Write the tiny model and the data that all runs share.
-
-    Args:
-        folder: Where.
-    """
+    """Write the tiny model and the data that all runs share."""
     (folder / "bert").mkdir(parents=True)
     tiny.write_model(folder / "bert", "bert")
     rows = toy_rows(150)
@@ -68,12 +60,7 @@ def write_base(folder: Path) -> None:
 
 
 def settings(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
-    """Return the configuration of a run: two epochs, windows of two batches, an adapter that 8-bit states are kept for.
-
-    Args:
-        base: What :func:`write_base` wrote.
-        kind: One of :data:`KINDS`.
-    """
+    """The configuration of a run: two epochs, windows of two batches, an adapter that 8-bit states are kept for."""
     lora = {"r": 32, "lora_alpha": 32, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
     return {
         "model": {
@@ -106,13 +93,7 @@ def _rows(base: Path, kind: dict[str, Any]) -> dict[str, Any]:
 
 
 def write_run(folder: Path, base: Path, kind: dict[str, Any]) -> None:
-    """Write a configuration into a folder of its own.
-
-    Args:
-        folder: The folder; it is emptied.
-        base: What :func:`write_base` wrote.
-        kind: One of :data:`KINDS`.
-    """
+    """Write a configuration into a folder of its own."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(settings(base, kind)), encoding="utf-8")
@@ -122,11 +103,7 @@ FIT = ("fit", "--config=config.yaml", "--run_dir=run")
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Return all of a finished run that must not depend on whether it was interrupted.
-
-    Args:
-        folder: The folder that holds ``run``.
-    """
+    """Return all of a finished run that must not depend on whether it was interrupted."""
     run = folder / "run"
     metrics = json.loads((run / "metrics.json").read_text(encoding="utf-8"))
     state = json.loads((run / "adapter/trainer_state.json").read_text(encoding="utf-8"))
@@ -142,10 +119,5 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
-    """Name what differs between two results.
-
-    Args:
-        one: What :func:`result` returned.
-        other: The same of another run.
-    """
+    """Name what differs between two results."""
     return [name for name in one if one[name] != other[name]]

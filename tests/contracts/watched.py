@@ -12,6 +12,7 @@ import json
 import os
 import resource
 import sys
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,7 @@ def watch(event: str, arguments: tuple[Any, ...]) -> None:
             done.append(f"opens {led}")
 
 
-def unpickle(path: Path) -> Any:
-    """Take a pickle where there is one, as peft does where there is no safetensors file."""
-    return torch.load(path.with_suffix(".bin"), weights_only=False)
-
-
-def unpickle_checkpoint(io: Any, path: Path, **_: Any) -> Any:
-    """Take what Lightning takes."""
-    return torch.load(path, weights_only=False)
+unpickle = partial(torch.load, weights_only=False)
 
 
 def head_of(folder: Path) -> None:
@@ -88,7 +82,7 @@ def nothing(*_: Any, **__: Any) -> None:
 IO = checkpoint_io.AdapterCheckpointIO
 UNBOUNDED = [(foreign, "RECORD_LIMIT", 1 << 60), (foreign, "FILE_LIMIT", 1 << 60)]
 BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
-    "pickles": [(export, "_read", unpickle), (load, "check_sizes", nothing)],
+    "pickles": [(export, "_read", lambda path: unpickle(path.with_suffix(".bin"))), (load, "check_sizes", nothing)],
     "base pickles": [(weights, "check_base", nothing), (sizes, "check_base", nothing), (sizes, "_PACKED", 1 << 60)],
     "embedded": [(weights, "check_base", nothing)],
     "imports": [(load, "_head", head_of)],
@@ -102,7 +96,7 @@ BREAKERS: dict[str, list[tuple[Any, str, Any]]] = {
     "run links": [(RunFolder, "refuse_links", nothing)],
     "layers": [(load, "check_sizes", nothing)],
     "sizes": [(load, "check_sizes", nothing)],
-    "checkpoint pickles": [(IO, "_read", unpickle_checkpoint)],
+    "checkpoint pickles": [(IO, "_read", lambda io, path, **_: unpickle(path))],
     "checkpoint links": [(checkpoint_io, "check_folder", nothing)],
     "checkpoint bounds": [(foreign, "FILE_LIMIT", 1 << 60)],
 }
@@ -116,17 +110,11 @@ def memory(field: str) -> float:
 
 
 def answer(arguments: list[str], folder: str, written: list[str], breaker: str | None = None) -> dict[str, Any]:
-    """Run a command line on a folder.
+    """Run a command line on a folder that came from a stranger, maybe without a guard.
 
-    Args:
-        arguments: The command line.
-        folder: What came from the stranger.
-        written: A folder, and the pattern of the files in it that are the answer beside standard output.
-        breaker: The guards to take away.
-
-    Returns:
-        The exit code, what was printed, the files' digests, what was done that must not be, and by how much memory
-        grew at its peak, in MiB.
+    ``written`` is a folder, and the pattern of the files in it that are the answer beside standard output. Returned are
+    the exit code, what was printed, the files' digests, what was done that must not be, and by how much memory grew at
+    its peak, in MiB.
     """
     out, err = io.StringIO(), io.StringIO()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew

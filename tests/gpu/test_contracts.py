@@ -2,17 +2,12 @@
 
 import pytest
 
-from tests.adapters.test_adalora import (
-    test_micro_batches_count_as_one_step as test_ranks_are_given_out_once_for_a_step,
-)
-from tests.contracts.test_own_heads import (
-    test_p01_p02_p03_p10_an_own_head_keeps_its_promises,
-)
-from tests.contracts.test_p02_language_models import (
-    test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays as test_p02_language_models_learn,
-)
+from tests.adapters.test_adalora import test_micro_batches_count_as_one_step
+from tests.contracts.conftest import bert
+from tests.contracts.test_own_heads import test_p01_p02_p03_p10_an_own_head_keeps_its_promises
 from tests.contracts.test_p02_trainability import (
     test_p02_gradient_checkpointing_gives_the_same_weights,
+    test_p02_p03_what_trains_moves_in_training_mode_and_what_is_frozen_stays,
 )
 from tests.contracts.test_p04_precision import (
     bfloat16_everywhere,
@@ -27,7 +22,7 @@ from tests.contracts.test_p05_accumulation import (
     test_p05_under_bfloat16_the_difference_is_one_of_rounding,
     test_p05_under_float16_the_scaler_takes_no_part,
 )
-from tests.contracts.test_p05_tokens import test_p05_ragged_numbers_of_label_tokens_and_a_short_last_window
+from tests.contracts.test_p05_tokens import test_p05_ragged_numbers_of_label_tokens_and_a_short_last_window, train
 from tests.contracts.test_p06_optimizer import test_p06_whatever_the_optimizer
 from tests.contracts.test_p13_likelihood import byte_folder, test_p13_probabilities_are_those_of_plain_transformers
 from tests.contracts.test_p14_perplexity import test_p14_perplexity_is_that_of_plain_transformers

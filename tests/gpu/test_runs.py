@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from tests.cli.test_lightning_cli import contract_out_of_memory
 from tests.conftest import run_in_process
 from tests.contracts import killed
+from tests.contracts.test_p12_metrics import read_predictions
 from tests.contracts.toy_runs import EIGHT_BIT, NF4, write_base
 from tests.modules.cases import STORAGES
 from tests.modules.language_cases import ONE_TOKEN, TEMPLATE
@@ -25,6 +26,12 @@ TASKS: dict[str, tuple[str, str]] = {
     "likelihood": ("CausalLM", "llama"),
 }
 """What is learned: the module's class and the model's family."""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = run_in_process(folder, *arguments, "--run_dir=run")
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 @pytest.fixture
@@ -56,14 +63,12 @@ def run_settings(settings, toy_data, model_folder, language_folder):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_run_reloads_and_answers_the_same_again(task, quantization, run_settings, write_config, tmp_path) -> None:
     write_config(run_settings(task, quantization))
-    done = run_in_process(tmp_path, "fit", "--config=config.yaml", "--run_dir=run")
-    assert done.returncode == 0, done.stderr
+    done = run(tmp_path, "fit", "--config=config.yaml")
     assert "answers the same" in done.stderr
     assert "on cuda (chosen by the hardware)" in done.stderr
     metrics = json.loads((tmp_path / "run/metrics.json").read_text())
     assert metrics["fit"]["peak_memory_mib"] < 512, "the host's memory was measured"
-    again = run_in_process(tmp_path, "test", "--run_dir=run")
-    assert again.returncode == 0, again.stderr
+    run(tmp_path, "test")
     tested = json.loads((tmp_path / "run/metrics.json").read_text())["test"]
     for name, value in metrics["test"].items():
         if isinstance(value, float):
@@ -74,12 +79,9 @@ def test_predict_says_what_the_test_split_was_told(run_settings, toy_data, write
     settings = run_settings("classifier", "nf4-double")
     settings["trainer"]["precision"] = "32-true"  # as predict computes
     write_config(settings)
-    done = run_in_process(tmp_path, "fit", "--config=config.yaml", "--run_dir=run")
-    assert done.returncode == 0, done.stderr
-    with (tmp_path / "run/predictions.csv").open(encoding="utf-8", newline="") as file:
-        told = {int(row["row"]): row for row in csv.DictReader(file)}
-    said = run_in_process(tmp_path, "predict", "--run_dir=run", f"--file={toy_data / 'test.jsonl'}")
-    assert said.returncode == 0, said.stderr
+    run(tmp_path, "fit", "--config=config.yaml")
+    told = {int(row["row"]): row for row in read_predictions(tmp_path / "run/predictions.csv")}
+    said = run(tmp_path, "predict", f"--file={toy_data / 'test.jsonl'}")
     answers = [json.loads(line) for line in said.stdout.splitlines()]
     assert len(answers) == len(told) == 30
     for answer in answers:
@@ -99,12 +101,11 @@ KILLED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("stored", KILLED)
 def test_p17_killed_and_resumed_is_as_if_never_interrupted(stored, tmp_path) -> None:
-    write_base(tmp_path / "base")
-    killed.write(tmp_path / "whole", tmp_path / "base", KILLED[stored], ranks=1)
-    assert killed.run(tmp_path / "whole") == 0, (tmp_path / "whole/said.txt").read_text()
-    odd = killed.killed_in_each_position(
-        tmp_path / "whole", tmp_path / "killed", tmp_path / "base", KILLED[stored], ranks=1
-    )
+    base, whole = tmp_path / "base", tmp_path / "whole"
+    write_base(base)
+    killed.write(whole, base, KILLED[stored])
+    assert killed.run(whole) == 0, (whole / "said.txt").read_text()
+    odd = killed.killed_in_each_position(whole, tmp_path / "killed", base, KILLED[stored], ranks=1)
     assert odd == {position: [] for position in killed.positions(1)}
 
 
