@@ -93,6 +93,6 @@ def test_the_nearest_tests_come_first() -> None:
 def test_a_page_counts_and_keeps_what_was_noted_by_hand() -> None:
     mutants = [Mutant("a.py", "", "", f"a | {i}", "b", b"") for i in range(3)]
     text = page(mutants, {mutants[0].row: "`tests/test_a.py::test`", mutants[1].row: "survived"}, "COMMAND", "noted")
-    assert "1 were caught, 1 survived, 1 were not tested" in text
+    assert "each: 1\nwere caught, 1 survived, 1 were not tested" in text
     assert r"| 1 | a.py | module | `a \| 0` | `b` | `tests/test_a.py::test` |" in text
     assert text.endswith("noted")

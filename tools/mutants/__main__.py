@@ -14,6 +14,7 @@ import argparse
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -86,8 +87,8 @@ def page(picked: list[Mutant], verdicts: dict[str, str], command: str, notes: st
     survived, untested = (sum(row.endswith(f"| {word} |") for row in rows) for word in ("survived", "not tested"))
     head = f"""# Mutants
 
-Small faults put into `{SRC}`, one at a time, and the first test that fails with each. Made by `{command}`:
-{len(rows) - survived - untested} were caught, {survived} survived, {untested} were not tested.
+Small faults put into `{SRC}`, one at a time, and the first test that fails with each: {len(rows) - survived - untested}
+were caught, {survived} survived, {untested} were not tested. Made by `{command}`.
 
 | | file | function | before | after | caught by |
 |---|---|---|---|---|---|
@@ -105,6 +106,8 @@ def main() -> None:
     parser.add_argument("--tree", type=Path, default=ROOT, help="the checkout whose src is changed and whose tests run")
     parser.add_argument("--by-hand", nargs=3, metavar=("FILE", "BEFORE", "AFTER"))
     given = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):  # in the background too, pytest is to end with this
+        signal.signal(number, signal.default_int_handler)
     tree = given.tree.resolve()
     if given.by_hand:
         file, before, after = given.by_hand
