@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from peft import AdamssConfig, PeftConfig, PeftModel, PeftType, ShadowConfig, TaskType, get_peft_model
 from peft.tuners.lora import LoraModel
+from peft.tuners.trainable_tokens import TrainableTokensLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
@@ -211,7 +212,9 @@ def _has_int8_on_cpu(model: nn.Module) -> bool:
 
 
 def _assert_not_adapted(base: nn.Module, name: str) -> None:
-    adapted = [n for n, module in base.get_submodule(name).named_modules() if isinstance(module, BaseTunerLayer)]
+    layers = ((n, m) for n, m in base.get_submodule(name).named_modules() if isinstance(m, BaseTunerLayer))
+    # where embeddings are tied to the head, trainable tokens are in both
+    adapted = [n for n, layer in layers if not isinstance(layer, TrainableTokensLayer)]
     if adapted:
         where = f"{name}.{adapted[0]}".rstrip(".")
         raise AdapterError(f"adapter: it would adapt the head ({where}); name other target_modules")

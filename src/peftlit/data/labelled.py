@@ -1,5 +1,6 @@
 """Texts or text pairs with labels: one class a row, a set of labels, or a value."""
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -18,6 +19,8 @@ from peftlit.data.labels import make_labels
 from peftlit.data.prompt import Prompt
 from peftlit.data.rows import TextReader
 from peftlit.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True, eq=False, repr=False)
@@ -104,6 +107,8 @@ class TextDataModule(TokenDataModule):
         """Puts texts to a causal language model."""
         self.read()
         prompt, tokenizer = self.prompt or self._default_prompt(), self.get_tokenizer()
+        how = "a user's message in the chat template" if prompt.is_chat(tokenizer) else "plain text"
+        log.info("prompt: each text is put as %s (data.prompt.chat)", how)
         return LabelPrompts(prompt, tokenizer, self.label_names or [], self.max_length)
 
     def _default_prompt(self) -> Prompt:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import datasets
 
@@ -18,6 +18,8 @@ from peftlit.data.rows import RowReader
 from peftlit.data.table import column_values, make_rows
 from peftlit.data.unlabelled import Unlabelled
 from peftlit.errors import DataError
+
+LongPrompts = Literal["error", "drop"]
 
 
 class SampleReader(RowReader):
@@ -86,29 +88,30 @@ class SampleReader(RowReader):
 
 
 def encode_samples(
-    columns: Columns, renderer: Renderer, max_length: int, completion_only: bool, source: str
+    columns: Columns, renderer: Renderer, max_length: int, completion_only: bool, long: LongPrompts, source: str
 ) -> Columns:
     """Tokenize samples, given as the columns ``row`` and ``text``, and cut them to ``max_length`` tokens.
 
     Returns:
-        ``input_ids``, ``labels``, ``length``, ``tokens`` (before cutting) and ``row``.
+        ``input_ids``, ``labels``, ``length``, ``tokens`` (before cutting) and ``row``; rows may be fewer.
 
     Raises:
-        DataError: A prompt leaves nothing to learn in the window.
+        DataError: A prompt leaves nothing to learn in the window, and is not to be dropped.
     """
     samples = [Sample(*json.loads(text)) for text in columns["text"]]
     encoded = renderer.encode(samples, source, columns["row"], completion_only=completion_only)
     labels = [one.labels[:max_length] for one in encoded]
-    for row, cut in zip(columns["row"], labels, strict=True):
-        if not any(label != IGNORE_INDEX for label in cut):
-            raise DataError(
-                f"{source}, row {row}: the prompt alone is longer than the window of {max_length} tokens; "
-                "raise data.max_length, or shorten it"
-            )
+    kept = [i for i, cut in enumerate(labels) if any(label != IGNORE_INDEX for label in cut)]
+    if long == "error" and len(kept) < len(labels):
+        first = next(i for i in range(len(labels)) if i not in kept)
+        raise DataError(
+            f"{source}, row {columns['row'][first]}: the prompt alone is longer than the window of {max_length} "
+            "tokens; raise data.max_length, shorten it, or set data.long: drop"
+        )
     return {
-        "input_ids": [one.input_ids[:max_length] for one in encoded],
-        "labels": labels,
-        "length": [len(cut) for cut in labels],
-        "tokens": [len(one.input_ids) for one in encoded],
-        "row": columns["row"],
+        "input_ids": [encoded[i].input_ids[:max_length] for i in kept],
+        "labels": [labels[i] for i in kept],
+        "length": [len(labels[i]) for i in kept],
+        "tokens": [len(encoded[i].input_ids) for i in kept],
+        "row": [columns["row"][i] for i in kept],
     }

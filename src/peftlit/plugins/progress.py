@@ -26,7 +26,7 @@ def _training_numbers(trainer: Trainer) -> dict[str, str]:
         numbers["lr"] = f"{rate:.2e}"
     throughput = throughput_of(trainer)
     if throughput is not None and throughput.rows:
-        numbers["samples/s"] = f"{throughput.rate():.0f}"
+        numbers["samples/s"] = f"{throughput.rate():.3g}"
     return numbers
 
 

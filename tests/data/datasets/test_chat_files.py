@@ -159,7 +159,21 @@ def test_a_prompt_that_just_leaves_room_for_a_token_is_taken(tmp_path, decoder):
     assert row["labels"][7] == row["input_ids"][7] != IGNORE_INDEX
     assert refusal(chat_files(tmp_path, rows, tokenizer=decoder, max_length=7).prepare_data) == (
         f"{tmp_path / 'train.jsonl'}, row 1: the prompt alone is longer than the window of 7 tokens; raise "
-        "data.max_length, or shorten it"
+        "data.max_length, shorten it, or set data.long: drop"
+    )
+
+
+def test_rows_without_room_for_an_answer_are_dropped_and_counted_where_asked(tmp_path, decoder, caplog):
+    rows = [*TEXTS, {"prompt": "film " * 40, "completion": " good"}]
+    data = chat_files(tmp_path, rows, tokenizer=decoder, max_length=10, long="drop")
+    with caplog.at_level(logging.WARNING, "peftlit"):
+        found = encoded(data)
+    assert caplog.messages == ["train: 1 of 3 rows dropped, whose prompt alone fills the window of 10 tokens"]
+    assert [row["row"] for row in found] == [1, 2]
+    assert (data.rows_scored("train"), data.lengths["train"]["rows"]) == (2, 2)
+    nothing = chat_files(tmp_path, rows[-1:], tokenizer=decoder, max_length=10, long="drop")
+    assert refusal(nothing.prepare_data) == (
+        f"{tmp_path / 'train.jsonl'}: every prompt alone fills data.max_length; raise it"
     )
 
 
@@ -209,7 +223,7 @@ def test_packed_rows_keep_every_label_and_their_own_positions(tmp_path, decoder)
 def test_probes_are_the_beginnings_of_what_is_said(tmp_path):
     for rows, expected in (
         ([{"prompt": "x" * 500, "completion": "b"}, TEXTS[0]], ["x" * 200, "the film"]),
-        (SPLIT, ["is it good ?"]),
+        (SPLIT, [[{"role": "user", "content": "is it good ?"}]]),
         ([{"prompt": "", "completion": "b"}], ["Hello."]),
     ):
         assert chat_files(tmp_path, rows).probe() == expected

@@ -16,9 +16,9 @@ from peftlit.data.chat import Renderer
 from peftlit.data.collate import Collator, TokenLabelCollator
 from peftlit.data.files_or_hub import FilesOrHub
 from peftlit.data.messages import Question
-from peftlit.data.samples import SampleReader, encode_samples
+from peftlit.data.samples import LongPrompts, SampleReader, encode_samples
 from peftlit.data.split import SPLITS
-from peftlit.errors import ConfigError
+from peftlit.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class ChatFiles(FilesOrHub, TokenDataModule):
 
     Files are ``.jsonl`` or ``.parquet``, and for prompts that are texts ``.csv`` or ``.tsv`` too.
     Only what the assistant says, or the completion, is learned. Rows of more than ``max_length`` tokens are cut behind
-    and counted; one whose prompt alone is longer is an error.
+    and counted.
 
     Args:
         messages_column: Column with a conversation: a list of ``role`` and ``content``. Where rows have it, it counts.
@@ -39,6 +39,7 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         completion_column: Column with what follows it, a text or a list of messages as the prompt is.
         completion_only: Learn the assistant's turns or the completion alone; false = every token.
         chat_template: Jinja template of a conversation; unset = the tokenizer's own. It is saved with the tokenizer.
+        long: What becomes of a row whose prompt alone fills ``max_length``: ``error``, or ``drop``, which is counted.
         packing: Put short rows together into one, without attention across them.
     """
 
@@ -47,6 +48,7 @@ class ChatFiles(FilesOrHub, TokenDataModule):
     completion_column: str = "completion"
     completion_only: bool = True
     chat_template: str | None = None
+    long: LongPrompts = "error"
     packing: bool = False
 
     def __post_init__(self) -> None:
@@ -55,6 +57,7 @@ class ChatFiles(FilesOrHub, TokenDataModule):
         if self.objective == "masked":
             raise ConfigError("data: MaskedLM does not learn to answer; use CausalLM, or other data")
         self._renderer: Renderer | None = None
+        self._dropped: dict[str, int] = {}
 
     def _reader(self, raw: Mapping[str, datasets.Dataset]) -> SampleReader:
         columns = (self.prompt_column, self.completion_column)
@@ -91,13 +94,30 @@ class ChatFiles(FilesOrHub, TokenDataModule):
             renderer=self._renderer,
             max_length=self.max_length,
             completion_only=self.completion_only,
+            long=self.long,
             source=self.sources[split],
         )
-        encoded = self._map_once(split, encode, tokenizer.chat_template, self.max_length, self.completion_only)
+        key = (tokenizer.chat_template, self.max_length, self.completion_only, self.long)
+        encoded = self._map_once(split, encode, *key)
+        self._note_dropped(split, len(encoded))
         self._note_lengths(split, encoded["tokens"][:])
         if merged := self._renderer.merged - merged_before:
             log.info("%s: %d completions begin within a token of the whole text", split, merged)
         return pack(encoded, self.max_length) if self.packing else encoded
+
+    def rows_scored(self, split: str) -> int:
+        """Return how many rows of a split the Trainer scores: dropped ones not."""
+        return min(super().rows_scored(split), self.reports[split].rows - self._dropped.get(split, 0))
+
+    def _note_dropped(self, split: str, left: int) -> None:
+        self._dropped[split] = self.reports[split].rows - left
+        if not left:
+            raise DataError(f"{self.sources[split]}: every prompt alone fills data.max_length; raise it")
+        if self._dropped[split]:
+            log.warning(
+                "%s: %d of %d rows dropped, whose prompt alone fills the window of %d tokens",
+                *(split, self._dropped[split], self.reports[split].rows, self.max_length),
+            )
 
     def _collator(self, split: str) -> Collator:
         return TokenLabelCollator(self.get_tokenizer())
