@@ -167,7 +167,7 @@ def main() -> None:
     text = (
         "# The reload check on real models\n\n"
         f"Written by `python -m tools.reload_table`: LoRA r 8, {_STEPS} steps, on a CPU. Difference: the largest one "
-        f"of a logit, computed alike on both sides; allowed is {TOLERANCE:.0e} of the largest logit. Drift: how answers "
+        f"of a logit, computed alike on both sides; allowed is {TOLERANCE:.0e} of the largest. Drift: how answers "
         f"change for anyone who reloads the export on that machine; a warning from {NOTICEABLE:.0%} of the answers on. "
         "The last four columns: what the check says of exports that are broken.\n\n"
     )

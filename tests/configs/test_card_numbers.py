@@ -22,6 +22,8 @@ from tests.modules.cases import make_trainer
 
 COUNTS = {  # as the cards and their report state them, or as peft counts where there is no card
     "quickstart": (676_995, 23_391_366),
+    "quickstart-chat": (4_884_480, 139_399_488),
+    "recipes/smollm2-tweets-qlora": (1_843_200, 136_358_208),
     "recipes/minilm-imdb-qlora": (111_362, 22_824_578),
     "recipes/minilm-reviews-qlora": (111_362, 22_825_348),
     "recipes/minilm-sst2-qlora": (111_362, 22_825_348),

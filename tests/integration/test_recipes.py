@@ -60,6 +60,8 @@ DEBUGGED = {  # each recipe with one overlay more; 8gb only where the stand-in c
     "recipes/tinyllama-tweets-qlora": "8gb",
     "recipes/as_run/tinyllama-tweets-qlora": "cpu",
     "quickstart": "cpu",
+    "quickstart-chat": "nf4",
+    "recipes/smollm2-tweets-qlora": "8gb",
 }
 
 
