@@ -19,11 +19,8 @@ from tests.data.language_data import turns
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 OVERLAYS = sorted((CONFIGS / "overlays").glob("*.yaml"))
-RECIPES = [
-    CONFIGS / "quickstart.yaml",
-    CONFIGS / "quickstart-chat.yaml",
-    *sorted((CONFIGS / "recipes").rglob("*.yaml")),
-]
+RECIPES = [CONFIGS / "quickstart.yaml", CONFIGS / "quickstart-chat.yaml"]
+RECIPES += sorted((CONFIGS / "recipes").rglob("*.yaml"))
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
 TRUE_SHAPES: dict[str, dict[str, Any]] = {

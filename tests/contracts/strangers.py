@@ -322,7 +322,7 @@ STRANGERS = [
     Stranger("a config of 60 MB for the base", base(content("config.json", one_text(60))), "for a record"),
     Stranger("an empty record", content(RECORD, "{}"), ""),
     Stranger("labels that are none", entries(RECORD, label_names=5), ""),
-    Stranger("a problem that is none", entries(RECORD, problem_type="stranger")),
+    Stranger("a problem that is none", entries(RECORD, problem_type="stranger"), "needs one of"),
     Stranger("a dtype that is none", entries(BACKBONE, dtype="load"), ""),
     Stranger("a base that is a number", entries(BACKBONE, base_model_name_or_path=7), ""),
     Stranger("a method that is none", entries(PEFT, peft_type="STRANGER"), "not what peftlit exports"),

@@ -145,7 +145,7 @@ def test_p01_goes_red_when_nothing_is_kept_out_of_quantization(case, model_folde
 
 @pytest.mark.parametrize(("family", "frozen"), [("modernbert", "head"), ("deberta-v3", "pooler")])
 def test_p01_goes_red_when_peft_is_not_told_the_heads(family, frozen, model_folder, monkeypatch, tmp_path):
-    def without_heads(model: Any, method: Any, context: Any, _: Any) -> Any:
+    def without_heads(model: Any, method: Any, context: Any) -> Any:
         return attach_adapter(model, method, context._replace(heads=[]))
 
     monkeypatch.setattr(build, "attach", without_heads)

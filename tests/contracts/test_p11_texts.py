@@ -92,7 +92,8 @@ def test_p11_entries_of_a_models_config_keep_their_kind(tmp_path) -> None:
         parser.add_subclass_arguments(package.modules.PeftModule, "model")
         parser.add_argument("--config", action="config")
         parsed = parser.parse_args([f"--config={config}"])
-        read = parsed["model"]["init_args"]["backbone"]
+        backbone = parsed["model"]["init_args"]["backbone"]
+        read = backbone.get("init_args", backbone)
         assert read["config_overrides"] == OVERRIDES
         assert read["config"] == {"model_type": "bert", **OVERRIDES}
         config.write_text(parser.dump(parsed), encoding="utf-8")

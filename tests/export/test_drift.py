@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from peftlit.export.drift import measure_drift, real
+from peftlit.export.drift import Drift, measure_drift, real
 from peftlit.modules.problems import Binary, MultiLabel, Regression, SingleLabel
 
 
@@ -33,7 +33,7 @@ def test_labels_apart_are_counted_by_their_thresholds() -> None:
 
 
 def test_numbers_have_a_difference_only() -> None:
-    assert measure_drift(Regression(["stars"]), torch.tensor([[1.0]]), torch.tensor([[1.5]])) == (1, 0.0, 0.0, 0.5)
+    assert measure_drift(Regression(["stars"]), torch.tensor([[1.0]]), torch.tensor([[1.5]])) == Drift(1, 0.0, 0.0, 0.5)
 
 
 def test_equal_answers_do_not_drift_and_padding_is_left_out() -> None:

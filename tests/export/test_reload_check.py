@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import signal
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -100,7 +101,7 @@ def test_an_export_says_how_its_check_ended(exported, monkeypatch, caplog) -> No
         caplog.clear()
         check_reload(module, own, [], folder, CPU)
         assert record_of(folder) == {
-            "passed": True, "reason": None, "difference": 2.0**-20, "drift": drift._asdict()
+            "passed": True, "reason": None, "difference": 2.0**-20, "drift": asdict(drift)
         }  # fmt: skip
         peftlit.load(folder, device="cpu")
         (folder / "reload_check.json").unlink()  # as earlier versions exported

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,8 @@ _AT_A_TIME = 64
 """Positions that are compared at a time: a vocabulary makes probabilities large."""
 
 
-class Drift(NamedTuple):
+@dataclass(frozen=True)
+class Drift:
     """What changes between two ways of running a model.
 
     Attributes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def write_reload_check(
         "passed": failure is None,
         "reason": None if failure is None else _FOLDERS.sub("", failure),
         "difference": difference,
-        "drift": None if drift is None else drift._asdict(),
+        "drift": None if drift is None else asdict(drift),
     }
     write_json(folder / RELOAD_CHECK_FILE, record)
 

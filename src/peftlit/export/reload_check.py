@@ -182,7 +182,10 @@ def compare_answers(
         if probed:
             difference = max(difference, _compare_loaded(probed, load_file(scratch / "loaded.safetensors")))
     drift = _drift(module, batch, answered, answers)
-    _tell(difference, drift)
+    same = "the same hidden states" if own_head else "the same"
+    more = f", and {_OURS} the same logits" if probed else ""
+    log.info("reload check: %s in a fresh process answers %s%s (within %.1e)", _PLAIN, same, more, difference)
+    _tell(drift)
     return Reload(plain(difference), drift)
 
 
@@ -247,8 +250,7 @@ def _drift(module: PeftModule, batch: Batch, answered: Tensor, answers: dict[str
     return measure_drift(module.problem if answered.ndim == 2 else None, real(answered, batch), real(reloaded, batch))
 
 
-def _tell(difference: float, drift: Drift | None) -> None:
-    log.info("reload check: %s in a fresh process answers the same (within %.1e)", _PLAIN, difference)
+def _tell(drift: Drift | None) -> None:
     if drift is None or not drift.largest:
         return
     warn = drift.changed > NOTICEABLE

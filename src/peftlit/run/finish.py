@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 from lightning import Trainer
@@ -104,6 +105,6 @@ def _check_reload(trainer: Trainer, module: PeftModule, data: TokenDataModule, f
         found = check_reload(module, data.get_tokenizer(), data.probe(), folder.adapter, device)
     except ReloadError as error:
         return error
-    drift = None if found.drift is None else found.drift._asdict()
+    drift = None if found.drift is None else asdict(found.drift)
     folder.update_metrics({"reload_logit_difference": found.difference, "reload_drift": drift})
     return None
