@@ -14,7 +14,7 @@ _ROWS = {"train": 400, "validation": 50, "test": 50}
 
 _DAYS = {"Monday": "Mon", "Tuesday": "Tue", "Wednesday": "Wed", "Thursday": "Thu", "Friday": "Fri", "Saturday": "Sat"}
 _PEOPLE = {"two": 2, "three": 3, "four": 4, "five": 5, "six": 6, "seven": 7, "eight": 8}
-_TIMES = {f"{hour}{minutes} pm": f"{hour + 12}{minutes or ':00'}" for hour in range(5, 10) for minutes in ("", ":30")}
+_TIMES = {f"{hour}{minutes} pm": f"{hour}{minutes or ':00'}" for hour in range(5, 10) for minutes in ("", ":30")}
 _NAMES = [
     "Miller", "Rossi", "Tanaka", "Novak", "Okafor", "Silva", "Larsen", "Dubois", "Kaya", "Moreau", "Fischer", "Patel",
     "Jansen", "Costa", "Weber", "Haddad", "Lindqvist", "Romero", "Petrov", "Keller", "Mbeki", "Olsen", "Ferrari", "Ito",

@@ -52,11 +52,10 @@ def _in_package(name_or_path: str) -> Path:
     if len(ggufs) == 1:
         return ggufs[0]
     if not ggufs:
-        raise BackboneError(
-            f"name_or_path: {name_or_path!r}: the package holds no {wanted or 'config.json or GGUF file'}"
-        )
+        what = wanted or "config.json or GGUF file"
+        raise BackboneError(f"name_or_path: {name_or_path!r}: the package {package!r} holds no {what}")
     raise BackboneError(
-        f"name_or_path: {name_or_path!r}: the package holds several GGUF files; name one: "
+        f"name_or_path: {name_or_path!r}: the package {package!r} holds several GGUF files; name one: "
         f"{PACKAGE_PREFIX}{package}/{ggufs[0].name}"
     )
 
