@@ -20,15 +20,26 @@ def half_llama(tmp_path_factory):
     return tiny.write_model(tmp_path_factory.mktemp("half"), "llama", dtype="bfloat16", tie_word_embeddings=False)
 
 
-@pytest.mark.parametrize("quantization", [None, "nf4"])
-@pytest.mark.parametrize("saved", ["lm_head", "embed_tokens", "norm"])
-def test_modules_that_train_whole_in_a_16_bit_model_reload_exactly(saved, quantization, half_llama, tmp_path) -> None:
-    adapter = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=[saved])
+WHOLE = {
+    "lm_head": {"modules_to_save": ["lm_head"]},
+    "embed_tokens": {"modules_to_save": ["embed_tokens"]},
+    "norm": {"modules_to_save": ["norm"]},
+    "tokens": {"trainable_token_indices": [3, 4]},
+    "embeddings": {"target_modules": ["q_proj", "embed_tokens"]},
+}
+
+
+@pytest.mark.parametrize(
+    ("tied", "quantization", "what"),
+    [(False, None, name) for name in WHOLE] + [(True, "nf4", name) for name in WHOLE if name != "norm"],
+)
+def test_what_trains_whole_in_a_16_bit_model_reloads_exactly(tied, quantization, what, tmp_path) -> None:
+    folder = tiny.write_model(tmp_path / "base", "llama", dtype="bfloat16", tie_word_embeddings=tied)
+    adapter = LoraConfig(**{"r": 2, "target_modules": ["q_proj"], **WHOLE[what]})
     backbone = {"dtype": "bfloat16", "quantization": quantization}
-    module = shake(make_language_module("text", half_llama, adapter, backbone=backbone))
-    export(module, load_tokenizer(str(half_llama)), tmp_path / "adapter", {})
-    found = compare_answers(module, load_tokenizer(str(half_llama)), ["a good film", "bad"], tmp_path / "adapter")
-    assert found.difference == 0
+    module, tokenizer = make_language_module("text", folder, adapter, backbone=backbone), load_tokenizer(str(folder))
+    export(shake(module), tokenizer, tmp_path / "adapter", {})
+    assert compare_answers(module, tokenizer, ["a good film", "bad"], tmp_path / "adapter").difference == 0
 
 
 def test_a_float32_head_over_16_bits_is_rounded_for_the_comparison_alone(half_llama, tmp_path) -> None:

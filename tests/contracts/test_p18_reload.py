@@ -43,12 +43,18 @@ ADAPTERS = {
 
 
 def trained(
-    family: str, adapter: str, quantization: str | None, folder: Path, toy_data: Path, head: PooledHead | None = None
+    family: str,
+    adapter: str,
+    quantization: str | None,
+    folder: Path,
+    toy_data: Path,
+    head: PooledHead | None = None,
+    dtype: Any = "auto",
 ):
     """A module whose trainable weights are far from their start, its tokenizer, and some texts."""
     data = SST2(data_dir=str(toy_data), tokenizer=str(folder), max_length=32, eval_batch_size=8)
     module = SequenceClassification(
-        Backbone(str(folder), quantization=quantization),
+        Backbone(str(folder), quantization=quantization, dtype=dtype),
         ADAPTERS[adapter](tiny.TARGETS[family]),
         head=head,
         data=data.data_spec(),
@@ -143,6 +149,39 @@ def test_p18_a_damaged_folder_is_refused(head, damage, model_folder, toy_data, t
         (folder / damage).unlink()
     with pytest.raises(ReloadError):
         compare_answers(module, tokenizer, texts, folder)
+
+
+def rewrite(file: Path, **entries: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **entries}), encoding="utf-8")
+
+
+BROKEN = {
+    "half of the adapter is lost": lambda folder, base: change(
+        folder / "adapter_model.safetensors",
+        lambda name, value: value * 0 if "layers.1." in name and "lora_B" in name else value,
+    ),
+    "labels are swapped": lambda folder, base: rewrite(folder / "label_map.json", id2label={"0": "b", "1": "a"}),
+    "another base": lambda folder, base: rewrite(folder / "backbone.json", base_model_name_or_path=str(base)),
+    "another scale": lambda folder, base: rewrite(folder / "adapter_config.json", lora_alpha=16),
+}
+
+
+@slow
+@pytest.mark.parametrize("damage", BROKEN)
+@pytest.mark.parametrize(("dtype", "quantization"), [("bfloat16", None), ("float16", None), ("bfloat16", "nf4")])
+def test_p18_goes_red_in_16_bits_too(damage, dtype, quantization, model_folder, toy_data, tmp_path) -> None:
+    folder = model_folder("llama")
+    module, tokenizer, texts = trained("llama", "lora", quantization, folder, toy_data, dtype=dtype)
+    if damage == "half of the adapter is lost":  # what it does to the logits is less than rounding
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                if "lora_B" in name:
+                    parameter.mul_(1e-6)
+    export(module, tokenizer, tmp_path / "adapter", {})
+    assert compare_answers(module, tokenizer, texts, tmp_path / "adapter").difference == 0
+    BROKEN[damage](tmp_path / "adapter", tiny.write_model(tmp_path / "base", "llama", initializer_range=0.05))
+    with pytest.raises(ReloadError):
+        compare_answers(module, tokenizer, texts, tmp_path / "adapter")
 
 
 def test_p18_breaker_lost_head_fails_the_contract(model_folder, toy_data, tmp_path, monkeypatch) -> None:

@@ -119,7 +119,7 @@ def make_predictor(module: PeftModule, tokenizer: PreTrainedTokenizerBase, recor
     if isinstance(module, MaskedLM):
         return MaskFiller(module, tokenizer)
     if isinstance(module, CausalLM) and module.problem is None:
-        return Generator(module, tokenizer, chat=record["prompt"]["chat"])
+        return Generator(module, tokenizer, chat=bool((record["prompt"] or {}).get("chat")))  # none: data of one's own
     prompts = None
     if isinstance(module, CausalLM):
         length = min(tokenizer.model_max_length, _LONGEST)

@@ -166,25 +166,29 @@ def compare_answers(
     module.cpu()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    trained = {k: v.detach().cpu().clone() for k, v in module.method.trained_tensors(module.model).items()}
+    more = {k: v for k, v in module.model_inputs(batch).items() if k not in batch}
     with tempfile.TemporaryDirectory() as name:
         scratch = Path(name)
         (scratch / "question.json").write_text(json.dumps(question), encoding="utf-8")
-        save_file({k: v for k, v in module.model_inputs(batch).items() if k not in batch}, scratch / "more.safetensors")
-        trained = module.method.trained_tensors(module.model)
-        save_file({k: v.detach().cpu().clone() for k, v in trained.items()}, scratch / "trained.safetensors")
+        save_file(more, scratch / "more.safetensors")
+        save_file(trained, scratch / "trained.safetensors")
         _ask_fresh_process(folder, scratch, _LOAD_PROBE if probed else "")
         answers = load_file(scratch / "answers.safetensors")
+        loaded = load_file(scratch / "loaded.safetensors") if probed else {}
         lost = json.loads((scratch / "lost.json").read_text(encoding="utf-8"))
-        if lost:
-            raise ReloadError(f"reloaded, {len(lost)} of its {len(trained)} trained weights are not what was trained, "
-                              f"such as {lost[0]}; do not publish it")  # fmt: skip
-        difference = _compare_plain(module, batch, expected, answers)
-        if probed:
-            difference = max(difference, _compare_loaded(probed, load_file(scratch / "loaded.safetensors")))
+    if lost:
+        raise ReloadError(
+            f"reloaded, {len(lost)} of its {len(trained)} trained tensors are not what was trained, such as {lost[0]}; "
+            "do not publish it"
+        )
+    difference = _compare_plain(module, batch, expected, answers)
+    if probed:
+        difference = max(difference, _compare_loaded(probed, loaded))
     drift = _drift(module, batch, answered, answers)
     same = "the same hidden states" if own_head else "the same"
-    more = f", and {_OURS} the same logits" if probed else ""
-    log.info("reload check: %s in a fresh process answers %s%s (within %.1e)", _PLAIN, same, more, difference)
+    same += f", and {_OURS} the same logits" if probed else ""
+    log.info("reload check: %s in a fresh process answers %s (within %.1e)", _PLAIN, same, difference)
     _tell(drift)
     return Reload(plain(difference), drift)
 
