@@ -50,7 +50,7 @@ _STEPS = 3
 
 
 def _trained(model: str, storage: str, rows: list[dict[str, str]]) -> tuple[PeftModule, Any, list[str]]:
-    """Return a module after a few optimizer steps under bfloat16 autocast, its tokenizer, and probes."""
+    """Return a module after a few optimizer steps under 16-bit autocast, its tokenizer, and probes."""
     torch.manual_seed(0)
     name, kind, targets = _MODELS[model]
     tokenizer = load_tokenizer(name, max_length=64)
@@ -66,7 +66,7 @@ def _trained(model: str, storage: str, rows: list[dict[str, str]]) -> tuple[Peft
         batch: Any = tokenize(tokenizer, [row["text"] for row in part])
         labels = torch.tensor([_LABELS.index(row["label"]) for row in part])
         batch["labels"] = batch["input_ids"].clone() if kind is CausalLM else labels
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.float16 if storage == "fp16" else torch.bfloat16):
             total, weight, _ = module.loss(batch)
         (total / weight).backward()
         optimizer.step()
