@@ -43,7 +43,7 @@ class Answers(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(pl_module, CausalLM) or not isinstance(data, ChatFiles):
             raise ConfigError("trainer.callbacks: Answers needs CausalLM and ChatFiles; leave it out")
-        if trainer.is_global_zero and not self._before:
+        if trainer.is_global_zero and len(self._before) != len(data.ask(self.rows)):
             self._before = self._ask(pl_module, data)
 
     def state_dict(self) -> dict[str, Any]:
